@@ -1,0 +1,1 @@
+"""Reading, drawing, forging and augmenting images with faces; loaders that feed the models."""

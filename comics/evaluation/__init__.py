@@ -1,0 +1,1 @@
+"""Measuring: AP, oLRP, AUC, calibration, robustness, and the report."""

@@ -1,0 +1,1 @@
+"""Neural networks: backbones, detectors, the COMICS additions, face methods."""

@@ -1,0 +1,56 @@
+"""From a configuration, or a model file, to a model."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+import comics.modeling.detectors  # noqa: F401  (fills the table of detectors)
+from comics.config import CfgNode, load_config_text
+from comics.modeling.comics import Comics
+from comics.modeling.weights import WeightsFile, load_state, read_weights
+from comics.registry import DETECTORS
+
+COMICS_PREFIX = "COMICS"  # "COMICSBlendMask" is Comics around BlendMask
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The model that ``MODEL.META_ARCHITECTURE`` names, with random initial weights.
+
+    Raises:
+        KeyError: for an unknown name, listing the choices.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    detector = DETECTORS.get(name.removeprefix(COMICS_PREFIX)).from_config(cfg)
+    return Comics.from_config(cfg, detector) if name.startswith(COMICS_PREFIX) else detector
+
+
+def load_model(
+    path: str | os.PathLike, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, CfgNode, WeightsFile]:
+    """The model of a model file, in evaluation mode, with its configuration and the file's content.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is absent, broken, or of another architecture.
+    """
+    file = read_weights(path)
+    cfg = load_config_text(file.metadata["config"])
+    model = build_model(cfg)
+    load_state(model, file.state, os.fspath(path))
+    return model.to(device).eval(), cfg, file
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU; any other name is taken as it is.
+
+    Raises:
+        ValueError: if CUDA is asked for and absent.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is asked for, but this machine shows no CUDA device")
+    return device

@@ -1,0 +1,1 @@
+"""Detectors: each a file of its own, all with the contract of ``base``."""

@@ -1,0 +1,190 @@
+"""The contract of a detector, and what it hands to whoever adds losses to it.
+
+A detector is split at its features, so that ``Comics`` can enhance them without knowing the
+detector::
+
+    images -> preprocess -> extract_features -> training_output | infer
+                                  ^ Comics' frequency attention acts here
+
+Shape letters: B images; C channels; H, W padded height and width; h, w of a pyramid level;
+P proposals; F faces of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from comics.structures import Faces
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Normalised images, padded on the right and at the bottom to one size.
+
+    Attributes:
+        tensor: [B, 3, H, W] float; padding is 0, after normalisation.
+        sizes: (height, width) of each image before padding.
+    """
+
+    tensor: Tensor
+    sizes: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class LevelProposals:
+    """The proposals of one pyramid level that belong to a ground-truth face.
+
+    Attributes:
+        image: [P] int64, position of the image in the batch.
+        face: [P] int64, position of the face among that image's targets.
+        boxes: [P, 4] predicted boxes, pixels of the (resized) image, detached.
+        cells: [P] int64, row * w + column of the location in this level's map, for one-stage
+            detectors; None for two-stage ones, whose feature is pooled from ``boxes``.
+    """
+
+    image: Tensor
+    face: Tensor
+    boxes: Tensor
+    cells: Tensor | None
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What a detector computes in one training step.
+
+    Attributes:
+        losses: name -> scalar, already weighted; their sum is minimised.
+        features: level name -> [B, C, h, w], the pyramid that the heads saw.
+        proposals: level name -> the proposals of that level.
+        mask_features: [B, C, h, w] map that the mask predictor decodes, or whatever
+            ``Detector.roi_mask_features`` needs; None without masks.
+    """
+
+    losses: dict[str, Tensor]
+    features: dict[str, Tensor]
+    proposals: dict[str, LevelProposals] = field(default_factory=dict)
+    mask_features: Tensor | None = None
+
+
+class Detector(nn.Module):
+    """Base class: sizes, normalisation and the order of the steps; subclasses fill in the rest.
+
+    Args:
+        backbone: maps [B, 3, H, W] to a dict of level name -> [B, C, h, w].
+        pixel_mean, pixel_std: three values each on the 0-255 scale, in the order ``pixel_format``.
+        pixel_format: "RGB" or "BGR", the channel order that the weights expect.
+        size_divisibility: padded sizes are multiples of this (largest bottom-up stride).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        pixel_format: str = "RGB",
+        size_divisibility: int = 32,
+    ) -> None:
+        super().__init__()
+        if pixel_format not in ("RGB", "BGR"):
+            raise ValueError(f"pixel_format must be 'RGB' or 'BGR', got {pixel_format!r}")
+        self.backbone = backbone
+        self.pixel_format = pixel_format
+        self.size_divisibility = size_divisibility
+        shape = (3, 1, 1)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(shape), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(shape), persistent=False)
+
+    def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Normalise RGB images on the 0-255 scale ([3, H_i, W_i], uint8 or float) and pad them."""
+        for position, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+                raise ValueError(
+                    f"image {position} of the batch must be [3, H, W], got {tuple(image.shape)}"
+                )
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        height, width = (
+            -(-max(side) // self.size_divisibility) * self.size_divisibility
+            for side in zip(*sizes, strict=True)
+        )
+        batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
+        for row, image in zip(batch, images, strict=True):
+            ordered = image.flip(0) if self.pixel_format == "BGR" else image
+            normalised = (ordered - self.pixel_mean) / self.pixel_std
+            row[:, : image.shape[1], : image.shape[2]] = normalised
+        return ImageBatch(batch, sizes)
+
+    def extract_features(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """Pyramid of features: level name -> [B, C, h, w]."""
+        return self.backbone(batch.tensor)
+
+    def training_output(
+        self, features: dict[str, Tensor], batch: ImageBatch, targets: Sequence[Faces]
+    ) -> TrainingOutput:
+        """Losses, and what the contrastive heads need."""
+        raise NotImplementedError
+
+    def infer(
+        self,
+        features: dict[str, Tensor],
+        batch: ImageBatch,
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Faces]:
+        """Detections of each image, in an image of the (height, width) asked for."""
+        raise NotImplementedError
+
+    def roi_mask_features(
+        self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
+    ) -> Tensor:
+        """Mask-predictor features of boxes (one [F_i, 4] per image): [F, C, size, size]."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Faces] | None = None,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> TrainingOutput | list[Faces]:
+        """Training mode: ``TrainingOutput``. Evaluation mode: one ``Faces`` per image.
+
+        Args:
+            images: RGB, 0-255, [3, H_i, W_i] each, of any sizes.
+            targets: ground truth; needed in training mode, ignored in evaluation mode.
+            output_sizes: (height, width) to express detections in; default: each image's own.
+
+        Raises:
+            ValueError: for a malformed image, missing targets, or a box without area.
+        """
+        batch = self.preprocess(images)
+        if self.training:
+            check_targets(targets, batch.sizes)
+            return self.training_output(self.extract_features(batch), batch, targets)
+        return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
+
+
+def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise ``ValueError``, naming image and box, unless targets fit images of those sizes."""
+    if targets is None or len(targets) != len(sizes):
+        given = "none" if targets is None else len(targets)
+        raise ValueError(f"training needs a target per image: {len(sizes)} images, {given} targets")
+    for position, (faces, size) in enumerate(zip(targets, sizes, strict=True)):
+        if tuple(faces.image_size) != tuple(size):
+            raise ValueError(
+                f"target {position} is for an image of {faces.image_size}, the image is {size}"
+            )
+        bad = (faces.boxes[:, 2:] <= faces.boxes[:, :2]).any(dim=1)
+        if bad.any():
+            box = faces.boxes[bad][0].tolist()
+            raise ValueError(f"target {position} has a box without width or height: {box}")
+
+
+def pad_to(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Stack [C, H_i, W_i] maps into [B, C, H, W], zero-padded on the right and at the bottom."""
+    height, width = size
+    return torch.stack(
+        [functional.pad(m, (0, width - m.shape[-1], 0, height - m.shape[-2])) for m in maps]
+    )

@@ -1,0 +1,106 @@
+"""Model files: weights in safetensors, with the configuration that builds the model inside.
+
+A file holds tensors and text, never code. Foreign files are converted by
+``comics.integrations.weights`` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from comics.config import CfgNode
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a model file.
+
+    Attributes:
+        state: parameter or buffer name -> tensor, on the CPU.
+        metadata: text by name: "config" (YAML), "version", "git_revision", "iteration", ...
+        sha256: of the whole file, to name the model that gave a verdict.
+    """
+
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def save_weights(
+    path: str | os.PathLike, state: Mapping[str, Tensor], cfg: CfgNode, metadata: Mapping[str, str]
+) -> None:
+    """Write a model file; a crash leaves either the old file or the new one, never half of it."""
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    text = {**metadata, "config": cfg.dump()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata=text)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_weights(path: str | os.PathLike) -> WeightsFile:
+    """Read a model file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not safetensors, is truncated, or carries no configuration.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path} carries no configuration; convert it with convert_weights.py")
+    return WeightsFile(state, metadata, file_sha256(path))
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must fit the model exactly.
+
+    Raises:
+        ValueError: listing missing, unexpected and misshapen names; the model is left unchanged.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    misshapen = sorted(
+        f"{name}: file {tuple(state[name].shape)}, model {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    )
+    if missing or unexpected or misshapen:
+        raise ValueError(
+            f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, "
+            f"of another shape {misshapen}"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,30 @@
+"""Tables of names to classes, so that a configuration can name what it wants.
+
+A class enters a table where it is defined (``@DETECTORS.register()``); the package's ``__init__``
+imports every such module, so a table is complete as soon as its package is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from fvcore.common.registry import Registry as _FvcoreRegistry
+
+
+class Registry(_FvcoreRegistry):
+    """fvcore's registry, whose error for an unknown name lists the choices."""
+
+    def get(self, name: str):
+        """Return the entry called ``name``; raise ``KeyError`` naming the choices if absent."""
+        if name in self:
+            return super().get(name)
+        choices = sorted(key for key, _ in self)
+        nearest = difflib.get_close_matches(name, choices, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise KeyError(f"no {self._name} named {name!r}.{hint} Choices: {', '.join(choices)}")
+
+
+DETECTORS = Registry("detector")
+FACE_METHODS = Registry("face method")
+ENCODERS = Registry("encoder")
+DATASETS = Registry("dataset")

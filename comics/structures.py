@@ -1,0 +1,133 @@
+"""The value types that every part of the project speaks.
+
+Shape letters: N faces of one image; H, W height and width of that image in pixels.
+Boxes are ``(x0, y0, x1, y1)`` in pixels, right and bottom edges exclusive, so width = x1 - x0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+REAL, FAKE = 0, 1
+CLASS_NAMES = ("Real", "Fake")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces of one image: ground truth (no scores) or predictions (with scores).
+
+    Attributes:
+        boxes: [N, 4] float, (x0, y0, x1, y1) in pixels. May reach outside the image.
+        image_size: (H, W) of the image that the boxes and masks refer to.
+        labels: [N] int64, 0 real, 1 fake.
+        scores: [N] float in [0, 1], confidence in ``labels``; None for ground truth.
+        masks: [N, H, W] bool; None where there are none.
+        fake_probability: [N] float in [0, 1]; None before a verdict has been formed.
+
+    Raises:
+        ValueError: if a field has the wrong shape or type, naming the field and the fault.
+    """
+
+    boxes: Tensor
+    image_size: tuple[int, int]
+    labels: Tensor
+    scores: Tensor | None = None
+    masks: Tensor | None = None
+    fake_probability: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes must be [N, 4], got {tuple(self.boxes.shape)}")
+        if not self.boxes.is_floating_point():
+            raise ValueError(f"boxes must be floating point, got {self.boxes.dtype}")
+        if self.labels.shape != (count,) or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be int64 [{count}], got {self.labels.dtype} "
+                f"{tuple(self.labels.shape)}"
+            )
+        for name in ("scores", "fake_probability"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (count,):
+                raise ValueError(f"{name} must be [{count}], got {tuple(value.shape)}")
+        if self.masks is not None:
+            expected = (count, *self.image_size)
+            if tuple(self.masks.shape) != expected or self.masks.dtype != torch.bool:
+                raise ValueError(
+                    f"masks must be bool {expected}, got {self.masks.dtype} "
+                    f"{tuple(self.masks.shape)}"
+                )
+
+    @classmethod
+    def empty(cls, image_size: tuple[int, int], with_masks: bool = True) -> Faces:
+        """No face in an image of that size."""
+        masks = torch.zeros((0, *image_size), dtype=torch.bool) if with_masks else None
+        return cls(
+            boxes=torch.zeros((0, 4)),
+            image_size=image_size,
+            labels=torch.zeros(0, dtype=torch.int64),
+            scores=torch.zeros(0),
+            masks=masks,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Faces:
+        """Select faces by a slice, a list of positions, or an index or bool tensor."""
+        if isinstance(index, int):
+            raise TypeError("Faces are selected by slice, list or tensor: use faces[[i]]")
+        if isinstance(index, Sequence):
+            index = torch.as_tensor(index, dtype=torch.int64)
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> Faces:
+        """Move every tensor to ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function) -> Faces:
+        tensors = {
+            field.name: function(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """What the loader hands to a detector for one step.
+
+    Attributes:
+        images: list of [3, H_i, W_i] uint8 RGB; view q of METHODS 1.1 when views are on.
+        targets: ground truth of each image, in the coordinates of ``images``.
+        key_images: view k, same sizes as ``images``; None when no second view is asked for.
+        image_ids: id of each image in its annotation file.
+        file_names: path of each image, for messages.
+        original_sizes: (H, W) of each image as stored, EXIF orientation applied.
+    """
+
+    images: list[Tensor]
+    targets: list[Faces]
+    key_images: list[Tensor] | None
+    image_ids: list[int]
+    file_names: list[str]
+    original_sizes: list[tuple[int, int]]
+
+    def to(self, device: torch.device | str) -> DetectionBatch:
+        """Move images and targets to ``device``."""
+        move = [image.to(device, non_blocking=True) for image in self.images]
+        keys = self.key_images
+        return replace(
+            self,
+            images=move,
+            targets=[faces.to(device) for faces in self.targets],
+            key_images=None if keys is None else [k.to(device, non_blocking=True) for k in keys],
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
