@@ -30,7 +30,7 @@ _C.MODEL.WEIGHTS = ""  # .safetensors or .pth to start from; "" = random initial
 _C.MODEL.MASK_ON = True  # predict masks
 # Subtracted from, then divided into, pixels on the 0-255 scale, in the order of INPUT.FORMAT
 _C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
-_C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
+_C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]  # the same, of the standard deviation
 
 _C.MODEL.BACKBONE = CfgNode()
 # "resnet" (MODEL.RESNETS below) or "timm/<model name>", e.g. "timm/efficientnet_b0"; Detectron2's
@@ -41,16 +41,16 @@ _C.MODEL.BACKBONE.FREEZE_AT = 2  # freeze stem (1), and res2 (2), ...; 0 trains 
 _C.MODEL.RESNETS = CfgNode()
 _C.MODEL.RESNETS.DEPTH = 50  # 18, 34, 50, 101
 _C.MODEL.RESNETS.NORM = "FrozenBN"  # "FrozenBN" (with pretrained weights), "BN", "SyncBN", "GN"
-_C.MODEL.RESNETS.NUM_GROUPS = 1
-_C.MODEL.RESNETS.WIDTH_PER_GROUP = 64
-_C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+_C.MODEL.RESNETS.NUM_GROUPS = 1  # of the 3x3 convolutions; 32 for ResNeXt
+_C.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # bottleneck channels of res2, per group
+_C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # channels of the first convolution
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = False  # True for Detectron2's MSRA weights
 _C.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]  # what the FPN takes
 
 _C.MODEL.FPN = CfgNode()
-_C.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-_C.MODEL.FPN.OUT_CHANNELS = 256
+_C.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]  # backbone stages that get a lateral connection
+_C.MODEL.FPN.OUT_CHANNELS = 256  # channels of every pyramid level
 _C.MODEL.FPN.NORM = ""  # "" or "GN"
 
 _C.MODEL.PROPOSAL_GENERATOR = CfgNode()
@@ -58,8 +58,8 @@ _C.MODEL.PROPOSAL_GENERATOR.NAME = "FCOS"  # one-stage detectors here use FCOS
 
 _C.MODEL.FCOS = CfgNode()
 _C.MODEL.FCOS.NUM_CLASSES = 2  # 0 real, 1 fake
-_C.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-_C.MODEL.FCOS.FPN_STRIDES = [8, 16, 32, 64, 128]
+_C.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # pyramid levels that predict
+_C.MODEL.FCOS.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels per cell of those levels
 _C.MODEL.FCOS.PRIOR_PROB = 0.01  # initial foreground probability
 _C.MODEL.FCOS.INFERENCE_TH_TEST = 0.05  # candidates need a class probability above this
 _C.MODEL.FCOS.NMS_TH = 0.6  # IoU of the per-class suppression; <= 0 disables it
@@ -71,66 +71,66 @@ _C.MODEL.FCOS.USE_SCALE = True  # a learnt factor per level on the box branch
 _C.MODEL.FCOS.BOX_QUALITY = "ctrness"  # or "iou"
 _C.MODEL.FCOS.THRESH_WITH_CTR = False  # multiply by the quality before the threshold
 _C.MODEL.FCOS.LOSS_ALPHA = 0.25  # focal loss
-_C.MODEL.FCOS.LOSS_GAMMA = 2.0
+_C.MODEL.FCOS.LOSS_GAMMA = 2.0  # focal loss: how much easy examples are played down
 _C.MODEL.FCOS.LOSS_NORMALIZER_CLS = "fg"  # "fg", "moving_fg", "all"
-_C.MODEL.FCOS.LOSS_WEIGHT_CLS = 1.0
+_C.MODEL.FCOS.LOSS_WEIGHT_CLS = 1.0  # factor on the class loss
 _C.MODEL.FCOS.SIZES_OF_INTEREST = [64, 128, 256, 512]  # pixels, bounds between levels
 _C.MODEL.FCOS.NUM_CLS_CONVS = 4  # depth of the towers
-_C.MODEL.FCOS.NUM_BOX_CONVS = 4
-_C.MODEL.FCOS.NUM_SHARE_CONVS = 0
-_C.MODEL.FCOS.CENTER_SAMPLE = True
+_C.MODEL.FCOS.NUM_BOX_CONVS = 4  # of the box tower
+_C.MODEL.FCOS.NUM_SHARE_CONVS = 0  # of a tower before both
+_C.MODEL.FCOS.CENTER_SAMPLE = True  # only locations near a face's centre are positive
 _C.MODEL.FCOS.POS_RADIUS = 1.5  # in strides
 _C.MODEL.FCOS.LOC_LOSS_TYPE = "giou"  # "iou", "linear_iou", "giou"
 
 _C.MODEL.BASIS_MODULE = CfgNode()
-_C.MODEL.BASIS_MODULE.NAME = "ProtoNet"
-_C.MODEL.BASIS_MODULE.NUM_BASES = 4
+_C.MODEL.BASIS_MODULE.NAME = "ProtoNet"  # the only choice
+_C.MODEL.BASIS_MODULE.NUM_BASES = 4  # bases that a mask is blended from
 _C.MODEL.BASIS_MODULE.LOSS_ON = True  # auxiliary semantic segmentation loss
-_C.MODEL.BASIS_MODULE.CONVS_DIM = 128
-_C.MODEL.BASIS_MODULE.IN_FEATURES = ["p3", "p4", "p5"]
+_C.MODEL.BASIS_MODULE.CONVS_DIM = 128  # channels of its convolutions
+_C.MODEL.BASIS_MODULE.IN_FEATURES = ["p3", "p4", "p5"]  # the first one sets the resolution
 _C.MODEL.BASIS_MODULE.NORM = "BN"  # "BN", "SyncBN", "GN"
-_C.MODEL.BASIS_MODULE.NUM_CONVS = 3
+_C.MODEL.BASIS_MODULE.NUM_CONVS = 3  # convolutions before the bases are enlarged
 _C.MODEL.BASIS_MODULE.COMMON_STRIDE = 8  # pixels between the semantic labels that are read
 _C.MODEL.BASIS_MODULE.NUM_CLASSES = 2  # the head has one more, background
-_C.MODEL.BASIS_MODULE.LOSS_WEIGHT = 0.3
+_C.MODEL.BASIS_MODULE.LOSS_WEIGHT = 0.3  # factor on the semantic loss
 
 _C.MODEL.BLENDMASK = CfgNode()
-_C.MODEL.BLENDMASK.ATTN_SIZE = 14
-_C.MODEL.BLENDMASK.TOP_INTERP = "bilinear"
-_C.MODEL.BLENDMASK.BOTTOM_RESOLUTION = 56
-_C.MODEL.BLENDMASK.POOLER_SAMPLING_RATIO = 1
-_C.MODEL.BLENDMASK.POOLER_SCALES = [0.25]
-_C.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT = 1.0
+_C.MODEL.BLENDMASK.ATTN_SIZE = 14  # side of the attention map that a location predicts
+_C.MODEL.BLENDMASK.TOP_INTERP = "bilinear"  # how the attention is enlarged
+_C.MODEL.BLENDMASK.BOTTOM_RESOLUTION = 56  # side of the blended square mask
+_C.MODEL.BLENDMASK.POOLER_SAMPLING_RATIO = 1  # samples per bin and side of the ROIAlign
+_C.MODEL.BLENDMASK.POOLER_SCALES = [0.25]  # bases per image pixel
+_C.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT = 1.0  # factor on the mask loss
 
 # COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
 _C.MODEL.COMICS = CfgNode()
 _C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B)
 
 _C.MODEL.COMICS.FEA = CfgNode()  # frequency enhanced attention (paper, VI)
-_C.MODEL.COMICS.FEA.ENABLED = True
+_C.MODEL.COMICS.FEA.ENABLED = True  # multiply the pyramid by the attention map
 _C.MODEL.COMICS.FEA.RESIDUAL = True  # A*F + F instead of the paper's A*F
 _C.MODEL.COMICS.FEA.TRUNCATE = 3.0  # SRM residuals are cut to +- this
 _C.MODEL.COMICS.FEA.CHANNELS = [32, 64]  # widths of the two convolutions
 
 _C.MODEL.COMICS.PROPOSAL = CfgNode()  # coarse-grained contrast (paper, IV)
-_C.MODEL.COMICS.PROPOSAL.ENABLED = True
+_C.MODEL.COMICS.PROPOSAL.ENABLED = True  # train with it; costs nothing at inference
 _C.MODEL.COMICS.PROPOSAL.WEIGHT = 0.5  # lambda 1
 _C.MODEL.COMICS.PROPOSAL.TEMPERATURE = 0.7  # 0.2 is best on the challenge set (Table VIII)
-_C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]
+_C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]  # each with banks of its own
 _C.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = [0.1, 0.2, 0.4, 0.7, 1.0]  # omega
 _C.MODEL.COMICS.PROPOSAL.DIM = 128  # channels of the 1x1 projection
 _C.MODEL.COMICS.PROPOSAL.MATCH = "iou"  # "iou", or "assigned": no IoU test
-_C.MODEL.COMICS.PROPOSAL.MATCH_IOU = 0.6
+_C.MODEL.COMICS.PROPOSAL.MATCH_IOU = 0.6  # a proposal belongs to a face above this overlap
 _C.MODEL.COMICS.PROPOSAL.BANK_SIZE = 4096  # keys per level and class
 _C.MODEL.COMICS.PROPOSAL.PROTOTYPE_MOMENTUM = 0.9  # alpha
 _C.MODEL.COMICS.PROPOSAL.ENQUEUE = 5  # keys per level, class and step
 _C.MODEL.COMICS.PROPOSAL.MINING = "own"  # least like own prototype, or "cross": most like the other
 
 _C.MODEL.COMICS.PIXEL = CfgNode()  # fine-grained contrast (paper, V)
-_C.MODEL.COMICS.PIXEL.ENABLED = True
+_C.MODEL.COMICS.PIXEL.ENABLED = True  # train with it; costs nothing at inference
 _C.MODEL.COMICS.PIXEL.INTRA_WEIGHT = 0.1  # lambda 2
 _C.MODEL.COMICS.PIXEL.INTER_WEIGHT = 0.1  # lambda 3
-_C.MODEL.COMICS.PIXEL.TEMPERATURE = 0.7
+_C.MODEL.COMICS.PIXEL.TEMPERATURE = 0.7  # of both terms
 _C.MODEL.COMICS.PIXEL.SIZE = 28  # faces and masks are resized to SIZE x SIZE
 _C.MODEL.COMICS.PIXEL.CONTEXT = 1.0  # the ROI is the face's box times this; > 1 adds background
 _C.MODEL.COMICS.PIXEL.BOUNDARY_MARGIN = 2  # cells dropped on both sides of the mask's boundary
@@ -146,6 +146,7 @@ _C.DATASETS = CfgNode()
 # images relative to its own folder, or "faces.json@image/folder"
 _C.DATASETS.TRAIN = ["openforensics_train"]
 _C.DATASETS.VAL = ["openforensics_val"]  # checkpoints are chosen on these only
+# Evaluated at the end of training and by --eval-only
 _C.DATASETS.TEST = ["openforensics_test_dev", "openforensics_test_challenge"]
 _C.DATASETS.ROOT = "datasets"  # registered names live below this; COMICS_DATASETS overrides it
 
@@ -153,33 +154,33 @@ _C.INPUT = CfgNode()
 _C.INPUT.FORMAT = "RGB"  # channel order that the weights expect; images are RGB everywhere
 _C.INPUT.MIN_SIZE_TRAIN = [640, 672, 704, 736, 768, 800]  # short side, pixels, one drawn per image
 _C.INPUT.MAX_SIZE_TRAIN = 1024  # long side (paper, VII-A)
-_C.INPUT.MIN_SIZE_TEST = 800
-_C.INPUT.MAX_SIZE_TEST = 1024
+_C.INPUT.MIN_SIZE_TEST = 800  # short side, pixels
+_C.INPUT.MAX_SIZE_TEST = 1024  # long side, pixels
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "none"
 _C.INPUT.ROTATION = 0.0  # degrees; the angle is drawn from +- this
 _C.INPUT.MAX_PIXELS = 178_956_970  # larger images are refused before decoding
 
 _C.INPUT.CROP = CfgNode()  # a random crop that keeps at least one whole face
-_C.INPUT.CROP.ENABLED = False
+_C.INPUT.CROP.ENABLED = False  # crop training images
 _C.INPUT.CROP.SIZE = [0.6, 1.0]  # share of each side, drawn from this range
 
 _C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
-_C.INPUT.VIEWS.ENABLED = True
+_C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
 _C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this
-_C.INPUT.VIEWS.GRAY_PROB = 0.2
+_C.INPUT.VIEWS.GRAY_PROB = 0.2  # conversion to grey
 _C.INPUT.VIEWS.BLOCK_PROB = 0.2  # random blocking
 _C.INPUT.VIEWS.BLOCK_GRID = 10  # chunks per side
 _C.INPUT.VIEWS.BLOCK_SHARE = [0.02, 0.06]  # of the chunks blanked
-_C.INPUT.VIEWS.GAUSSIAN_PROB = 0.2
+_C.INPUT.VIEWS.GAUSSIAN_PROB = 0.2  # Gaussian noise
 _C.INPUT.VIEWS.GAUSSIAN_SIGMA = [2.0, 15.0]  # on the 0-255 scale
-_C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2
+_C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2  # salt-and-pepper noise
 _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
-_C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2
+_C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
 
 _C.DATALOADER = CfgNode()
-_C.DATALOADER.NUM_WORKERS = 2
+_C.DATALOADER.NUM_WORKERS = 2  # processes that read and augment; 0 = the training process itself
 _C.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True  # leave images without faces out of training
 _C.DATALOADER.ASPECT_RATIO_GROUPING = True  # batches of portraits or of landscapes: less padding
 
@@ -190,25 +191,25 @@ _C.SOLVER = CfgNode()
 _C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
 _C.SOLVER.IMS_PER_BATCH = 8  # images per step, all processes and accumulation steps together
 _C.SOLVER.ACCUMULATE = 1  # backward passes per optimiser step
-_C.SOLVER.BASE_LR = 0.01
-_C.SOLVER.MOMENTUM = 0.9
-_C.SOLVER.WEIGHT_DECAY = 1e-4
+_C.SOLVER.BASE_LR = 0.01  # learning rate after the warm-up
+_C.SOLVER.MOMENTUM = 0.9  # of SGD
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # of convolutions and linear layers
 _C.SOLVER.WEIGHT_DECAY_NORM = 0.0  # of normalisation layers
 _C.SOLVER.MAX_ITER = 66180  # 12 epochs of OpenForensics' 44,122 images in batches of 8
 _C.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"  # or "WarmupCosineLR"
 _C.SOLVER.STEPS = [44120, 55150]  # epochs 8 and 10
-_C.SOLVER.GAMMA = 0.1
-_C.SOLVER.WARMUP_ITERS = 1000
-_C.SOLVER.WARMUP_FACTOR = 0.001
+_C.SOLVER.GAMMA = 0.1  # factor on the learning rate at each of STEPS
+_C.SOLVER.WARMUP_ITERS = 1000  # iterations of linear warm-up
+_C.SOLVER.WARMUP_FACTOR = 0.001  # learning rate at iteration 0, as a share of BASE_LR
 _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations between checkpoints
 _C.SOLVER.KEEP_CHECKPOINTS = 2  # older ones are deleted; the best and the last stay
 
 _C.SOLVER.CLIP_GRADIENTS = CfgNode()
-_C.SOLVER.CLIP_GRADIENTS.ENABLED = False
+_C.SOLVER.CLIP_GRADIENTS.ENABLED = False  # limit the norm of the gradient
 _C.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0  # norm of all gradients together
 
 _C.SOLVER.AMP = CfgNode()
-_C.SOLVER.AMP.ENABLED = False
+_C.SOLVER.AMP.ENABLED = False  # mixed precision
 _C.SOLVER.AMP.PRECISION = "bfloat16"  # or "float16", with loss scaling
 
 _C.LOG = CfgNode()
@@ -217,10 +218,13 @@ _C.LOG.TENSORBOARD = False  # also write TensorBoard events (needs the extra "te
 
 _C.TEST = CfgNode()
 _C.TEST.EVAL_PERIOD = 0  # iterations between validations; 0 = only at the end
-_C.TEST.IMS_PER_BATCH = 1
+_C.TEST.IMS_PER_BATCH = 1  # images per forward pass of an evaluation
 _C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
 _C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
 _C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
+_C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
+# Score of a class that was not detected at a face's place: the detectors' candidate threshold
+_C.TEST.MISSING_SCORE = 0.05
 
 
 def get_cfg() -> CfgNode:

@@ -1,1 +1,1 @@
-"""Using a trained model on pictures and videos: predict, draw, write."""
+"""From images and videos to verdicts: predictor, drawing, video, results files and pages."""

@@ -1,0 +1,32 @@
+# Two commands: `make demo` shows a trained model at work, `make test` runs every test.
+# Both make their own virtual environment (.venv) with the versions of docker/constraints.txt.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+OUTPUT ?= output/demo
+
+.PHONY: demo test lint install clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py docker/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comics needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c docker/constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one page (about 12 minutes on 2 cores)
+	$(BIN)/python tools/demo.py --output $(OUTPUT)
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) output
