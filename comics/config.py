@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from comics.config_faces import add_face_config
+
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
 _C.OUTPUT_DIR = "./output"  # checkpoints, logs and results of a run
@@ -118,6 +120,8 @@ _C.MODEL.COMICS.PROPOSAL.WEIGHT = 0.5  # lambda 1
 _C.MODEL.COMICS.PROPOSAL.TEMPERATURE = 0.7  # 0.2 is best on the challenge set (Table VIII)
 _C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]  # each with banks of its own
 _C.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = [0.1, 0.2, 0.4, 0.7, 1.0]  # omega
+# False: one projection and bank for all levels, of weight 1 ("CL w.o. MS", Table V)
+_C.MODEL.COMICS.PROPOSAL.MULTI_SCALE = True
 _C.MODEL.COMICS.PROPOSAL.DIM = 128  # channels of the 1x1 projection
 _C.MODEL.COMICS.PROPOSAL.MATCH = "iou"  # "iou", or "assigned": no IoU test
 _C.MODEL.COMICS.PROPOSAL.MATCH_IOU = 0.6  # a proposal belongs to a face above this overlap
@@ -135,8 +139,10 @@ _C.MODEL.COMICS.PIXEL.SIZE = 28  # faces and masks are resized to SIZE x SIZE
 _C.MODEL.COMICS.PIXEL.CONTEXT = 1.0  # the ROI is the face's box times this; > 1 adds background
 _C.MODEL.COMICS.PIXEL.BOUNDARY_MARGIN = 2  # cells dropped on both sides of the mask's boundary
 _C.MODEL.COMICS.PIXEL.SAMPLING = "far"  # "far" drops them, "close" keeps only them, "all"
-_C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # or "predicted"
+_C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # the only choice: masks as annotated
 _C.MODEL.COMICS.PIXEL.PAIRS = "batch"  # inter-face pairs within the "batch" or the "image"
+
+add_face_config(_C)  # MODEL.FACE: the face methods, in comics/config_faces.py
 
 # ---------------------------------------------------------------------------------------------
 # Data
@@ -146,7 +152,7 @@ _C.DATASETS = CfgNode()
 # images relative to its own folder, or "faces.json@image/folder"
 _C.DATASETS.TRAIN = ["openforensics_train"]
 _C.DATASETS.VAL = ["openforensics_val"]  # checkpoints are chosen on these only
-# Evaluated at the end of training and by --eval-only
+# Evaluated by tools/train_net.py --eval-only
 _C.DATASETS.TEST = ["openforensics_test_dev", "openforensics_test_challenge"]
 _C.DATASETS.ROOT = "datasets"  # registered names live below this; COMICS_DATASETS overrides it
 

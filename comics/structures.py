@@ -6,7 +6,7 @@ Boxes are ``(x0, y0, x1, y1)`` in pixels, right and bottom edges exclusive, so w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -128,6 +128,53 @@ class DetectionBatch:
             targets=[faces.to(device) for faces in self.targets],
             key_images=None if keys is None else [k.to(device, non_blocking=True) for k in keys],
         )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Face crops for one step of a face method. S is the side of a crop, B their number.
+
+    Unknown integers are -1; a view or mask that a sample lacks is zero and marked invalid.
+
+    Attributes:
+        images: [B, 3, S, S] uint8 RGB, the query view.
+        labels: [B] int64, 0 real, 1 fake.
+        views: name -> [B, 3, S, S] uint8, the further views that the method declares.
+        valid: name -> [B] bool, which samples have that view ("mask" for ``masks``).
+        masks: [B, S, S] bool, forged region in the geometry of ``images``; None if not asked for.
+        methods: [B] int64, forgery domain: 0 real, 1..n forgery methods.
+        clusters: [B] int64, content cluster (GuideSpace).
+        videos, sources, targets: [B] int64 ids of video, source identity, target identity.
+        file_names: path of each sample, for messages.
+    """
+
+    images: Tensor
+    labels: Tensor
+    views: Mapping[str, Tensor]
+    valid: Mapping[str, Tensor]
+    masks: Tensor | None
+    methods: Tensor
+    clusters: Tensor
+    videos: Tensor
+    sources: Tensor
+    targets: Tensor
+    file_names: list[str]
+
+    def to(self, device: torch.device | str) -> FaceBatch:
+        """Move every tensor to ``device``."""
+
+        def move(value):
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, Mapping):
+                return {name: move(tensor) for name, tensor in value.items()}
+            return value
+
+        moved = {field.name: move(getattr(self, field.name)) for field in fields(self)}
+        return FaceBatch(**moved)
 
     def __len__(self) -> int:
         return len(self.images)

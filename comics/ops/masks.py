@@ -68,4 +68,30 @@ def _checked_rle(rle: dict, height: int, width: int) -> dict:
         return coco_mask.frPyObjects(rle, height, width)
     if not isinstance(counts, (str, bytes)):
         raise ValueError(f"RLE counts must be a string or a list, got {type(counts).__name__}")
+    covered = _compressed_total(counts)
+    if covered != height * width:  # pycocotools would leave the rest uninitialised
+        raise ValueError(f"RLE counts cover {covered} pixels of {height * width}")
     return {"size": size, "counts": counts}
+
+
+def _compressed_total(counts: str | bytes) -> int:
+    """Sum of the runs of a compressed RLE, -1 for a string that is none.
+
+    Each run is a signed little-endian number of 5-bit digits (character - 48, bit 5 = "more
+    follows", bit 4 of the last digit = sign); from the fourth on it is the difference to the run
+    two before (COCO's format).
+    """
+    raw = counts.encode("utf-8") if isinstance(counts, str) else counts
+    digits = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 0x3F or digits[-1] & 0x20:
+        return -1
+    last = np.flatnonzero((digits & 0x20) == 0)
+    first = np.concatenate(([0], last[:-1] + 1))
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    if place.max() > 8:  # no run of an image needs more than 45 bits
+        return -1
+    values = np.add.reduceat((digits & 0x1F) << (5 * place), first)
+    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * (last - first + 1)), 0)
+    odd, even = values[1::2].cumsum(), values[2::2].cumsum()
+    runs = np.concatenate((values[:1], odd, even))
+    return int(runs.sum()) if runs.min() >= 0 else -1

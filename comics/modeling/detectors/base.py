@@ -63,12 +63,14 @@ class TrainingOutput:
         proposals: level name -> the proposals of that level.
         mask_features: [B, C, h, w] map that the mask predictor decodes, or whatever
             ``Detector.roi_mask_features`` needs; None without masks.
+        metrics: name -> scalar without gradient, for the log only.
     """
 
     losses: dict[str, Tensor]
     features: dict[str, Tensor]
     proposals: dict[str, LevelProposals] = field(default_factory=dict)
     mask_features: Tensor | None = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Detector(nn.Module):

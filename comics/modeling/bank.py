@@ -1,0 +1,186 @@
+"""Memory of past keys: ring buffers, class prototypes, and what keeps them equal on all processes.
+
+All state lives in buffers, so checkpoints hold it. Shape letters: n keys; K classes; D dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from comics.ops.similarity import unit
+
+MINING_RULES = ("own", "cross")
+
+
+class RingBuffer(nn.Module):
+    """First in, first out memory of rows; starts empty, holds the newest ``size`` rows.
+
+    Args:
+        size: rows at most.
+        dim: length of a row.
+
+    Raises:
+        ValueError: if ``size`` is not positive.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"a ring buffer needs room for at least one row, got size {size}")
+        self.register_buffer("storage", torch.zeros(size, dim))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # since the start
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return min(int(self.pushed), len(self.storage))
+
+    def rows(self) -> Tensor:
+        """A copy of the rows held, oldest first: [len, D].
+
+        A copy, because a loss computed from them must survive the next ``push``.
+        """
+        pushed, size = int(self.pushed), len(self.storage)
+        if pushed <= size:
+            return self.storage[:pushed].clone()
+        return self.storage.roll(-(pushed % size), dims=0)
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Append rows [n, D]; the oldest give way, and of more than ``size`` the last stay."""
+        size = len(self.storage)
+        first = int(self.pushed) + max(len(rows) - size, 0)
+        kept = rows[-size:]
+        index = torch.arange(first, first + len(kept), device=self.storage.device) % size
+        self.storage[index] = kept.detach().to(self.storage)
+        self.pushed += len(rows)
+
+
+class Prototypes(nn.Module):
+    """One moving mean direction per class (paper 003, eq. 2).
+
+    Args:
+        num_classes: K.
+        dim: D.
+        momentum: alpha; the share of the old prototype in the new one.
+    """
+
+    def __init__(self, num_classes: int, dim: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("vectors", torch.zeros(num_classes, dim))
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, label: int, keys: Tensor) -> None:
+        """``norm(alpha * old + (1 - alpha) * mean(keys))``; unchanged without keys [n, D].
+
+        The first keys of a class set its prototype outright (decision): there is nothing older
+        to keep.
+        """
+        if len(keys) == 0:
+            return
+        mean = keys.float().mean(dim=0)
+        if self.seen[label]:
+            mean = self.momentum * self.vectors[label] + (1 - self.momentum) * mean
+        self.vectors[label] = unit(mean)
+        self.seen[label] = True
+
+
+class ClassBanks(nn.Module):
+    """A ring buffer and a prototype per class, filled with the hardest keys of each step.
+
+    Args:
+        num_classes: K; 2 where ``mining`` is "cross".
+        size: keys per class at most.
+        dim: D.
+        momentum: alpha of the prototypes.
+        per_step: keys per class that one step may add.
+        mining: "own": the keys least like the prototype of their class (paper 003, IV-B);
+            "cross": those most like the other class's (DCL; METHODS 1.3), in order of arrival
+            while the other class has never been seen.
+
+    Raises:
+        ValueError: for another mining rule.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        size: int,
+        dim: int,
+        momentum: float,
+        per_step: int,
+        mining: str = "own",
+    ) -> None:
+        super().__init__()
+        if mining not in MINING_RULES:
+            raise ValueError(f"mining must be one of {MINING_RULES}, got {mining!r}")
+        if mining == "cross" and num_classes != 2:
+            raise ValueError(f"mining 'cross' is for two classes, got {num_classes}")
+        self.per_step = per_step
+        self.mining = mining
+        self.banks = nn.ModuleList(RingBuffer(size, dim) for _ in range(num_classes))
+        self.prototypes = Prototypes(num_classes, dim, momentum)
+
+    def rows(self, label: int) -> Tensor:
+        """A copy of the keys held for a class, oldest first: [len, D]."""
+        return self.banks[label].rows()
+
+    @torch.no_grad()
+    def update(self, keys: Tensor, labels: Tensor) -> None:
+        """Move the prototypes by all keys, then append each class's hardest ones.
+
+        A class without keys keeps its bank and its prototype.
+
+        Args:
+            keys: [n, D] unit vectors, finite, the same on every process.
+            labels: [n] class of each key.
+        """
+        groups = [keys[labels == label] for label in range(len(self.banks))]
+        for label, group in enumerate(groups):
+            self.prototypes.update(label, group)
+        chosen = [self._hardest(label, group) for label, group in enumerate(groups)]
+        for bank, rows in zip(self.banks, chosen, strict=True):
+            bank.push(rows)
+
+    def _hardest(self, label: int, keys: Tensor) -> Tensor:
+        if len(keys) <= self.per_step:
+            return keys
+        reference = label if self.mining == "own" else 1 - label
+        likeness = keys @ self.prototypes.vectors[reference].to(keys)
+        descending = self.mining == "cross"
+        order = torch.sort(likeness, descending=descending, stable=True).indices
+        return keys[order[: self.per_step]]
+
+
+def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Rows of every process, in the order of ranks; the inputs themselves in a single process.
+
+    Every process must call it, with tensors of its own number of rows (0 allowed), the same
+    for all tensors of a call. No gradient passes.
+
+    Args:
+        tensors: [n, ...] each.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensors
+    own = torch.tensor([len(tensors[0])], device=tensors[0].device)
+    counts = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    lengths = torch.cat(counts).tolist()
+    return tuple(_gather_padded(tensor.detach(), lengths) for tensor in tensors)
+
+
+def _gather_padded(tensor: Tensor, lengths: list[int]) -> Tensor:
+    """``all_gather`` wants equal shapes: pad to the longest, gather, cut."""
+    longest = max(lengths)
+    if longest == 0:
+        return tensor
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:n] for rows, n in zip(gathered, lengths, strict=True)])

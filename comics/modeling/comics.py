@@ -1,0 +1,221 @@
+"""COMICS around any detector: frequency attention, and two contrastive losses while training.
+
+``Comics`` speaks the detector's contract (``detectors.base``) and knows no detector. At inference
+it costs the frequency attention and nothing else: key encoder, projections and banks exist only
+after ``prepare_training``. Paper 003; METHODS 1.2-1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from comics.config import CfgNode
+from comics.modeling.contrast import PixelContrast, ProposalContrast
+from comics.modeling.detectors.base import Detector, ImageBatch, TrainingOutput, check_targets
+from comics.modeling.frequency import FrequencyAttention
+from comics.modeling.momentum import MomentumEncoder
+from comics.structures import Faces
+
+TRAINING_ONLY = "training_only"  # the submodule that no model file holds
+
+
+class Comics(nn.Module):
+    """A detector with the COMICS additions, each of which may be None.
+
+    To train: load weights, ``prepare_training()``, then DDP and the optimiser; call
+    ``after_optimizer_step()`` after every optimiser step. Banks and key encoder are equal on all
+    processes without DDP's help: ``broadcast_buffers=False`` saves sending them every step.
+
+    Args:
+        detector: any that follows the contract; its key encoder is a copy of ``backbone``.
+        frequency: the attention applied to its pyramid.
+        proposal_contrast: makes the coarse-grained contrast when training is prepared, so that
+            a model for inference never holds its parameters and banks.
+        pixel_contrast: the fine-grained contrast.
+        proposal_weight, intra_weight, inter_weight: lambda 1, 2, 3.
+        key_momentum: beta of the key encoder.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        frequency: FrequencyAttention | None = None,
+        proposal_contrast: Callable[[], ProposalContrast] | None = None,
+        pixel_contrast: PixelContrast | None = None,
+        proposal_weight: float = 0.5,
+        intra_weight: float = 0.1,
+        inter_weight: float = 0.1,
+        key_momentum: float = 0.999,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.frequency = frequency
+        self.pixel_contrast = pixel_contrast
+        self.proposal_weight = proposal_weight
+        self.intra_weight = intra_weight
+        self.inter_weight = inter_weight
+        self.key_momentum = key_momentum
+        self._make_proposal_contrast = proposal_contrast
+        self.register_module(TRAINING_ONLY, None)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, detector: Detector) -> Comics:
+        """From ``MODEL.COMICS``; with ``INPUT.VIEWS`` it spans the rows of Table IV."""
+        comics = cfg.MODEL.COMICS
+        contrast = partial(ProposalContrast, **ProposalContrast.settings(cfg))
+        return cls(
+            detector,
+            frequency=FrequencyAttention.from_config(cfg) if comics.FEA.ENABLED else None,
+            proposal_contrast=contrast if comics.PROPOSAL.ENABLED else None,
+            pixel_contrast=PixelContrast.from_config(cfg) if comics.PIXEL.ENABLED else None,
+            proposal_weight=comics.PROPOSAL.WEIGHT,
+            intra_weight=comics.PIXEL.INTRA_WEIGHT,
+            inter_weight=comics.PIXEL.INTER_WEIGHT,
+            key_momentum=comics.KEY_MOMENTUM,
+        )
+
+    @property
+    def needs_key_images(self) -> bool:
+        """Whether training needs the second view."""
+        return self._make_proposal_contrast is not None
+
+    def prepare_training(self) -> None:
+        """Build projections, banks and the key encoder, on the detector's device.
+
+        Call it once, after weights are loaded (the key encoder starts as their copy) and before
+        DDP and the optimiser (which must see the projections). Does nothing without the
+        coarse-grained contrast.
+
+        Raises:
+            RuntimeError: if it has been called before.
+        """
+        if self.training_only is not None:
+            raise RuntimeError("this model has been prepared for training already")
+        if self._make_proposal_contrast is None:
+            return
+        contrast = self._make_proposal_contrast().to(self.detector.pixel_mean.device)
+        key_encoder = MomentumEncoder(self._encoder(contrast), self.key_momentum)
+        self.training_only = nn.ModuleDict({"contrast": contrast, "key_encoder": key_encoder})
+        self.training_only.train(self.training)
+
+    def after_optimizer_step(self) -> None:
+        """Move the key encoder towards the model, once per optimiser step (eq. 1).
+
+        A step of its own, because with gradient accumulation several forward passes make one
+        optimiser step.
+        """
+        if self.training_only is not None:
+            encoder = self._encoder(self.training_only["contrast"])
+            self.training_only["key_encoder"].update(encoder)
+
+    def inference_state_dict(self) -> dict[str, Tensor]:
+        """The state without key encoder, projections and banks: what a fresh model loads."""
+        prefix = f"{TRAINING_ONLY}."
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(prefix)}
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Faces] | None = None,
+        key_images: Sequence[Tensor] | None = None,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> TrainingOutput | list[Faces]:
+        """As ``Detector.forward``, with the losses of the additions.
+
+        Args:
+            images: RGB, 0-255, [3, H_i, W_i] each: view q.
+            targets: ground truth of both views; needed in training mode.
+            key_images: view k, of the same sizes; needed for the coarse-grained contrast.
+            output_sizes: (height, width) to express detections in; default: each image's own.
+
+        Returns:
+            Training mode: the detector's output, plus ``loss_proposal_contrast``,
+            ``loss_pixel_intra`` and ``loss_pixel_inter`` (weighted), and metrics: those of
+            ``ProposalContrast``, and "pixel_faces", the faces with both regions.
+            Evaluation mode: one ``Faces`` per image.
+
+        Raises:
+            ValueError: as the detector; for missing or misshapen ``key_images``.
+            RuntimeError: when training the coarse-grained contrast before ``prepare_training``.
+        """
+        batch = self.detector.preprocess(images)
+        if not self.training:
+            features = self._attend(self.detector.extract_features(batch), images, batch)
+            return self.detector.infer(features, batch, output_sizes or batch.sizes)
+        check_targets(targets, batch.sizes)
+        if self.needs_key_images:
+            self._check_key_view(key_images, batch.sizes)
+        features = self._attend(self.detector.extract_features(batch), images, batch)
+        output = self.detector.training_output(features, batch, targets)
+        losses, metrics = dict(output.losses), dict(output.metrics)
+        if self.needs_key_images:
+            loss, reported = self._proposal_loss(output, key_images, targets)
+            losses["loss_proposal_contrast"] = self.proposal_weight * loss
+            metrics.update(reported)
+        if self.pixel_contrast is not None:
+            intra, inter, count = self._pixel_losses(output, targets)
+            metrics["pixel_faces"] = count  # 0 explains a loss of 0
+            losses["loss_pixel_intra"] = self.intra_weight * intra
+            losses["loss_pixel_inter"] = self.inter_weight * inter
+        return replace(output, losses=losses, metrics=metrics)
+
+    def _attend(
+        self, features: dict[str, Tensor], images: Sequence[Tensor], batch: ImageBatch
+    ) -> dict[str, Tensor]:
+        if self.frequency is None:
+            return features
+        return self.frequency(features, images, tuple(batch.tensor.shape[-2:]))
+
+    def _proposal_loss(
+        self, output: TrainingOutput, key_images: Sequence[Tensor], targets: Sequence[Faces]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        key = self.training_only["key_encoder"].encoder
+        with torch.no_grad():
+            batch = self.detector.preprocess(key_images)
+            features = key["backbone"](batch.tensor)
+            if self.frequency is not None:
+                features = key["frequency"](features, key_images, tuple(batch.tensor.shape[-2:]))
+        contrast = self.training_only["contrast"]
+        return contrast(output.features, features, key["projections"], output.proposals, targets)
+
+    def _pixel_losses(
+        self, output: TrainingOutput, targets: Sequence[Faces]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if output.mask_features is None:
+            raise ValueError(
+                f"{type(self.detector).__name__} gives no mask features: set MODEL.MASK_ON True "
+                "with a detector of masks, or MODEL.COMICS.PIXEL.ENABLED False"
+            )
+        regions = self.pixel_contrast.regions(targets)
+        size = self.pixel_contrast.size
+        features = self.detector.roi_mask_features(output, regions.boxes, size)
+        intra, inter = self.pixel_contrast(features, regions)
+        return intra, inter, intra.new_tensor(float(len(regions.labels)))
+
+    def _encoder(self, contrast: ProposalContrast) -> nn.ModuleDict:
+        """What the key encoder copies; shares the modules, registers nothing on this model."""
+        encoder = {"backbone": self.detector.backbone, "projections": contrast.projections}
+        if self.frequency is not None:
+            encoder["frequency"] = self.frequency
+        return nn.ModuleDict(encoder)
+
+    def _check_key_view(
+        self, key_images: Sequence[Tensor] | None, sizes: Sequence[tuple[int, int]]
+    ) -> None:
+        if self.training_only is None:
+            raise RuntimeError("call prepare_training() before training this model")
+        if key_images is None:
+            raise ValueError(
+                "the proposal contrast needs a second view of each image (key_images): set "
+                "INPUT.VIEWS.ENABLED or pass the images themselves, or switch it off with "
+                "MODEL.COMICS.PROPOSAL.ENABLED False"
+            )
+        given = [tuple(image.shape[-2:]) for image in key_images]
+        if given != [tuple(size) for size in sizes]:
+            raise ValueError(f"key_images must have the sizes of images, {sizes}, got {given}")

@@ -1,0 +1,356 @@
+"""Bi-grained contrastive learning: losses between faces, and between the regions of faces.
+
+Both losses know features, boxes and masks; neither knows a detector. Shape letters: B images;
+C channels; h, w of a pyramid level; P proposals; F faces; D dimensions; S side of a face's map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from comics.config import CfgNode
+from comics.modeling.bank import ClassBanks, gather_rows
+from comics.modeling.detectors.base import LevelProposals
+from comics.modeling.regions import SAMPLING_RULES, FaceRegions, face_regions
+from comics.ops.boxes import box_area
+from comics.ops.similarity import contrast_groups, flat_nce, mean_direction, unit
+from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
+
+MATCH_RULES = ("iou", "assigned")
+PAIR_RULES = ("batch", "image")
+MASK_SOURCES = ("ground_truth",)
+ALL_LEVELS = "all"  # the one scale of a contrast that is not multi-scale
+
+
+class ProposalContrast(nn.Module):
+    """Coarse-grained contrast of proposals with banks of past keys (paper 003, IV-B; METHODS 1.3).
+
+    A proposal's feature in view q is pulled to the same place of view k, and pushed from the keys
+    in the bank of the **opposite** class (the paper's sentence names the same class, against its
+    own purpose: reconstructed).
+
+    Args:
+        in_channels: C of the pyramid.
+        levels: names of the levels used, e.g. "p3".
+        level_weights: omega, one per level.
+        dim: D of the projections.
+        temperature: tau.
+        match: "iou": the predicted box of view q must overlap its face by more than ``match_iou``;
+            "assigned": the detector's assignment of proposals to faces is enough.
+        match_iou: threshold in [0, 1].
+        bank_size: keys per scale and class at most.
+        prototype_momentum: alpha.
+        enqueue: keys per scale, class and step.
+        mining: see ``ClassBanks``.
+        multi_scale: False: one projection and one bank for all levels together, of weight 1
+            ("CL w.o. MS" of Table V).
+
+    Raises:
+        ValueError: for an unknown rule, or level weights that do not fit the levels.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        levels: Sequence[str],
+        level_weights: Sequence[float],
+        dim: int = 128,
+        temperature: float = 0.7,
+        match: str = "iou",
+        match_iou: float = 0.6,
+        bank_size: int = 4096,
+        prototype_momentum: float = 0.9,
+        enqueue: int = 5,
+        mining: str = "own",
+        multi_scale: bool = True,
+    ) -> None:
+        super().__init__()
+        _require_choice("PROPOSAL.MATCH", match, MATCH_RULES)
+        if len(levels) != len(level_weights):
+            raise ValueError(f"{len(levels)} levels {list(levels)}, {len(level_weights)} weights")
+        self.temperature = temperature
+        self.match_iou = match_iou if match == "iou" else None
+        self.scales = {s: [s] for s in levels} if multi_scale else {ALL_LEVELS: list(levels)}
+        self.weights = dict(zip(levels, level_weights, strict=True))
+        self.weights[ALL_LEVELS] = 1.0
+        self.projections = nn.ModuleDict({s: nn.Linear(in_channels, dim) for s in self.scales})
+        self.banks = nn.ModuleDict(
+            {
+                scale: ClassBanks(
+                    num_classes=len(CLASS_NAMES),
+                    size=bank_size,
+                    dim=dim,
+                    momentum=prototype_momentum,
+                    per_step=enqueue,
+                    mining=mining,
+                )
+                for scale in self.scales
+            }
+        )
+
+    @staticmethod
+    def settings(cfg: CfgNode) -> dict:
+        """Constructor arguments from ``MODEL.COMICS.PROPOSAL``."""
+        proposal = cfg.MODEL.COMICS.PROPOSAL
+        return {
+            "in_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+            "levels": list(proposal.LEVELS),
+            "level_weights": list(proposal.LEVEL_WEIGHTS),
+            "dim": proposal.DIM,
+            "temperature": proposal.TEMPERATURE,
+            "match": proposal.MATCH,
+            "match_iou": proposal.MATCH_IOU,
+            "bank_size": proposal.BANK_SIZE,
+            "prototype_momentum": proposal.PROTOTYPE_MOMENTUM,
+            "enqueue": proposal.ENQUEUE,
+            "mining": proposal.MINING,
+            "multi_scale": proposal.MULTI_SCALE,
+        }
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ProposalContrast:
+        """From ``MODEL.COMICS.PROPOSAL`` and ``MODEL.FPN.OUT_CHANNELS``."""
+        return cls(**cls.settings(cfg))
+
+    def forward(
+        self,
+        query: Mapping[str, Tensor],
+        key: Mapping[str, Tensor],
+        key_projections: nn.ModuleDict,
+        proposals: Mapping[str, LevelProposals],
+        targets: Sequence[Faces],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step; then the banks and prototypes take the step's keys.
+
+        Every process must call it in every step, faces or not: keys are gathered.
+
+        Args:
+            query, key: level name -> [B, C, h, w] of either view; ``key`` without gradient.
+            key_projections: the key encoder's copy of ``projections``.
+            proposals: level name -> proposals of view q.
+            targets: ground truth of both views.
+
+        Returns:
+            ``sum over scales of omega * mean FlatNCE``, before lambda; a scale without queries or
+            negatives adds an exact 0 that reaches its projection's parameters. And the metrics:
+            "proposal_info_nce" (mean over all contrasted proposals, 0 without), "proposal_pairs"
+            (their number).
+
+        Raises:
+            ValueError: if the pyramid lacks a level.
+        """
+        with torch.autocast(device_type=next(iter(query.values())).device.type, enabled=False):
+            scales = {
+                scale: self._pairs(scale, query, key, key_projections, proposals, targets)
+                for scale in self.scales
+            }
+            terms = {scale: self._loss(scale, *pairs) for scale, pairs in scales.items()}
+            self._remember(scales)
+        loss = sum(self.weights[scale] * flat for scale, (flat, _) in terms.items())
+        info_nce = torch.cat([reported for _, reported in terms.values()])
+        count = info_nce.new_tensor(float(len(info_nce)))
+        metrics = {"proposal_info_nce": info_nce.sum() / count.clamp(min=1)}
+        return loss, {**metrics, "proposal_pairs": count}
+
+    def _pairs(
+        self, scale, query, key, key_projections, proposals, targets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit projections of a scale's proposals in either view [P, D], and their labels [P]."""
+        queries, keys, labels = [], [], []
+        for level in self.scales[scale]:
+            if level not in query:
+                raise ValueError(f"PROPOSAL.LEVELS names {level!r}; the pyramid has {list(query)}")
+            chosen, classes = self._matched(proposals.get(level), targets)
+            queries.append(proposal_features(level, query[level], chosen))
+            keys.append(proposal_features(level, key[level], chosen))
+            labels.append(classes)
+        projected = unit(self.projections[scale](torch.cat(queries)))
+        with torch.no_grad():
+            key_projected = unit(key_projections[scale](torch.cat(keys)))
+        return projected, key_projected, torch.cat(labels)
+
+    def _matched(
+        self, proposals: LevelProposals | None, targets: Sequence[Faces]
+    ) -> tuple[LevelProposals, Tensor]:
+        """The proposals of a level that count as faces, and the class of each."""
+        truth = torch.cat([faces.boxes for faces in targets])
+        labels = torch.cat([faces.labels for faces in targets])
+        if proposals is None:
+            none = labels.new_zeros(0)
+            return LevelProposals(none, none, truth[:0], none), none
+        first = _first_face(targets, labels.device)
+        position = first[proposals.image] + proposals.face
+        if self.match_iou is not None:
+            kept = _paired_iou(proposals.boxes, truth[position]) > self.match_iou
+            position, proposals = position[kept], _select(proposals, kept)
+        return proposals, labels[position]
+
+    def _loss(
+        self, scale: str, query: Tensor, key: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean FlatNCE of a scale's queries, and the InfoNCE of each that has negatives."""
+        losses, reported = [query[:0].sum(dim=1)], [query.detach()[:0].sum(dim=1)]
+        positive = (query * key).sum(dim=1)
+        for label, other in ((REAL, FAKE), (FAKE, REAL)):
+            mine = labels == label
+            negatives = self.banks[scale].rows(other)
+            if len(negatives):
+                flat, info = flat_nce(positive[mine], query[mine] @ negatives.T, self.temperature)
+                losses.append(flat)
+                reported.append(info)
+        joined = torch.cat(losses)
+        return joined.sum() / max(len(joined), 1), torch.cat(reported)
+
+    @torch.no_grad()
+    def _remember(self, scales: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Give every bank the keys of all processes: one exchange for all scales."""
+        keys = torch.cat([key for _, key, _ in scales.values()])
+        labels = torch.cat([labels for *_, labels in scales.values()])
+        counts = labels.new_tensor([len(labels) for *_, labels in scales.values()])
+        scale_index = torch.arange(len(scales), device=labels.device).repeat_interleave(counts)
+        finite = keys.isfinite().all(dim=1)  # an overflow in one step must not stay in the banks
+        gathered = gather_rows(keys[finite], labels[finite], scale_index[finite])
+        keys, labels, scale_index = gathered
+        for index, scale in enumerate(scales):
+            here = scale_index == index
+            self.banks[scale].update(keys[here], labels[here])
+
+
+def proposal_features(level: str, feature: Tensor, proposals: LevelProposals) -> Tensor:
+    """Features of proposals, float32 [P, C]: the map at their cells, or pooled from their boxes.
+
+    Gathering first and projecting then equals a 1x1 convolution of the whole map read at the
+    proposals, at a fraction of its cost. Boxes are averaged over their whole area by ROIAlign;
+    level "pN" has stride 2^N.
+
+    Args:
+        level: name of the level.
+        feature: [B, C, h, w].
+        proposals: those of this level.
+    """
+    if proposals.cells is not None:
+        return feature.flatten(2)[proposals.image, :, proposals.cells].float()
+    rois = torch.cat((proposals.image[:, None].to(proposals.boxes), proposals.boxes), dim=1)
+    scale = 2.0 ** -int(level.removeprefix("p"))
+    pooled = roi_align(feature.float(), rois.float(), 1, spatial_scale=scale, aligned=True)
+    return pooled.flatten(1)
+
+
+class PixelContrast(nn.Module):
+    """Fine-grained contrast of faces with their surroundings and with each other.
+
+    Paper 003, section V; METHODS 1.4. It has no parameters and no state.
+
+    Args:
+        temperature: tau.
+        size, context, margin, sampling: see ``face_regions``.
+        masks: "ground_truth" (decision; the paper's predicted masks would be noise at first).
+        pairs: inter-face pairs within the "batch" or the "image".
+
+    Raises:
+        ValueError: for an unknown rule, or a value out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.7,
+        size: int = 28,
+        context: float = 1.0,
+        margin: int = 2,
+        sampling: str = "far",
+        masks: str = "ground_truth",
+        pairs: str = "batch",
+    ) -> None:
+        super().__init__()
+        _require_choice("PIXEL.SAMPLING", sampling, SAMPLING_RULES)
+        _require_choice("PIXEL.MASKS", masks, MASK_SOURCES)
+        _require_choice("PIXEL.PAIRS", pairs, PAIR_RULES)
+        if context <= 0 or margin < 0:
+            raise ValueError(f"context must be > 0 and margin >= 0, got {context} and {margin}")
+        self.temperature = temperature
+        self.size = size
+        self.context = context
+        self.margin = margin
+        self.sampling = sampling
+        self.pairs = pairs
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> PixelContrast:
+        """From ``MODEL.COMICS.PIXEL``."""
+        pixel = cfg.MODEL.COMICS.PIXEL
+        return cls(
+            temperature=pixel.TEMPERATURE,
+            size=pixel.SIZE,
+            context=pixel.CONTEXT,
+            margin=pixel.BOUNDARY_MARGIN,
+            sampling=pixel.SAMPLING,
+            masks=pixel.MASKS,
+            pairs=pixel.PAIRS,
+        )
+
+    def regions(self, targets: Sequence[Faces]) -> FaceRegions:
+        """The usable faces of a batch; errors as ``face_regions``."""
+        return face_regions(
+            targets,
+            size=self.size,
+            context=self.context,
+            margin=self.margin,
+            sampling=self.sampling,
+        )
+
+    def forward(self, features: Tensor, regions: FaceRegions) -> tuple[Tensor, Tensor]:
+        """Intra-face and inter-face loss (eq. 6, eq. 8), scalars before lambda.
+
+        A batch with no face of one class gives exact zeros connected to ``features``.
+
+        Args:
+            features: [F, C, S, S] of the mask predictor, of the regions' boxes.
+            regions: from ``regions``.
+        """
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            face = mean_direction(features, regions.face)
+            background = mean_direction(features, regions.background)
+            real, fake = regions.labels == REAL, regions.labels == FAKE
+            contrast = (face * background).sum(dim=1)
+            intra = contrast_groups(contrast[real], contrast[fake], self.temperature)
+            allowed = torch.ones(int(real.sum()), int(fake.sum()), dtype=torch.bool)
+            allowed = allowed.to(features.device)
+            if self.pairs == "image":
+                allowed &= regions.image[real][:, None] == regions.image[fake]
+            inter = contrast_groups(
+                (background[real] @ background[fake].T)[allowed],
+                (face[real] @ face[fake].T)[allowed],
+                self.temperature,
+            )
+        return intra, inter
+
+
+def _first_face(targets: Sequence[Faces], device: torch.device) -> Tensor:
+    """[B] position of each image's first face among the faces of the batch."""
+    counts = torch.tensor([0] + [len(faces) for faces in targets[:-1]], device=device)
+    return counts.cumsum(dim=0)
+
+
+def _select(proposals: LevelProposals, kept: Tensor) -> LevelProposals:
+    cells = None if proposals.cells is None else proposals.cells[kept]
+    return LevelProposals(proposals.image[kept], proposals.face[kept], proposals.boxes[kept], cells)
+
+
+def _paired_iou(first: Tensor, second: Tensor) -> Tensor:
+    """[P] IoU of each box with its partner."""
+    low = torch.maximum(first[:, :2], second[:, :2])
+    high = torch.minimum(first[:, 2:], second[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=1)
+    total = box_area(first) + box_area(second) - shared
+    return shared / total
+
+
+def _require_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"MODEL.COMICS.{key} must be one of {tuple(choices)}, got {value!r}")

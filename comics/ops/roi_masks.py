@@ -1,0 +1,77 @@
+"""Between masks of a whole image and small square masks that fill a box.
+
+Shape letters: N masks; H, W image; R side of the square masks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+MASK_THRESHOLD = 0.5
+
+
+def crop_and_resize(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut each mask with its own box and resize it to a square.
+
+    ROIAlign (He et al. 2017, arXiv:1703.06870) with half-pixel shift and as many samples as fit
+    into a bin, then >= 0.5: Detectron2's rule for bitmap masks.
+
+    Args:
+        masks: [N, H, W] bool.
+        boxes: [N, 4] in pixels.
+        size: R, in cells.
+
+    Returns:
+        [N, R, R] bool.
+    """
+    index = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
+    rois = torch.cat((index[:, None], boxes.float()), dim=1)
+    pooled = roi_align(masks[:, None].float(), rois, size, sampling_ratio=-1, aligned=True)
+    return pooled[:, 0] >= MASK_THRESHOLD
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Put square soft masks into an image: bilinear sampling at pixel centres, then >= 0.5.
+
+    The mask covers the box exactly and is 0 beyond its own cells, as in Detectron2. Bilinear
+    sampling on an axis-aligned grid is two small matrix products, done within each box only:
+    the cost grows with the area of the faces, not with their number times the image.
+
+    Args:
+        masks: [N, R, R] in [0, 1].
+        boxes: [N, 4] in pixels; a box without area leaves its mask empty.
+        image_size: (H, W).
+
+    Returns:
+        [N, H, W] bool.
+    """
+    height, width = image_size
+    canvas = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
+    with torch.autocast(masks.device.type, enabled=False):
+        soft = masks.float()
+        for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            if x1 <= x0 or y1 <= y0:
+                continue
+            # one pixel more than the box: a mask of 1 at the edge reaches 0.5 exactly on it
+            left, right = max(math.floor(x0) - 1, 0), min(math.ceil(x1) + 1, width)
+            top, bottom = max(math.floor(y0) - 1, 0), min(math.ceil(y1) + 1, height)
+            if left >= right or top >= bottom:
+                continue
+            rows = _bilinear_weights(soft[index], top, bottom, y0, y1)
+            columns = _bilinear_weights(soft[index], left, right, x0, x1)
+            sampled = rows @ soft[index] @ columns.T
+            canvas[index, top:bottom, left:right] = sampled >= MASK_THRESHOLD
+    return canvas
+
+
+def _bilinear_weights(mask: Tensor, start: int, stop: int, low: float, high: float) -> Tensor:
+    """[stop - start, R] weights of the mask's cells at the centres of pixels start..stop - 1."""
+    size = len(mask)
+    centres = torch.arange(start, stop, device=mask.device, dtype=torch.float32) + 0.5
+    position = (centres - low) / (high - low) * size - 0.5
+    cells = torch.arange(size, device=mask.device, dtype=torch.float32)
+    return (1 - (position[:, None] - cells).abs()).clamp(min=0)

@@ -1,0 +1,90 @@
+"""Noise residuals of the Spatial Rich Model (SRM): what is left of an image after prediction.
+
+Three of the high-pass filters of Fridrich and Kodovsky (2012), as paper 003 (section VI, Fig. 7)
+uses them. Shape letters: H, W height and width of one image in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Numerators and divisor of each 5x5 filter
+SRM_FILTERS = (
+    (  # KB: second order, 3x3
+        (
+            (0, 0, 0, 0, 0),
+            (0, -1, 2, -1, 0),
+            (0, 2, -4, 2, 0),
+            (0, -1, 2, -1, 0),
+            (0, 0, 0, 0, 0),
+        ),
+        4,
+    ),
+    (  # KV: 5x5
+        (
+            (-1, 2, -2, 2, -1),
+            (2, -6, 8, -6, 2),
+            (-2, 8, -12, 8, -2),
+            (2, -6, 8, -6, 2),
+            (-1, 2, -2, 2, -1),
+        ),
+        12,
+    ),
+    (  # second order, horizontal
+        (
+            (0, 0, 0, 0, 0),
+            (0, 0, 0, 0, 0),
+            (0, 1, -2, 1, 0),
+            (0, 0, 0, 0, 0),
+            (0, 0, 0, 0, 0),
+        ),
+        2,
+    ),
+)
+SRM_RADIUS = 2  # pixels that a filter reaches from its centre
+RGB_CHANNELS = 3
+
+
+def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
+    """Residual maps [3, H, W] float32 of an RGB image [3, H, W] on the 0-255 scale.
+
+    Map i is filter i applied to each of the three colours and summed over them: the layout of
+    the usual SRM layer (Zhou et al. 2018, Luo et al. 2021; METHODS 1.2, reconstructed). Edges are
+    reflected, since zero padding would draw a false edge around the image (decision). Values are
+    cut to +-``truncate``.
+
+    Computed in float32 whatever the autocast, with whole-number filters divided afterwards:
+    every sum of whole-number pixels is exact, so a flat image gives exactly 0.
+
+    Raises:
+        ValueError: if ``image`` is not [3, H, W] with at least one pixel.
+    """
+    if image.ndim != 3 or image.shape[0] != RGB_CHANNELS or 0 in image.shape:
+        raise ValueError(f"an RGB image must be [3, H, W], got {tuple(image.shape)}")
+    with torch.autocast(device_type=image.device.type, enabled=False):
+        brightness = _reflect_pad(image.float().sum(dim=0, keepdim=True), SRM_RADIUS)
+        numerators = brightness.new_tensor([rows for rows, _ in SRM_FILTERS])[:, None]
+        divisors = brightness.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
+        residual = functional.conv2d(brightness[None], numerators)[0] / divisors
+    return residual.clamp(-truncate, truncate)
+
+
+def _reflect_pad(image: Tensor, padding: int) -> Tensor:
+    """Reflect the edges of [C, H, W]; unlike ``functional.pad``, images may be 1 or 2 px wide."""
+    height, width = image.shape[-2:]
+    if min(height, width) > padding:
+        return functional.pad(image, (padding,) * 4, mode="reflect")
+    rows = _reflected_positions(height, padding, image.device)
+    columns = _reflected_positions(width, padding, image.device)
+    return image[:, rows][:, :, columns]
+
+
+def _reflected_positions(length: int, padding: int, device: torch.device) -> Tensor:
+    """Source positions [length + 2 * padding], bouncing between the first and the last one."""
+    last = length - 1
+    if last == 0:
+        return torch.zeros(1 + 2 * padding, dtype=torch.int64, device=device)
+    steps = torch.arange(-padding, length + padding, device=device) % (2 * last)
+    return torch.minimum(steps, 2 * last - steps)
