@@ -1,0 +1,248 @@
+"""From records to samples: decode, move (geometry), colour (views).
+
+A sample depends on the seed and on its position in the run alone, so that the number of workers
+changes nothing and a resumed run goes on as the interrupted one would have.
+
+Shape letters: H, W height and width of a sample.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, image_to_tensor, read_image
+from comics.data.records import DatasetError, ImageRecord
+from comics.data.transforms import Geometry
+from comics.data.validation import size_mismatch
+from comics.data.views import PhotometricView
+from comics.structures import DetectionBatch, Faces
+
+ORDER, AUGMENTATION = 0, 1  # streams of random numbers that one seed gives
+# A run stops when more images are broken than the larger of a number and a share of the set
+TOLERATED_BROKEN = 8
+TOLERATED_BROKEN_SHARE = 0.01
+WORKER_GRACE_SECONDS = 20  # a loader process lives on after a stop signal, until it is dismissed
+
+
+class PackedRecords(Sequence[ImageRecord]):
+    """Records as bytes in one array.
+
+    A list of objects is copied page by page into every worker, because reading an object writes
+    its reference count; one array of bytes is shared for good.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        packed = [pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL) for record in records]
+        self._ends = np.cumsum([len(item) for item in packed], dtype=np.int64)
+        self._bytes = np.array(bytearray(b"".join(packed)), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        start = self._ends[index - 1] if index else 0
+        return pickle.loads(self._bytes[start : self._ends[index]])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch.
+
+    Attributes:
+        image: [3, H, W] uint8 RGB.
+        key_image: the second view, same size; None where none is asked for.
+        faces: ground truth in the coordinates of ``image``.
+        record: where it came from.
+    """
+
+    image: Tensor
+    key_image: Tensor | None
+    faces: Faces
+    record: ImageRecord
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """What a worker hands over: the batch, and the images that could not be read for it.
+
+    Attributes:
+        batch: None if nothing could be read (testing only).
+        broken: (record's image id, error) of each image that was replaced or skipped.
+    """
+
+    batch: DetectionBatch | None
+    broken: list[tuple[int, ImageError]]
+
+
+def read_record(record: ImageRecord, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
+    """Decode a record's image: [H, W, 3] uint8 RGB.
+
+    Raises:
+        ImageError: if it cannot be read, or is not of the size that its annotations are for.
+    """
+    image = read_image(record.path, max_pixels)
+    if image.shape[:2] != (record.height, record.width):
+        raise ImageError(record.path, size_mismatch(record, *image.shape[:2]))
+    return image
+
+
+class TrainDataset(Dataset):
+    """Augmented samples, by (position in the run, index of the record).
+
+    A broken image is replaced by the next readable record (decision: the step keeps its size, and
+    the choice depends on the set alone); more than ``tolerated_broken`` in a row end the run.
+
+    Args:
+        records: images to train on.
+        geometry: joint geometry, shared by both views.
+        view: photometric augmentation, drawn for each view on its own; None: none. Then the key
+            view, if asked for, is the image itself.
+        seed: of all augmentation.
+        with_masks: draw the masks of the faces.
+        with_key_view: also make the second view.
+        max_pixels: larger images count as broken.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        geometry: Geometry,
+        view: PhotometricView | None,
+        seed: int,
+        with_masks: bool = True,
+        with_key_view: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self.records = PackedRecords(records)
+        self.tolerated_broken = tolerated_broken(len(records))
+        self._geometry, self._view, self._seed = geometry, view, seed
+        self._with_masks, self._with_key_view = with_masks, with_key_view
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, list[tuple[int, ImageError]]]:
+        """The sample, and the images that were passed over for it."""
+        position, index = key
+        record, image, broken = self._read_from(index)
+        rng = np.random.default_rng((self._seed, AUGMENTATION, position))
+        return self._augment(record, image, rng), broken
+
+    def _read_from(
+        self, index: int
+    ) -> tuple[ImageRecord, np.ndarray, list[tuple[int, ImageError]]]:
+        broken: list[tuple[int, ImageError]] = []
+        for step in range(len(self)):
+            record = self.records[(index + step) % len(self)]
+            try:
+                return record, read_record(record, self._max_pixels), broken
+            except ImageError as error:
+                broken.append((record.image_id, error))
+            if len(broken) > self.tolerated_broken:
+                break
+        raise too_many_broken(broken, len(self))
+
+    def _augment(self, record: ImageRecord, image: np.ndarray, rng: np.random.Generator) -> Sample:
+        faces = record.ground_truth(self._with_masks)
+        image, faces = self._geometry(image, faces, rng)
+        if faces.masks is not None:
+            faces = replace(faces, masks=faces.masks.contiguous())
+        if self._view is None:
+            tensor = image_to_tensor(image)
+            return Sample(tensor, tensor if self._with_key_view else None, faces, record)
+        query = image_to_tensor(self._view(image, rng))
+        key = image_to_tensor(self._view(image, rng)) if self._with_key_view else None
+        return Sample(query, key, faces, record)
+
+
+class TestDataset(Dataset):
+    """Samples as they are evaluated, by index: resized, nothing drawn; None for a broken image."""
+
+    __test__ = False  # the name is no test's
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        geometry: Geometry,
+        with_masks: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self.records = PackedRecords(records)
+        self._geometry, self._with_masks, self._max_pixels = geometry, with_masks, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Sample | None, list[tuple[int, ImageError]]]:
+        record = self.records[index]
+        try:
+            image = read_record(record, self._max_pixels)
+        except ImageError as error:
+            return None, [(record.image_id, error)]
+        faces = record.ground_truth(self._with_masks)
+        image, faces = self._geometry(image, faces, np.random.default_rng(0))
+        return Sample(image_to_tensor(image), None, faces, record), []
+
+
+def collate(
+    items: Sequence[tuple[Sample | None, list[tuple[int, ImageError]]]],
+) -> LoadedBatch:
+    """Put samples together; None stands for an image that is left out."""
+    broken = [entry for _, passed_over in items for entry in passed_over]
+    samples = [sample for sample, _ in items if sample is not None]
+    if not samples:
+        return LoadedBatch(None, broken)
+    has_keys = samples[0].key_image is not None
+    batch = DetectionBatch(
+        images=[sample.image for sample in samples],
+        targets=[sample.faces for sample in samples],
+        key_images=[sample.key_image for sample in samples] if has_keys else None,
+        image_ids=[sample.record.image_id for sample in samples],
+        file_names=[str(sample.record.path) for sample in samples],
+        original_sizes=[(sample.record.height, sample.record.width) for sample in samples],
+    )
+    return LoadedBatch(batch, broken)
+
+
+def tolerated_broken(images: int) -> int:
+    """How many broken images a set of that size may have before training stops."""
+    return max(TOLERATED_BROKEN, int(images * TOLERATED_BROKEN_SHARE))
+
+
+def too_many_broken(broken: Sequence[tuple[int, ImageError]], images: int) -> DatasetError:
+    """The error for that; names the first few."""
+    shown = "\n  ".join(f"image {number}: {error}" for number, error in broken[:TOLERATED_BROKEN])
+    return DatasetError(
+        f"{len(broken)} of {images} images cannot be used (at most {tolerated_broken(images)} are "
+        f"replaced), the first:\n  {shown}\ntools/check_dataset.py lists them all"
+    )
+
+
+def start_worker(worker_id: int) -> None:
+    """What a loader process does first."""
+    limit_threads()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _outlive_signal)
+
+
+def _outlive_signal(signum: int, frame: object) -> None:
+    """A scheduler, or Ctrl-C, signals the main process too: let it finish its step first."""
+    signal.alarm(WORKER_GRACE_SECONDS)
+
+
+def limit_threads() -> None:
+    """One thread per loader process: many small operations only get in each other's way."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

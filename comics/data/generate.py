@@ -1,0 +1,381 @@
+"""Making a multi-face set with real and forged faces: four COCO files and their images.
+
+``out/train.json`` ... ``out/test_challenge.json`` name ``images/<split>/000001.jpg`` relative to
+``out``; categories are OpenForensics' (0 Real, 1 Fake). Whether a face is forged, and how, is
+drawn from a random stream of its own, that knows neither the face nor its photo. Every image of
+a set is saved once at the end, at a quality drawn without regard to labels; the challenge
+split's are corrupted between two such saves.
+
+Every image has its own seed, so the set does not depend on the number of workers. An image and,
+after it, its record in ``out/.records`` are written to a temporary file and renamed: a run that
+was killed continues where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from comics import __version__
+from comics.data.corruptions import challenge
+from comics.data.forgery import METHODS, SourceFace, forge_face
+from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
+from comics.data.generate_sources import SPLITS, Job, Photo, PhotoSource, SyntheticSource
+from comics.ops.masks import bitmap_to_rle
+from comics.structures import CLASS_NAMES, FAKE, REAL
+
+RECORDS, ARGUMENTS = ".records", "arguments.json"
+TEMPORARY = ".tmp"
+JPEG_QUALITY = (85, 95)  # of the saved images, both included
+TEST_SPLITS = ("test_dev", "test_challenge")
+Source = SyntheticSource | PhotoSource
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of a set, besides its photos.
+
+    Attributes:
+        seed: of everything random.
+        fake_share: probability that a face is forged, in [0, 1].
+        methods: names of ``METHODS`` used in all splits.
+        unseen_methods: names used in the two test splits only.
+        strength: of the traces, see ``forge_face``.
+
+    Raises:
+        ValueError: for a value out of range, or no method for training.
+        KeyError: for an unknown method.
+    """
+
+    seed: int = 0
+    fake_share: float = 0.5
+    methods: tuple[str, ...] = tuple(METHODS)
+    unseen_methods: tuple[str, ...] = ()
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in (*self.methods, *self.unseen_methods):
+            if name not in METHODS:
+                raise KeyError(f"no forgery method {name!r}. Choices: {', '.join(METHODS)}")
+        if not 0 <= self.fake_share <= 1:
+            raise ValueError(f"fake_share must be in [0, 1], got {self.fake_share}")
+        if not 0 < self.strength <= 3:
+            raise ValueError(f"strength must be in (0, 3], got {self.strength}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not self.methods_of("train"):
+            raise ValueError("no forgery method is left for the training split")
+
+    def methods_of(self, split: str) -> list[str]:
+        """Names of the methods that forge the faces of ``split``, in the order of the table."""
+        unseen = set(self.unseen_methods)
+        allowed = set(self.methods) | unseen if split in TEST_SPLITS else set(self.methods) - unseen
+        return [name for name in METHODS if name in allowed]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run went: images written and found finished, and (file, reason) of skipped photos."""
+
+    written: int
+    reused: int
+    skipped: list[tuple[str, str]]
+
+
+def generate_dataset(
+    output: Path,
+    source: Source,
+    settings: Settings,
+    counts: Mapping[str, int | None] | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Write a set to the folder ``output``, or finish one that an earlier run began.
+
+    Args:
+        output: folder of the set; made where absent.
+        source: where photos come from.
+        settings: seed, share and methods.
+        counts: images per split; a split left out or None gets the source's usual number.
+        workers: processes; 0 works in this one.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: if ``output`` holds a set made with other arguments, or ``counts`` cannot be
+            met.
+    """
+    jobs = source.plan(counts or {})
+    arguments = _arguments(source, settings)
+    _claim(output, arguments)
+    for split in SPLITS:
+        (output / "images" / split).mkdir(parents=True, exist_ok=True)
+        (output / RECORDS / split).mkdir(parents=True, exist_ok=True)
+    records: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    written, reused, skipped = 0, 0, []
+    results = _run(_Maker(output, source, settings), jobs, workers)
+    for job, (state, value) in tqdm(
+        zip(jobs, results, strict=True), total=len(jobs), unit="image", disable=not progress
+    ):
+        if state == "skipped":
+            skipped.append((job.photo, value))
+            continue
+        written += state == "written"
+        reused += state == "reused"
+        records[job.split].append(value)
+    for split in SPLITS:
+        content = _coco_file(records[split], split, arguments)
+        _write_atomically(output / f"{split}.json", json.dumps(content).encode("utf-8"))
+    return Report(written, reused, skipped)
+
+
+def draw_labels(
+    rng: np.random.Generator, count: int, fake_share: float, methods: Sequence[str]
+) -> list[str | None]:
+    """For each of ``count`` faces a forgery method, or None for a face that stays real.
+
+    Nothing about the faces enters, so size and place cannot tell a label.
+    """
+    fake = rng.random(count) < fake_share
+    drawn = rng.integers(0, len(methods), count)
+    return [methods[choice] if forged else None for forged, choice in zip(fake, drawn, strict=True)]
+
+
+def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dict]:
+    """One image of the set: its JPEG bytes, and its record for the annotation file.
+
+    Raises:
+        ValueError, OSError: if the photo cannot be used; the message names file and fault.
+    """
+    seeds = np.random.SeedSequence([settings.seed, SPLITS.index(job.split), job.number])
+    drawing, labelling, forging, saving = map(np.random.default_rng, seeds.spawn(4))
+    photo = source.open(job, drawing)
+    labels = draw_labels(
+        labelling, len(photo.faces), settings.fake_share, settings.methods_of(job.split)
+    )
+    image, annotations = _forge(job, photo, labels, source, settings, forging)
+    quality = int(saving.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
+    if job.split == "test_challenge":
+        image = challenge(jpeg_round_trip(image, quality), saving)
+    height, width = image.shape[:2]
+    record = {
+        "file_name": job.file_name,
+        "height": height,
+        "width": width,
+        "source_photo": job.photo,
+        "jpeg_quality": quality,
+    }
+    for box in photo.ignored:
+        # COCO ignores per category: once for detections called real, once for those called fake
+        annotations += [_ignore_annotation(box, (height, width), label) for label in (REAL, FAKE)]
+    return encode_jpeg(image, quality), {"image": record, "annotations": annotations}
+
+
+def _forge(
+    job: Job,
+    photo: Photo,
+    labels: list[str | None],
+    source: Source,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, list[dict]]:
+    """Forge the faces that ``labels`` name; the image and all faces' annotations."""
+    image, annotations = photo.image, []
+    for index, (face, method) in enumerate(zip(photo.faces, labels, strict=True)):
+        stream = rng.spawn(1)[0]  # so that a face's forgery does not depend on earlier faces
+        if method is None:
+            annotations.append(_annotation(face, None, {}))
+            continue
+        donor = source.donor(job, photo, index, stream) if METHODS[method].needs_donor else None
+        if METHODS[method].needs_donor and donor is None:
+            method = "self_blend"  # the split has no other photo with a face
+        own = replace(face, image=image, mask=_own_pixels(photo.faces, index))
+        forged = forge_face(own, stream, method=method, donor=donor, strength=settings.strength)
+        image = forged.image
+        parameters = forged.parameters | {"altered": _rle(forged.altered)}
+        annotations.append(_annotation(face, method, parameters))
+    return image, annotations
+
+
+def _own_pixels(faces: list[SourceFace], index: int) -> np.ndarray:
+    """Region of a face without the pixels that other faces' regions share, if any are left."""
+    own = faces[index].mask.copy()
+    for other, face in enumerate(faces):
+        if other != index:
+            own &= ~face.mask
+    return own if own.any() else faces[index].mask
+
+
+def _annotation(face: SourceFace, method: str | None, parameters: dict) -> dict:
+    height, width = face.mask.shape
+    x0, y0 = np.maximum(face.box[:2], 0)
+    x1, y1 = np.minimum(face.box[2:], (width, height))
+    return {
+        "category_id": REAL if method is None else FAKE,
+        "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
+        "area": int(face.mask.sum()),
+        "iscrowd": 0,
+        "segmentation": _rle(face.mask),
+        "method": method,
+        "forgery": parameters,
+    }
+
+
+def _ignore_annotation(box: np.ndarray, shape: tuple[int, int], label: int) -> dict:
+    x0, y0, x1, y1 = np.clip(np.rint(box), 0, [shape[1], shape[0]] * 2).astype(int)
+    mask = np.zeros(shape, bool)
+    mask[y0:y1, x0:x1] = True
+    return {
+        "category_id": label,
+        "bbox": [int(value) for value in (x0, y0, x1 - x0, y1 - y0)],
+        "area": int(mask.sum()),
+        "iscrowd": 1,
+        "segmentation": _rle(mask),
+        "method": None,
+        "forgery": {},
+    }
+
+
+def _rle(mask: np.ndarray) -> dict:
+    return bitmap_to_rle(torch.from_numpy(mask))
+
+
+def _coco_file(records: list[dict], split: str, arguments: dict) -> dict:
+    """Number the records of a split and put them together as COCO."""
+    images, annotations = [], []
+    for image_id, record in enumerate(records, 1):
+        images.append({"id": image_id, **record["image"]})
+        for annotation in record["annotations"]:
+            numbers = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(numbers | annotation)
+    info = {
+        "description": f"Real and forged faces, split {split}, made by tools/make_dataset.py",
+        "version": __version__,
+        "split": split,
+        **arguments,
+    }
+    categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES)]
+    return {"info": info, "categories": categories, "images": images, "annotations": annotations}
+
+
+def _arguments(source: Source, settings: Settings) -> dict:
+    """What must be equal for two runs to make the same images."""
+    return {
+        "seed": settings.seed,
+        "source": source.name,
+        "arguments": json.loads(json.dumps(asdict(settings) | source.arguments)),
+    }
+
+
+def _claim(output: Path, arguments: dict) -> None:
+    """Note in ``output`` what is made there; refuse a folder with other arguments."""
+    path = output / RECORDS / ARGUMENTS
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != arguments:
+            raise ValueError(
+                f"{output} holds a set made with other arguments; finish it with those, or choose "
+                f"another folder.\n  there: {json.dumps(found)}\n  now:   {json.dumps(arguments)}"
+            )
+    elif any((output / f"{split}.json").exists() for split in SPLITS):
+        raise ValueError(f"{output} holds annotation files that were not made here")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in output.rglob(f"*{TEMPORARY}"):
+        leftover.unlink(missing_ok=True)
+    _write_atomically(path, json.dumps(arguments).encode("utf-8"))
+
+
+class _Maker:
+    """Makes one job's image and files; sent to every worker process."""
+
+    def __init__(self, output: Path, source: Source, settings: Settings) -> None:
+        self.output, self.source, self.settings = output, source, settings
+        self.key = hashlib.sha256(
+            json.dumps([__version__, _arguments(source, settings)]).encode("utf-8")
+        ).hexdigest()
+
+    def __call__(self, job: Job) -> tuple[str, dict | str]:
+        """("written" | "reused", record) or ("skipped", reason)."""
+        image_path = self.output / job.file_name
+        record_path = self.output / RECORDS / job.split / f"{job.number:06d}.json"
+        finished = self._finished(job, image_path, record_path)
+        if finished is not None:
+            return "reused", finished
+        try:
+            data, record = make_image(job, self.source, self.settings)
+        except (ValueError, OSError) as error:
+            return "skipped", str(error)
+        _write_atomically(image_path, data)
+        stored = {"key": self.key, "photo": job.photo, "crc": zlib.crc32(data), "record": record}
+        _write_atomically(record_path, json.dumps(stored).encode("utf-8"))
+        return "written", record
+
+    def _finished(self, job: Job, image_path: Path, record_path: Path) -> dict | None:
+        """The record of an image that an earlier run finished, if it is whole."""
+        try:
+            stored = json.loads(record_path.read_text(encoding="utf-8"))
+            same = (stored["key"], stored["photo"]) == (self.key, job.photo)
+            whole = same and zlib.crc32(image_path.read_bytes()) == stored["crc"]
+            return stored["record"] if whole else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+_maker: _Maker | None = None  # of a worker process
+
+
+def _run(maker: _Maker, jobs: list[Job], workers: int) -> Iterator[tuple[str, dict | str]]:
+    """Results in the order of ``jobs``."""
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
+    if workers == 0:
+        with threadpool_limits(1):  # as in the workers: BLAS may round otherwise with threads
+            yield from map(maker, jobs)
+        return
+    # Not fork: a copy of a process with running threads may hang
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, context, _start_worker, (maker,)) as pool:
+        yield from pool.map(_work, jobs, chunksize=4)
+
+
+def _start_worker(maker: _Maker) -> None:
+    global _maker
+    _maker = maker
+    cv2.setNumThreads(1)  # one process per core is parallel enough
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(job: Job) -> tuple[str, dict | str]:
+    return _maker(job)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
