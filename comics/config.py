@@ -103,6 +103,9 @@ _C.MODEL.BLENDMASK.BOTTOM_RESOLUTION = 56  # side of the blended square mask
 _C.MODEL.BLENDMASK.POOLER_SAMPLING_RATIO = 1  # samples per bin and side of the ROIAlign
 _C.MODEL.BLENDMASK.POOLER_SCALES = [0.25]  # bases per image pixel
 _C.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT = 1.0  # factor on the mask loss
+# True: paste a mask into its box clipped to the image, as AdelaiDet (squeezes masks of faces that
+# reach over the border); False: into the whole box, which keeps them in place
+_C.MODEL.BLENDMASK.PASTE_CLIPPED = True
 
 # COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
 _C.MODEL.COMICS = CfgNode()

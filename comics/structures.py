@@ -87,7 +87,9 @@ class Faces:
 
     def to(self, device: torch.device | str) -> Faces:
         """Move every tensor to ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        # A copy to the host that does not wait could be read before it has arrived
+        overlapped = torch.device(device).type != "cpu"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=overlapped))
 
     def _map(self, function) -> Faces:
         tensors = {

@@ -1,1 +1,19 @@
-"""Measuring: AP, oLRP, AUC, calibration, robustness, and the report."""
+"""Measuring: AP, oLRP, AUC, calibration, robustness, and the report.
+
+Importing this package imports no torch: files are evaluated without its time and memory.
+"""
+
+from comics.evaluation.ground_truth import GroundTruth, load_ground_truth
+from comics.evaluation.metrics import MODES, Metrics, evaluate
+from comics.evaluation.results import Detections, ResultsWriter, load_results
+
+__all__ = [
+    "MODES",
+    "Detections",
+    "GroundTruth",
+    "Metrics",
+    "ResultsWriter",
+    "evaluate",
+    "load_ground_truth",
+    "load_results",
+]

@@ -1,1 +1,3 @@
-"""Detectors: each a file of its own, all with the contract of ``base``."""
+"""Detectors; importing the package fills the table of detectors."""
+
+from comics.modeling.detectors import blendmask, fcos  # noqa: F401

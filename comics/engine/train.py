@@ -1,0 +1,318 @@
+"""From a configuration to a trained model: data, model, optimiser, trainer, evaluation."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+import comics
+from comics.config import CfgNode
+from comics.data.loader import TrainLoader, build_train_loader
+from comics.engine import distributed
+from comics.engine.checkpoint import CheckpointError, CheckpointFolder
+from comics.engine.logs import MetricsLog
+from comics.engine.measure import MeasuredSet, Measurement, iou_types, measure, measured_sets
+from comics.engine.optim import optimizer_from_config, scheduler_from_config
+from comics.engine.randomness import seed_everything
+from comics.engine.trainer import Trainer, TrainingResult
+from comics.modeling.build import build_model
+from comics.modeling.weights import load_state, read_weights, save_weights
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# Loads a model file that is not ours into a fresh model: (model, path) -> None
+WeightsLoader = Callable[[nn.Module, str], None]
+
+
+class SetupError(ValueError):
+    """A run that cannot start: a wrong configuration, a missing file, no such device."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run of ``run_training`` ended.
+
+    Attributes:
+        result: of the trainer.
+        unreadable: paths of the images that were replaced (training) or skipped (validation).
+    """
+
+    result: TrainingResult
+    unreadable: list[str]
+
+
+def run_training(
+    cfg: CfgNode, *, resume: bool = False, load_foreign_weights: WeightsLoader | None = None
+) -> RunReport:
+    """Train the configured model; writes into ``cfg.OUTPUT_DIR``.
+
+    ``config.yaml``, ``metrics.jsonl``, ``checkpoint_<iteration>.pt``, ``model_best.safetensors``
+    (by ``TEST.BEST_METRIC`` on ``DATASETS.VAL``) and ``model_final.safetensors``, or
+    ``model_last.safetensors`` if a signal stops the run. On the CPU, with the same number of
+    threads and processes, a resumed run is bit for bit the uninterrupted one; CUDA's kernels do
+    not promise that.
+
+    Args:
+        cfg: the configuration.
+        resume: continue from the last checkpoint in ``OUTPUT_DIR``, from the start if it has none.
+        load_foreign_weights: reads ``MODEL.WEIGHTS`` that are not .safetensors.
+
+    Raises:
+        SetupError: before the first iteration, if the run cannot start.
+        NonFiniteError, CheckpointError: as ``Trainer.run``.
+        DatasetError: if too many images turn out to be unreadable.
+    """
+    with ExitStack() as stack:
+        with _setup_errors():
+            device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
+            run = _assemble(cfg, device, resume, load_foreign_weights)
+        try:
+            result = run.trainer.run()
+        finally:
+            if run.trainer.metrics_log is not None:
+                run.trainer.metrics_log.close()
+        broken = distributed.gather(sorted(run.loader.broken))
+        unreadable = {path for paths in broken for path in paths} | run.skipped
+    return RunReport(result, sorted(unreadable))
+
+
+def run_evaluation(
+    cfg: CfgNode, *, load_foreign_weights: WeightsLoader | None = None
+) -> dict[str, Measurement]:
+    """Measure ``MODEL.WEIGHTS`` on each of ``DATASETS.TEST``; results go to ``OUTPUT_DIR``.
+
+    Returns:
+        Entry -> measurement; its figures are on the main process only.
+
+    Raises:
+        SetupError: if there are no weights, or a set or file cannot be used.
+    """
+    with ExitStack() as stack:
+        with _setup_errors():
+            device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
+            if not cfg.MODEL.WEIGHTS:
+                raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
+            sets = measured_sets(cfg, cfg.DATASETS.TEST)
+            model = build_model(cfg)
+            load_initial_weights(model, cfg.MODEL.WEIGHTS, load_foreign_weights)
+        model.to(device).eval()
+        return {one.entry: measure(cfg, model, [one], device) for one in sets}
+
+
+def load_initial_weights(
+    model: nn.Module, path: str, load_foreign_weights: WeightsLoader | None
+) -> None:
+    """Load a model file of ours (.safetensors), which must fit, or a foreign one by the callable.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is absent, broken, or does not fit.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path}")
+    if path.endswith(".safetensors"):
+        load_state(model, read_weights(path).state, path)
+    elif load_foreign_weights is not None:
+        load_foreign_weights(model, path)
+    else:
+        raise ValueError(f"MODEL.WEIGHTS {path} is not a .safetensors file of this project")
+
+
+@dataclass(frozen=True)
+class _Run:
+    trainer: Trainer
+    loader: TrainLoader
+    skipped: set[str]  # images that validations could not read; grows
+
+
+@contextmanager
+def _setup_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, ValueError, ImportError, CheckpointError) as error:
+        # A KeyError's text is the repr of its message
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise SetupError(str(text)) from error
+
+
+def _assemble(
+    cfg: CfgNode, device: torch.device, resume: bool, load_foreign_weights: WeightsLoader | None
+) -> _Run:
+    folder = Path(cfg.OUTPUT_DIR)
+    sets = measured_sets(cfg, cfg.DATASETS.VAL)
+    if sets:
+        _check_best_metric(cfg)
+    checkpoints = CheckpointFolder(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
+    state = _state_to_resume(cfg, checkpoints, resume)
+    start = 0 if state is None else state["iteration"]
+    loader = build_train_loader(cfg, start, distributed.rank(), distributed.world_size())
+
+    weights = cfg.MODEL.WEIGHTS if state is None else ""
+    model = _training_model(cfg, device, weights, load_foreign_weights)
+    skipped: set[str] = set()
+    trainer = _trainer(cfg, model, device, loader, checkpoints)
+    if sets:
+        trainer.evaluate = _validation(cfg, sets, device, skipped)
+    if distributed.is_main():
+        _write_config(cfg, folder)
+        size = 0 if state is None else state["log_size"]
+        trainer.metrics_log = MetricsLog(
+            folder, size=size, iteration=start, tensorboard=cfg.LOG.TENSORBOARD
+        )
+    if state is not None:
+        trainer.load_state_dict(state)
+        logger.info("resumed after iteration %d", start)
+    return _Run(trainer, loader, skipped)
+
+
+def _check_best_metric(cfg: CfgNode) -> None:
+    kind = cfg.TEST.BEST_METRIC.split("/")[0]
+    if kind not in iou_types(cfg):
+        raise ValueError(
+            f"TEST.BEST_METRIC {cfg.TEST.BEST_METRIC!r} is not measured with MODEL.MASK_ON "
+            f"{cfg.MODEL.MASK_ON}: it must start with one of {iou_types(cfg)}, e.g. 'bbox/AP'"
+        )
+
+
+def _state_to_resume(
+    cfg: CfgNode, checkpoints: CheckpointFolder, resume: bool
+) -> dict[str, Any] | None:
+    """The main process's choice of checkpoint, for every process; None to start from scratch."""
+    state = None
+    if distributed.is_main():
+        if not resume and checkpoints.iterations():
+            raise FileExistsError(
+                f"{checkpoints.folder} already holds checkpoints: continue that run with --resume, "
+                "or choose another OUTPUT_DIR"
+            )
+        if resume and checkpoints.iterations():
+            state = checkpoints.load_last()
+            _warn_of_changes(cfg, state["config"])
+        elif resume:
+            logger.warning("no checkpoint in %s: starting from scratch", checkpoints.folder)
+    return distributed.broadcast(state)
+
+
+def _warn_of_changes(cfg: CfgNode, text: str) -> None:
+    then, now = _leaves(CfgNode.load_cfg(text)), _leaves(cfg)
+    changed = [
+        f"{key}: {then.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
+    if changed:
+        logger.warning(
+            "the configuration has changed since the checkpoint (its optimiser settings stay as "
+            "they were): %s",
+            "; ".join(changed),
+        )
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _training_model(
+    cfg: CfgNode,
+    device: torch.device,
+    weights: str,
+    load_foreign_weights: WeightsLoader | None,
+) -> nn.Module:
+    """The model, the same on every process; then each process draws its own random numbers."""
+    seed_everything(cfg.SEED)
+    model = build_model(cfg)
+    if weights:
+        load_initial_weights(model, weights, load_foreign_weights)
+    model.to(device).train()
+    prepare = getattr(model, "prepare_training", None)
+    if prepare is not None:
+        prepare()
+    seed_everything(cfg.SEED + distributed.rank())
+    return model
+
+
+def _trainer(
+    cfg: CfgNode,
+    model: nn.Module,
+    device: torch.device,
+    loader: TrainLoader,
+    checkpoints: CheckpointFolder,
+) -> Trainer:
+    optimizer = optimizer_from_config(cfg, model)
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler_from_config(cfg, optimizer),
+        batches=loader,
+        checkpoints=checkpoints,
+        metrics_log=None,
+        device=device,
+        max_iterations=cfg.SOLVER.MAX_ITER,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+        clip_norm=clip.CLIP_VALUE if clip.ENABLED else None,
+        amp_dtype=_amp_dtype(cfg),
+        log_period=cfg.LOG.PERIOD,
+        checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
+        eval_period=cfg.TEST.EVAL_PERIOD,
+        best_metric=cfg.TEST.BEST_METRIC,
+        export=_exporter(cfg, model),
+        seed=cfg.SEED,
+        config_text=cfg.dump(),
+    )
+
+
+def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    amp = cfg.SOLVER.AMP
+    if amp.PRECISION not in AMP_TYPES:
+        raise ValueError(
+            f"SOLVER.AMP.PRECISION must be one of {list(AMP_TYPES)}, got {amp.PRECISION!r}"
+        )
+    return AMP_TYPES[amp.PRECISION] if amp.ENABLED else None
+
+
+def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str]], None]:
+    def export(name: str, metadata: Mapping[str, str]) -> None:
+        path = Path(cfg.OUTPUT_DIR) / f"{name}.safetensors"
+        state = getattr(model, "inference_state_dict", model.state_dict)()
+        try:
+            save_weights(path, state, cfg, {**metadata, "version": comics.__version__})
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"could not write {path}: {error}") from error
+        logger.info("wrote %s", path)
+
+    return export
+
+
+def _validation(
+    cfg: CfgNode, sets: list[MeasuredSet], device: torch.device, skipped: set[str]
+) -> Callable[[nn.Module], dict[str, float]]:
+    def validate(model: nn.Module) -> dict[str, float]:
+        measurement = measure(cfg, model, sets, device)
+        skipped.update(measurement.skipped)
+        return measurement.figures
+
+    return validate
+
+
+def _write_config(cfg: CfgNode, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{CONFIG_FILE}.partial"
+    temporary.write_text(cfg.dump(), encoding="utf-8")
+    os.replace(temporary, folder / CONFIG_FILE)

@@ -1,0 +1,161 @@
+"""Turning lists of JSON objects into checked numpy columns, with errors that name the entry.
+
+Everything here is torch-free, so that evaluating files costs neither torch's import time nor its
+memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_json(source: str | os.PathLike) -> Any:
+    """The content of a JSON file, gzipped where its name ends in ``.gz``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not JSON, naming file and place.
+    """
+    path = Path(source)
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+
+
+def require_objects(entries: Any, where: str) -> None:
+    """Raise ``ValueError`` unless ``entries`` is a list of JSON objects."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{where} must be a list of objects, got {type(entries).__name__}")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: entry {position} is a {type(entry).__name__}, no object")
+
+
+def column(entries: Sequence[Mapping], key: str, where: str, default: Any = None) -> list:
+    """The value of ``key`` of every entry.
+
+    Raises:
+        ValueError: naming the first entry without it, unless there is a ``default``.
+    """
+    if default is not None:
+        return [entry.get(key) or default for entry in entries]
+    try:
+        return [entry[key] for entry in entries]
+    except KeyError:
+        position = next(i for i, entry in enumerate(entries) if key not in entry)
+        raise ValueError(f"{where}: entry {position} has no {key!r}") from None
+
+
+def integer_column(entries: Sequence[Mapping], key: str, where: str) -> np.ndarray:
+    """[n] int64; ``ValueError`` naming the first entry whose value is not an integer."""
+    values = column(entries, key, where)
+    array = np.asarray(values) if values else np.zeros(0, dtype=np.int64)
+    if array.ndim == 1 and array.dtype.kind == "i":
+        return array.astype(np.int64)
+    if array.ndim == 1 and array.dtype.kind == "f" and (array == np.trunc(array)).all():
+        return array.astype(np.int64)  # some tools write 5.0
+    _raise_first(values, _is_integer, key, where)
+    raise ValueError(f"{where}: {key!r} holds integers that do not fit 64 bits")
+
+
+def float_column(
+    entries: Sequence[Mapping], key: str, where: str, default: float | None = None
+) -> np.ndarray:
+    """[n] float64; ``ValueError`` naming the first entry whose value is no finite number."""
+    values = column(entries, key, where, default)
+    array = np.asarray(values) if values else np.zeros(0)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        _raise_first(values, _is_finite_number, key, where, "a finite number")
+    return array.astype(np.float64)
+
+
+def box_column(
+    entries: Sequence[Mapping], where: str, default: Sequence[float] | None = None
+) -> np.ndarray:
+    """[n, 4] float64 (x, y, width, height) in pixels.
+
+    Raises:
+        ValueError: naming the first box that is not four finite numbers, or has a negative size.
+    """
+    values = column(entries, "bbox", where, default)
+    try:
+        array = np.asarray(values) if values else np.zeros((0, 4))
+    except ValueError:  # boxes of different lengths
+        array = np.zeros(0)
+    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
+        _raise_first(values, _is_box, "bbox", where, "four numbers (x, y, width, height)")
+    boxes = array.astype(np.float64)
+    refuse(~np.isfinite(boxes).all(axis=1), where, lambda i: f"bbox {values[i]} is not finite")
+    refuse((boxes[:, 2:] < 0).any(axis=1), where, lambda i: f"bbox {values[i]} has a negative size")
+    return boxes
+
+
+def positions_of(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[n] int64: position of each value in the ascending ``known``; -1 where it is not there."""
+    if not len(known):
+        return np.full(len(values), -1, dtype=np.int64)
+    position = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.where(known[position] == values, position, -1)
+
+
+def refuse(
+    bad: np.ndarray,
+    where: str,
+    fault: Callable[[int], str],
+    positions: Sequence[int] | None = None,
+) -> None:
+    """Raise ``ValueError`` naming the first entry that is ``bad`` ([n] bool), if there is one.
+
+    Args:
+        bad: of each entry.
+        where: file and list that the entries are of.
+        fault: index into ``bad`` -> what is wrong.
+        positions: the entries' numbers in the file (default: 0, 1, ...).
+    """
+    if bad.any():
+        index = int(np.argmax(bad))
+        position = index if positions is None else positions[index]
+        more = int(bad.sum()) - 1
+        also = f" ({more} more entries have this fault)" if more else ""
+        raise ValueError(f"{where}: entry {position}: {fault(index)}{also}")
+
+
+def refuse_duplicates(values: np.ndarray, where: str, what: str) -> None:
+    """Raise ``ValueError`` naming the first entry whose value an earlier one already has."""
+    repeated = np.ones(len(values), dtype=bool)
+    repeated[np.unique(values, return_index=True)[1]] = False
+    refuse(repeated, where, lambda i: f"{what} {values[i]} is used twice")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 4
+        and all(isinstance(number, (int, float)) for number in value)
+    )
+
+
+def _raise_first(
+    values: list, accept: Callable[[Any], bool], key: str, where: str, kind: str = "an integer"
+) -> None:
+    for position, value in enumerate(values):
+        if not accept(value):
+            raise ValueError(f"{where}: entry {position}: {key!r} must be {kind}, got {value!r}")

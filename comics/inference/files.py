@@ -1,0 +1,93 @@
+"""Names and writing of output files: never half a file under its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+MAX_NAME_BYTES = 200  # of one part of an output path; most file systems allow 255
+UNSAFE = re.compile(r"[^\w .()+,=@~-]", re.ASCII)  # kept: letters, digits and harmless punctuation
+# Names that Windows gives to devices, whatever their extension
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+SURROGATE_OF_BYTE_0 = 0xDC00  # Python's stand-ins for bytes of a name that are not UTF-8
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it when the block ends without an exception.
+
+    The folder is made where it is absent. On an exception the temporary file is deleted and an
+    older file at ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def display_name(path: str | os.PathLike) -> str:
+    """A path as printable text that JSON and terminals can hold.
+
+    Bytes that are not UTF-8, and characters that are not printable (line ends, terminal codes,
+    marks that reverse the direction of writing), become escapes such as ``\\xe9`` or ``\\n``.
+    """
+    return "".join(c if c.isprintable() else _escape(c) for c in os.fspath(path))
+
+
+def _escape(character: str) -> str:
+    byte = ord(character) - SURROGATE_OF_BYTE_0
+    if 0x80 <= byte <= 0xFF:
+        return f"\\x{byte:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def safe_name(name: str) -> str:
+    """One part of a path, reduced to ASCII letters, digits and harmless punctuation.
+
+    Anything else becomes ``_``; the result is never empty, hidden, "..", or a device's name.
+    """
+    name = UNSAFE.sub("_", name)[-MAX_NAME_BYTES:].strip(" .") or "_"
+    return f"_{name}" if RESERVED.fullmatch(name) else name
+
+
+class OutputNames:
+    """Gives every input an output name of its own, mirroring its place below the input folder."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def claim(self, relative: PurePath, suffix: str) -> PurePath:
+        """The safe form of ``relative`` with the extension ``suffix``, numbered if it is taken.
+
+        Two names that differ in case only count as the same, since they are on some file systems.
+        """
+        folders = [safe_name(part) for part in relative.parent.parts if part not in ("..", "/")]
+        stem = safe_name(relative.stem)
+        number = 1
+        while True:
+            name = f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"
+            candidate = PurePath(*folders, name)
+            if (key := str(candidate).casefold()) not in self._taken:
+                self._taken.add(key)
+                return candidate
+            number += 1

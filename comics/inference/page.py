@@ -1,0 +1,175 @@
+"""One HTML page with pictures, verdicts, metrics and training curves; needs no network.
+
+Everything is inside the file: style, thumbnails (as data URIs) and curves (SVG). Text comes from
+file names and results, so the template escapes all of it, and a content-security policy forbids
+scripts and requests.
+
+Shape letters: H, W height and width of a picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+import comics
+from comics.data.transforms import resize_image, shortest_side_size
+from comics.inference.curves import Record, curves_svg
+from comics.inference.draw import COLOURS, draw_faces
+from comics.inference.files import write_bytes
+from comics.inference.outputs import count_forged, verdict_of
+from comics.inference.predictor import to_original
+from comics.structures import FAKE, REAL, Faces
+
+THUMBNAIL_SIDE = 720  # pixels, the long side
+THUMBNAIL_QUALITY = 82  # JPEG
+THUMBNAIL_SCALE = 1.6  # of lines and text: thumbnails are shown at about half their pixels
+DECIMALS = 3  # of numbers in tables
+TEMPLATE = "gallery.html"
+VERDICTS = {
+    "no_face_found": "No face found",
+    "all_faces_real": "All faces real",
+    "forged_face_found": "Forged face found",
+}
+
+Table = Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """A picture of the page.
+
+    Attributes:
+        name: shown below it, escaped.
+        image: [H, W, 3] uint8 RGB, nothing drawn on it.
+        faces: verdicts in the coordinates of ``image``; they are drawn on the thumbnail.
+        link: a file beside the page that the thumbnail opens, as a relative path; None: no link.
+        note: one more line, such as what is true of the picture; None: none.
+    """
+
+    name: str
+    image: np.ndarray
+    faces: Faces
+    link: str | None = None
+    note: str | None = None
+
+
+def write_page(
+    path: str | os.PathLike,
+    title: str,
+    pictures: Sequence[GalleryPicture] = (),
+    tables: Mapping[str, Table] | None = None,
+    curves: Sequence[Record] | None = None,
+    introduction: str | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> None:
+    """Write the page, atomically.
+
+    Args:
+        path: of the HTML file.
+        title: heading of the page.
+        pictures: in the order in which they are shown.
+        tables: caption -> rows; each row maps column names to values, the first row names the
+            columns. Numbers are shown with three decimals, None and NaN as a dash.
+        curves: records of a ``metrics.jsonl``: see ``comics.inference.curves.read_curves``.
+        introduction: a paragraph below the title.
+        provenance: ``Predictor.provenance``, shown at the end.
+    """
+    environment = Environment(
+        loader=PackageLoader("comics.inference"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    svg = curves_svg(curves) if curves else None
+    html = environment.get_template(TEMPLATE).render(
+        title=title,
+        introduction=introduction,
+        cards=[_card(picture) for picture in pictures],
+        tables=[_table(caption, rows) for caption, rows in (tables or {}).items()],
+        # Made by matplotlib, which escapes the names of the series
+        curves=None if svg is None else Markup(svg),
+        provenance=_flat(provenance or {}),
+        real_colour=_css(COLOURS[REAL]),
+        fake_colour=_css(COLOURS[FAKE]),
+        version=comics.__version__,
+    )
+    # Surrogates stand for bytes of file names that are no UTF-8
+    write_bytes(path, html.encode("utf-8", "backslashreplace"))
+
+
+def _card(picture: GalleryPicture) -> dict[str, object]:
+    height, width = picture.image.shape[:2]
+    size = shortest_side_size((height, width), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    if max(size) > max(height, width):  # a small picture is not blown up
+        size = (height, width)
+    # Drawn after shrinking, so that lines and labels stay legible
+    faces = to_original(picture.faces, size)
+    thumbnail = draw_faces(resize_image(picture.image, size), faces, THUMBNAIL_SCALE)
+    forged = count_forged(picture.faces)
+    verdict = verdict_of(len(picture.faces), forged)
+    return {
+        "name": picture.name,
+        "source": _data_uri(thumbnail),
+        "height": size[0],
+        "width": size[1],
+        "link": None if picture.link is None else quote(picture.link, errors="surrogateescape"),
+        "note": picture.note,
+        "verdict": verdict,
+        "verdict_text": VERDICTS[verdict],
+        "faces": len(picture.faces),
+        "forged": forged,
+    }
+
+
+def _data_uri(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _table(caption: str, rows: Table) -> dict[str, object]:
+    names = list(rows[0]) if rows else []
+    columns = [
+        {"name": name, "number": any(_is_number(row.get(name)) for row in rows)} for name in names
+    ]
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    return {"caption": caption, "columns": columns, "rows": cells}
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.{DECIMALS}f}"
+    return str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as (dotted name, text) pairs."""
+    pairs = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, str(value)))
+    return pairs
+
+
+def _css(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,0 +1,306 @@
+"""BlendMask (Chen et al. 2020, arXiv:2001.00309): FCOS, whose faces blend a few image-wide bases.
+
+Each detection predicts a coarse attention map per basis; the bases, cropped with its box, are
+summed with the softmaxed attention as weights (section 3.2). Details as in AdelaiDet, whose
+``MODEL.BASIS_MODULE`` and ``MODEL.BLENDMASK`` keys configure it.
+
+Shape letters: B images; C channels; K classes; M bases; A side of the attention; R side of the
+square masks; P positive locations or detections; F faces of the batch; H, W padded image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from comics.config import CfgNode
+from comics.modeling.detectors.base import ImageBatch, TrainingOutput, pad_to
+from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
+from comics.modeling.detectors.fcos import FCOS, PREDICTION_STD, DenseTraining, to_output
+from comics.modeling.detectors.fcos_selection import Detections
+from comics.modeling.layers import conv3x3_at_cells
+from comics.ops.boxes import scale_boxes
+from comics.ops.roi_masks import crop_and_resize, paste_masks
+from comics.registry import DETECTORS
+from comics.structures import Faces
+
+ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
+
+
+@DETECTORS.register()
+class BlendMask(FCOS):
+    """FCOS with masks.
+
+    Args:
+        basis_module: makes the bases.
+        attention_size: A, cells.
+        attention_mode: interpolation of the attention to R, "bilinear", "nearest" or "bicubic".
+        resolution: R, cells.
+        pooler_scale: cells of the bases per pixel.
+        pooler_samples: ROIAlign samples per bin and direction when the bases are cropped.
+        instance_weight, semantic_weight: factors on the mask and the auxiliary loss.
+        label_step: pixels between the semantic labels that are read.
+        paste_clipped: paste a mask into its box after clipping it to the image, which squeezes
+            masks of faces that reach over the border (AdelaiDet's rule); False pastes into the
+            whole box, which keeps them in place.
+        mask_on: False leaves the masks out of inference.
+        fcos: arguments of ``FCOS``.
+
+    Raises:
+        ValueError: if the basis module's levels, ``pooler_scale`` or ``label_step`` do not fit
+            the backbone, or the quality branch predicts IoU (the mask loss needs centre-ness).
+    """
+
+    def __init__(
+        self,
+        *,
+        basis_module: BasisModule,
+        attention_size: int = 14,
+        attention_mode: str = "bilinear",
+        resolution: int = 56,
+        pooler_scale: float = 0.25,
+        pooler_samples: int = 1,
+        instance_weight: float = 1.0,
+        semantic_weight: float = 0.3,
+        label_step: int = 8,
+        paste_clipped: bool = True,
+        mask_on: bool = True,
+        **fcos,
+    ) -> None:
+        super().__init__(**fcos)
+        self.basis_module = basis_module
+        self.attention_size = attention_size
+        self.attention_mode = attention_mode
+        self.resolution = resolution
+        self.pooler_scale = pooler_scale
+        self.pooler_samples = pooler_samples
+        self.instance_weight = instance_weight
+        self.semantic_weight = semantic_weight
+        self.label_step = label_step
+        self.paste_clipped = paste_clipped
+        self.mask_on = mask_on
+        self.num_bases = basis_module.bases.out_channels
+        self.attention = nn.Conv2d(
+            self.backbone.out_channels, self.num_bases * attention_size**2, 3, padding=1
+        )
+        nn.init.normal_(self.attention.weight, std=PREDICTION_STD)
+        nn.init.zeros_(self.attention.bias)
+        self._check_fit()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> BlendMask:
+        """From the keys of ``FCOS``, ``MODEL.BASIS_MODULE`` and ``MODEL.BLENDMASK``."""
+        node = cfg.MODEL.BLENDMASK
+        parts = cls.parts_from_config(cfg)
+        return cls(
+            basis_module=BasisModule.from_config(cfg, parts["backbone"].out_channels),
+            attention_size=node.ATTN_SIZE,
+            attention_mode=node.TOP_INTERP,
+            resolution=node.BOTTOM_RESOLUTION,
+            pooler_scale=node.POOLER_SCALES[0],
+            pooler_samples=node.POOLER_SAMPLING_RATIO,
+            instance_weight=node.INSTANCE_LOSS_WEIGHT,
+            semantic_weight=cfg.MODEL.BASIS_MODULE.LOSS_WEIGHT,
+            label_step=cfg.MODEL.BASIS_MODULE.COMMON_STRIDE,
+            paste_clipped=node.PASTE_CLIPPED,
+            mask_on=cfg.MODEL.MASK_ON,
+            **parts,
+        )
+
+    def training_output(
+        self, features: dict[str, Tensor], batch: ImageBatch, targets: Sequence[Faces]
+    ) -> TrainingOutput:
+        """FCOS's losses, "loss_mask", and "loss_basis_sem" where the basis module has it.
+
+        Raises:
+            ValueError: if the faces of an image have no masks.
+        """
+        require_masks(targets)
+        bases, mask_features = self.basis_module(features)
+        dense = self.dense_training(features, targets)
+        losses = dict(dense.loss.losses)
+        losses["loss_mask"] = self.instance_weight * self._mask_loss(dense, bases, targets)
+        if self.basis_module.semantic is not None:
+            height, width = batch.tensor.shape[-2:]
+            grid = (height // self.label_step, width // self.label_step)
+            labels = semantic_labels(targets, self.label_step, grid)
+            losses["loss_basis_sem"] = self.semantic_weight * self.basis_module.semantic_loss(
+                features, labels
+            )
+        return TrainingOutput(losses, features, self.proposals(dense), mask_features)
+
+    def infer(
+        self,
+        features: dict[str, Tensor],
+        batch: ImageBatch,
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Faces]:
+        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
+        if not self.mask_on:
+            return super().infer(features, batch, output_sizes)
+        head, detections = self.dense_inference(features)
+        squares = self.square_masks(features, head.box_tower, detections)
+        found = []
+        for one, soft, size, output_size in zip(
+            detections, squares, batch.sizes, output_sizes, strict=True
+        ):
+            faces, keep = to_output(one, size, output_size)
+            boxes = faces.boxes
+            if not self.paste_clipped:
+                scale_y, scale_x = output_size[0] / size[0], output_size[1] / size[1]
+                boxes = scale_boxes(one.boxes[keep], scale_x, scale_y)
+            found.append(replace(faces, masks=paste_masks(soft[keep], boxes, faces.image_size)))
+        return found
+
+    def square_masks(
+        self,
+        features: dict[str, Tensor],
+        box_tower: Sequence[Tensor],
+        detections: Sequence[Detections],
+    ) -> list[Tensor]:
+        """Per image the soft masks [P, R, R] in [0, 1] that fill the detections' boxes."""
+        bases, _ = self.basis_module(features)
+        counts = [len(one) for one in detections]
+        image = torch.arange(len(counts), device=bases.device).repeat_interleave(
+            torch.tensor(counts, device=bases.device)
+        )
+        attention = conv3x3_at_cells(
+            self.attention,
+            box_tower,
+            torch.cat([one.level for one in detections]),
+            image,
+            torch.cat([one.cell for one in detections]),
+        )
+        crops = self._pool(bases, [one.boxes for one in detections])
+        return list(self._blend(crops, attention).sigmoid().split(counts))
+
+    def roi_mask_features(
+        self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
+    ) -> Tensor:
+        """The basis module's last map within boxes (one [F_i, 4] per image): [F, C, size, size].
+
+        As many samples per bin as fit, like the ground-truth masks that it is compared with.
+        """
+        return roi_align(
+            output.mask_features.float(),
+            [b.float() for b in boxes],
+            size,
+            spatial_scale=self.pooler_scale,
+            sampling_ratio=ADAPTIVE_SAMPLING,
+            aligned=True,
+        )
+
+    def _mask_loss(self, dense: DenseTraining, bases: Tensor, targets: Sequence[Faces]) -> Tensor:
+        """Centre-ness-weighted mean of the positives' pixel-wise cross-entropies."""
+        positive = dense.targets.positive
+        face = dense.targets.face[positive]
+        attention = conv3x3_at_cells(
+            self.attention,
+            dense.head.box_tower,
+            dense.targets.level[positive],
+            dense.targets.image[positive],
+            dense.targets.cell[positive],
+        )
+        crops = self._pool(bases, [faces.boxes for faces in targets])
+        wanted = target_masks(targets, self.resolution)
+        errors = functional.binary_cross_entropy_with_logits(
+            self._blend(crops[face], attention), wanted[face].float(), reduction="none"
+        ).mean(dim=(1, 2))
+        return (errors * dense.loss.centerness).sum() / dense.loss.centerness_sum
+
+    def _pool(self, bases: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Bases within boxes: [F, M, R, R] float32."""
+        return roi_align(
+            bases.float(),
+            [b.float() for b in boxes],
+            self.resolution,
+            spatial_scale=self.pooler_scale,
+            sampling_ratio=self.pooler_samples,
+            aligned=True,
+        )
+
+    def _blend(self, crops: Tensor, attention: Tensor) -> Tensor:
+        """Logits [P, R, R] from crops [P, M, R, R] and attention [P, M * A * A]."""
+        return blend(crops, attention.float(), self.attention_size, self.attention_mode)
+
+    def _check_fit(self) -> None:
+        strides = self.backbone.strides
+        missing = [level for level in self.basis_module.levels if level not in strides]
+        if missing:
+            raise ValueError(
+                f"MODEL.BASIS_MODULE.IN_FEATURES {missing} are not among {list(strides)}"
+            )
+        stride = strides[self.basis_module.levels[0]]
+        if self.pooler_scale != BASES_PER_LEVEL_CELL / stride:
+            raise ValueError(
+                f"bases have {BASES_PER_LEVEL_CELL / stride} cells per pixel, but "
+                f"MODEL.BLENDMASK.POOLER_SCALES says {self.pooler_scale}"
+            )
+        if self.basis_module.semantic is not None and self.label_step != stride:
+            raise ValueError(
+                f"MODEL.BASIS_MODULE.COMMON_STRIDE must be {stride}, got {self.label_step}"
+            )
+        if self.loss.quality != "ctrness":
+            raise ValueError("BlendMask's mask loss needs MODEL.FCOS.BOX_QUALITY 'ctrness'")
+
+
+def blend(crops: Tensor, attention: Tensor, attention_size: int, mode: str) -> Tensor:
+    """Sum of crops weighted with the softmax over bases of the enlarged attention (eq. 4-5).
+
+    Args:
+        crops: [P, M, R, R].
+        attention: [P, M * A * A].
+        attention_size: A.
+        mode: of ``interpolate``.
+
+    Returns:
+        [P, R, R] logits.
+    """
+    count, bases, resolution, _ = crops.shape
+    coarse = attention.view(count, bases, attention_size, attention_size)
+    corners = False if mode in ("bilinear", "bicubic") else None
+    weights = functional.interpolate(coarse, resolution, mode=mode, align_corners=corners)
+    return (weights.softmax(dim=1) * crops).sum(dim=1)
+
+
+def require_masks(targets: Sequence[Faces]) -> None:
+    """Raise ``ValueError``, naming the target, if there are faces without masks."""
+    for position, faces in enumerate(targets):
+        if len(faces) and faces.masks is None:
+            raise ValueError(f"target {position} has {len(faces)} faces but no masks")
+
+
+def target_masks(targets: Sequence[Faces], size: int) -> Tensor:
+    """Masks of all faces within their own boxes: [F, size, size] bool."""
+    crops = [crop_and_resize(f.masks, f.boxes, size) for f in targets if len(f)]
+    if not crops:
+        return torch.zeros((0, size, size), dtype=torch.bool, device=targets[0].boxes.device)
+    return torch.cat(crops)
+
+
+def semantic_labels(targets: Sequence[Faces], step: int, grid: tuple[int, int]) -> Tensor:
+    """Class + 1 of the last face that covers pixel (step * i, step * j), 0 where there is none.
+
+    Args:
+        targets: faces of each image.
+        step: pixels between the labels.
+        grid: (h, w) in labels, of the padded image.
+
+    Returns:
+        [B, h, w] int64.
+    """
+    maps = []
+    for faces in targets:
+        height, width = faces.image_size
+        shape = (1, -(-height // step), -(-width // step))
+        label = torch.zeros(shape, dtype=torch.int64, device=faces.boxes.device)
+        if len(faces):
+            for mask, name in zip(faces.masks[:, ::step, ::step], faces.labels, strict=True):
+                label = torch.where(mask, name + 1, label)
+        maps.append(label)
+    return pad_to(maps, grid).squeeze(1)

@@ -1,0 +1,15 @@
+"""Face methods: each a file of its own, all with the contract of ``base``."""
+
+from comics.modeling.faces import (  # noqa: F401  (each import fills the table of face methods)
+    adversarial_alignment,
+    compression_relation,
+    cross_entropy,
+    dcl,
+    guide_space,
+    l1_alignment,
+    metric_learning,
+    multiclass_cross_entropy,
+    real_centric,
+    supervised_contrastive,
+    triplet,
+)

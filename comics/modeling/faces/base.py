@@ -1,0 +1,235 @@
+"""The contract of a face method: a classifier of face crops with training losses of its own.
+
+At inference a method is an encoder and a classifier. Everything else (key encoders, banks,
+projections, guides) lives in the submodule ``training_only``, made by ``prepare_training``.
+Shape letters: N, B crops; C channels; S side of a crop; h, w of the feature map.
+
+Life of a training run::
+
+    method = build_face_method(cfg, load_weights=True)
+    method.prepare_training()            # before DDP, the optimiser and the loading of a checkpoint
+    for epoch in ...:
+        method.start_epoch(epoch)
+        for batch in loader:
+            sum(method(batch).losses.values()).backward(); optimizer.step()
+            method.after_optimizer_step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from comics.config import CfgNode
+from comics.modeling.faces.encoder import Encoder, build_encoder
+from comics.structures import FAKE, REAL, FaceBatch
+
+TRAINING_ONLY = "training_only"  # the submodule that no model file holds
+
+
+@dataclass(frozen=True)
+class FaceTrainingOutput:
+    """What a face method computes in one training step.
+
+    Attributes:
+        losses: name -> scalar, already weighted; their sum is minimised.
+        metrics: name -> scalar without gradient, for the log only.
+    """
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TrainingClock(nn.Module):
+    """Where a training run stands; in buffers, so that a checkpoint holds it.
+
+    Attributes:
+        epoch: int64 scalar, -1 before the first ``start_epoch``.
+        step: int64 scalar, optimiser steps taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.tensor(-1))
+        self.register_buffer("step", torch.tensor(0))
+
+
+class FaceMethod(nn.Module):
+    """Base class: normalisation, the two modes of ``forward``, and the hooks of a training run.
+
+    Class attributes state what a training sample must bring; where a configuration switches a
+    part off, the instance's attribute of the same name says less. The data pipeline reads the
+    instance.
+
+    Attributes:
+        views: names of the further views of each sample, keys of ``FaceBatch.views``.
+        needs_masks: whether ``FaceBatch.masks`` is used.
+        needs_methods: whether ``FaceBatch.methods`` must be known for every fake.
+        needs_clusters: whether ``FaceBatch.clusters`` is used.
+        crop_size: S in pixels, the paper's.
+
+    Args:
+        encoder: maps normalised crops to a feature map.
+        pixel_mean, pixel_std: three values each, RGB, 0-255 scale; None = the encoder's own.
+        crop_size: S; 0 = the method's own.
+    """
+
+    views: tuple[str, ...] = ()
+    needs_masks: bool = False
+    needs_methods: bool = False
+    needs_clusters: bool = False
+    crop_size: int = 224
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
+        crop_size: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.crop_size = crop_size or type(self).crop_size
+        for name, given in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            values = torch.tensor(given or getattr(encoder, name)).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self.register_module(TRAINING_ONLY, None)
+
+    @staticmethod
+    def settings(cfg: CfgNode) -> dict:
+        """Constructor arguments of this class, from ``MODEL.FACE``."""
+        face = cfg.MODEL.FACE
+        return {
+            "encoder": build_encoder(face.ENCODER),
+            "pixel_mean": list(face.PIXEL_MEAN),
+            "pixel_std": list(face.PIXEL_STD),
+            "crop_size": face.CROP_SIZE,
+        }
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> FaceMethod:
+        """The method that ``MODEL.FACE`` describes, with random weights."""
+        raise NotImplementedError
+
+    # -- inference ----------------------------------------------------------------------------
+
+    def preprocess(self, crops: Tensor) -> Tensor:
+        """Normalise RGB crops on the 0-255 scale ([N, 3, S, S], uint8 or float)."""
+        if crops.ndim != 4 or crops.shape[1] != 3 or 0 in crops.shape[2:]:
+            raise ValueError(f"crops must be [N, 3, h, w], got {tuple(crops.shape)}")
+        return (crops.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
+
+    def feature_map(self, crops: Tensor) -> Tensor:
+        """[N, C, h, w] that the classifier sees, of crops on the 0-255 scale."""
+        return self.encoder.forward_map(self.preprocess(crops))
+
+    def map_logits(self, feature_map: Tensor) -> Tensor:
+        """Logits [N] of ``feature_map``; P(fake) is their sigmoid."""
+        raise NotImplementedError
+
+    def forward(self, data: FaceBatch | Tensor) -> FaceTrainingOutput | Tensor:
+        """Training mode: the losses of a ``FaceBatch``. Evaluation mode: logits of crops.
+
+        Evaluation is ``map_logits(feature_map(crops))`` of RGB crops [N, 3, h, w] on the 0-255
+        scale, N >= 0: what a heat map needs can be had in between.
+
+        Raises:
+            ValueError: for malformed crops, unknown labels or a view that is absent.
+            RuntimeError: when training before ``prepare_training``.
+        """
+        if self.training:
+            self._require_prepared()
+            check_face_batch(data, self.views)
+            return self.training_step(data)
+        if len(data) == 0:
+            return self.pixel_mean.new_zeros(0)
+        return self.map_logits(self.feature_map(data)).float()
+
+    # -- training -----------------------------------------------------------------------------
+
+    def training_step(self, batch: FaceBatch) -> FaceTrainingOutput:
+        """Losses of a checked batch; banks and other state take it in."""
+        raise NotImplementedError
+
+    def training_modules(self) -> dict[str, nn.Module]:
+        """What exists only in training, by name."""
+        return {}
+
+    def prepare_training(self) -> None:
+        """Make what exists only in training, on the encoder's device.
+
+        Raises:
+            RuntimeError: if it has been called before.
+        """
+        if self.training_only is not None:
+            raise RuntimeError("this method has been prepared for training already")
+        modules = {"clock": TrainingClock(), **self.training_modules()}
+        self.training_only = nn.ModuleDict(modules).to(self.pixel_mean.device)
+        self.training_only.train(self.training)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the method that an epoch (from 0) starts, or goes on after a resumed checkpoint."""
+        self._require_prepared()
+        self.training_only["clock"].epoch.fill_(epoch)
+
+    def after_optimizer_step(self) -> None:
+        """Once per optimiser step: average statistics over the processes, count the step."""
+        self._require_prepared()
+        average_statistics(self.encoder)
+        self.training_only["clock"].step += 1
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that training is in; 0 before the first one starts."""
+        return max(int(self.training_only["clock"].epoch), 0)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return int(self.training_only["clock"].step)
+
+    def inference_state_dict(self) -> dict[str, Tensor]:
+        """The state that a method fresh from the configuration loads, to predict the same."""
+        prefix = f"{TRAINING_ONLY}."
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(prefix)}
+
+    def _require_prepared(self) -> None:
+        if self.training_only is None:
+            raise RuntimeError("call prepare_training() before training this method")
+
+
+def check_face_batch(batch: FaceBatch, views: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless labels are known and every named view is there."""
+    unknown = ((batch.labels != REAL) & (batch.labels != FAKE)).nonzero().flatten().tolist()
+    if unknown:
+        name, label = batch.file_names[unknown[0]], int(batch.labels[unknown[0]])
+        raise ValueError(f"{name}: label must be 0 (real) or 1 (fake), got {label}")
+    for view in views:
+        if view not in batch.views or view not in batch.valid:
+            raise ValueError(
+                f"this method needs the view {view!r}; the batch has {sorted(batch.views)}, "
+                f"validity of {sorted(batch.valid)}"
+            )
+
+
+@torch.no_grad()
+def average_statistics(module: nn.Module) -> None:
+    """Average floating-point buffers (batch statistics) over the processes, in one exchange.
+
+    Without it every process would normalise keys, and evaluate, by statistics of its own.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([b.flatten() for b in buffers])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

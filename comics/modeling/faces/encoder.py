@@ -1,0 +1,199 @@
+"""Encoders: a face crop to a feature map, and a map to one feature.
+
+Any timm model whose features are a map will do: "efficientnet_b4", "legacy_xception" (the Xception
+of the papers), "resnet50", "dpn68", "vgg19", ... An encoder of another origin enters ``ENCODERS``.
+Shape letters: N crops; C channels; S side of a crop; h, w of the map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from comics.registry import ENCODERS
+
+WRAPPED_STATES = ("state_dict", "model")  # where training scripts put the weights in their files
+PIXEL_SCALE = 255.0  # timm states mean and deviation on the 0-1 scale
+
+
+class Encoder(nn.Module):
+    """What a face method needs of an encoder.
+
+    Attributes:
+        num_features: C.
+        pixel_mean, pixel_std: three values each on the 0-255 scale, RGB, that its weights expect.
+        optional_weights: prefixes of names that a file of its weights may hold beyond its own,
+            such as the classifier of the task that it was trained on.
+    """
+
+    num_features: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    optional_weights: tuple[str, ...] = ()
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """Feature map [N, C, h, w] of normalised crops [N, 3, S, S]."""
+        raise NotImplementedError
+
+    def pool(self, feature_map: Tensor) -> Tensor:
+        """One feature [N, C] of a map [N, C, h, w]: the mean over its cells."""
+        return feature_map.mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features [N, C] of normalised crops."""
+        return self.pool(self.forward_map(x))
+
+    def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load the encoder's own weights from a state dict of the original model.
+
+        Raises:
+            ValueError: listing what is missing, unexpected or of another shape; nothing is loaded.
+        """
+        raise NotImplementedError
+
+    def map_size(self, size: int) -> tuple[int, int]:
+        """(h, w) of the map of square crops of that side, found without computing it."""
+        feature_map, _ = _run_on_shapes(self, "forward_map", size)
+        return tuple(feature_map.shape[-2:])
+
+
+class TimmEncoder(Encoder):
+    """A timm model without its classifier, and without layers that its map does not use.
+
+    Weights are random: pretrained ones come from a file.
+
+    Args:
+        name: timm's model name.
+
+    Raises:
+        ValueError: for a model that timm does not know, or whose features are not a map.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            self.model = timm.create_model(name, pretrained=False, num_classes=0)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"timm cannot make an encoder of {name!r}: {error}") from error
+        described = self.model.pretrained_cfg
+        self.pixel_mean = tuple(PIXEL_SCALE * value for value in described["mean"])
+        self.pixel_std = tuple(PIXEL_SCALE * value for value in described["std"])
+        self.num_features = self.model.num_features
+        size = described["input_size"][-1]
+        features, parameters = _run_on_shapes(self.model, "forward_features", size)
+        if features.ndim != 4 or self.num_features not in (features.shape[1], features.shape[3]):
+            raise ValueError(
+                f"features of timm model {name!r} are {tuple(features.shape)}, not a map of "
+                f"{self.num_features} channels"
+            )
+        self._channels_last = features.shape[1] != self.num_features
+        classifier = described.get("classifier") or ()
+        classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        unused = _unused_children(self.model, features, parameters)
+        for child in unused:
+            setattr(self.model, child, nn.Identity())
+        self.optional_weights = tuple(f"{prefix}." for prefix in (*classifier, *unused))
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        """Feature map [N, C, h, w] of normalised crops [N, 3, S, S]."""
+        features = self.model.forward_features(x)
+        return features.permute(0, 3, 1, 2) if self._channels_last else features
+
+    def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load a state dict of the timm model; the classifier's weights in it are left out.
+
+        Raises:
+            ValueError: listing what is missing, unexpected or of another shape; nothing is loaded.
+        """
+        own = self.model.state_dict()
+        kept = {
+            k: v for k, v in state.items() if k in own or not k.startswith(self.optional_weights)
+        }
+        missing = sorted(own.keys() - kept.keys())
+        unexpected = sorted(kept.keys() - own.keys())
+        misshapen = sorted(k for k in own.keys() & kept.keys() if own[k].shape != kept[k].shape)
+        if missing or unexpected or misshapen:
+            raise ValueError(
+                f"{source} does not fit this encoder: missing {missing}, unexpected {unexpected}, "
+                f"of another shape {misshapen}"
+            )
+        self.model.load_state_dict(kept)
+
+
+def build_encoder(name: str) -> Encoder:
+    """The registered encoder of that name, else timm's model, with random weights.
+
+    Raises:
+        ValueError: for a model that is neither, or whose features are not a map.
+    """
+    return ENCODERS.get(name)() if name in ENCODERS else TimmEncoder(name)
+
+
+def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file, or in a .pth file, read without running its code.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if a .pth file holds anything but tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder weights at {path}")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in WRAPPED_STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict: tensors by name were expected")
+    return dict(content)
+
+
+class _Method(nn.Module):
+    """Lets ``functional_call`` run a method of a module other than ``forward``."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module = module
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self.module, self.name)(x)
+
+
+def _run_on_shapes(module: nn.Module, method: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """``module.method`` of two crops of that side, on PyTorch's "meta" device: shapes, no values.
+
+    Two, because batch normalisation refuses one value per channel while training.
+
+    Returns:
+        The result, and the parameters by name that stood in for the module's.
+    """
+    parameters = {
+        name: parameter.detach().to("meta").requires_grad_()
+        for name, parameter in module.named_parameters()
+    }
+    buffers = {name: buffer.to("meta") for name, buffer in module.named_buffers()}
+    state = {f"module.{name}": tensor for name, tensor in {**parameters, **buffers}.items()}
+    crops = torch.zeros(2, 3, size, size, device="meta")
+    return functional_call(_Method(module, method), state, (crops,)), parameters
+
+
+def _unused_children(model: nn.Module, output: Tensor, parameters: dict[str, Tensor]) -> list[str]:
+    """Children of ``model`` that have parameters, on none of which ``output`` depends."""
+    gradients = torch.autograd.grad(output.sum(), parameters.values(), allow_unused=True)
+    used = {name for name, g in zip(parameters, gradients, strict=True) if g is not None}
+    return [
+        child
+        for child, module in model.named_children()
+        if any(True for _ in module.parameters())
+        and not any(name.startswith(f"{child}.") for name in used)
+    ]

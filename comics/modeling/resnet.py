@@ -1,0 +1,187 @@
+"""ResNet (He et al. 2016, arXiv:1512.03385) as a feature extractor of any width.
+
+Widths, strides and freezing follow Detectron2's keys ``MODEL.RESNETS.*``. Depths 18 and 34 use
+basic blocks, 50 and 101 bottlenecks; ``NUM_GROUPS`` > 1 gives ResNeXt.
+Shape letters: B images; C channels; H, W padded image; h, w of a stage.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from comics.config import CfgNode
+from comics.modeling.layers import ConvNorm
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+FIRST_BOTTLENECK_DEPTH = 50
+STAGES = ("res2", "res3", "res4", "res5")
+STEM_STRIDE = 4
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: [B, C, h, w] to [B, C', h / stride, w / stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(
+            in_channels, out_channels, 3, stride=stride, norm=norm, activation=True
+        )
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, norm=norm)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum of the convolutions and the shortcut, rectified."""
+        return _join(self.conv2(self.conv1(x)), x, self.shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut.
+
+    ``stride_in_1x1`` puts the stride into the first 1x1 convolution (the original MSRA models)
+    instead of the 3x3 (torchvision's).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(in_channels, width, 1, stride=first, norm=norm, activation=True)
+        self.conv2 = ConvNorm(
+            width, width, 3, stride=second, groups=groups, norm=norm, activation=True
+        )
+        self.conv3 = ConvNorm(width, out_channels, 1, norm=norm)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum of the convolutions and the shortcut, rectified."""
+        return _join(self.conv3(self.conv2(self.conv1(x))), x, self.shortcut)
+
+
+class ResNet(nn.Module):
+    """Stem and stages res2..res5, at strides 4, 8, 16, 32.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        stem_channels, res2_channels: output widths; later stages double the latter.
+        width_per_group, groups: 3x3 width of res2's bottlenecks is their product.
+        stride_in_1x1: see ``Bottleneck``.
+        norm: "FrozenBN", "BN", "SyncBN" or "GN".
+        freeze_at: 0 trains everything, 1 freezes the stem, 2 also res2, ... 5 all. Batch norms of
+            frozen stages become frozen ones.
+
+    Raises:
+        ValueError: for an unknown depth, a ``freeze_at`` outside 0..5, or basic blocks (depth 18
+            and 34) with groups, or with a width other than ``res2_channels``.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        *,
+        stem_channels: int = 64,
+        res2_channels: int = 256,
+        width_per_group: int = 64,
+        groups: int = 1,
+        stride_in_1x1: bool = False,
+        norm: str = "FrozenBN",
+        freeze_at: int = 2,
+    ) -> None:
+        super().__init__()
+        if depth not in BLOCKS:
+            raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS)}, got {depth}")
+        if not 0 <= freeze_at <= len(STAGES) + 1:
+            raise ValueError(f"freeze_at must lie in 0..{len(STAGES) + 1}, got {freeze_at}")
+        if depth < FIRST_BOTTLENECK_DEPTH and (groups != 1 or width_per_group != res2_channels):
+            raise ValueError(
+                f"ResNet-{depth} has basic blocks: NUM_GROUPS must be 1 and RES2_OUT_CHANNELS "
+                f"equal WIDTH_PER_GROUP, got {groups}, {res2_channels} and {width_per_group}"
+            )
+        self.stem = ConvNorm(
+            3,
+            stem_channels,
+            7,
+            stride=2,
+            norm=_stage_norm(norm, frozen=freeze_at >= 1),
+            activation=True,
+        )
+        self.channels = {name: res2_channels << index for index, name in enumerate(STAGES)}
+        self.strides = {name: STEM_STRIDE << index for index, name in enumerate(STAGES)}
+        in_channels = stem_channels
+        for index, name in enumerate(STAGES):
+            stage_norm = _stage_norm(norm, frozen=freeze_at >= index + 2)
+            blocks = []
+            for block in range(BLOCKS[depth][index]):
+                stride = 2 if index > 0 and block == 0 else 1
+                out_channels = self.channels[name]
+                if depth < FIRST_BOTTLENECK_DEPTH:
+                    made = BasicBlock(in_channels, out_channels, stride=stride, norm=stage_norm)
+                else:
+                    made = Bottleneck(
+                        in_channels,
+                        groups * width_per_group << index,
+                        out_channels,
+                        stride=stride,
+                        groups=groups,
+                        stride_in_1x1=stride_in_1x1,
+                        norm=stage_norm,
+                    )
+                blocks.append(made)
+                in_channels = out_channels
+            self.add_module(name, nn.Sequential(*blocks))
+        self._initialise(freeze_at)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ResNet:
+        """From ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``."""
+        node = cfg.MODEL.RESNETS
+        return cls(
+            node.DEPTH,
+            stem_channels=node.STEM_OUT_CHANNELS,
+            res2_channels=node.RES2_OUT_CHANNELS,
+            width_per_group=node.WIDTH_PER_GROUP,
+            groups=node.NUM_GROUPS,
+            stride_in_1x1=node.STRIDE_IN_1X1,
+            norm=node.NORM,
+            freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] to stage name -> [B, C, h, w], res2..res5."""
+        x = functional.max_pool2d(self.stem(x), kernel_size=3, stride=2, padding=1)
+        stages = {}
+        for name in STAGES:
+            x = getattr(self, name)(x)
+            stages[name] = x
+        return stages
+
+    def _initialise(self, freeze_at: int) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al. 2015
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for stage in (self.stem, *(getattr(self, name) for name in STAGES))[:freeze_at]:
+            stage.requires_grad_(False)
+
+
+def _stage_norm(norm: str, *, frozen: bool) -> str:
+    return "FrozenBN" if frozen and norm in ("BN", "SyncBN") else norm
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> ConvNorm | None:
+    if in_channels == out_channels and stride == 1:
+        return None
+    return ConvNorm(in_channels, out_channels, 1, stride=stride, norm=norm)
+
+
+def _join(out: Tensor, x: Tensor, shortcut: nn.Module | None) -> Tensor:
+    out += x if shortcut is None else shortcut(x)
+    return functional.relu_(out)

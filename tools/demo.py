@@ -1,0 +1,203 @@
+#!/usr/bin/env python
+"""The whole path on one machine: make a data set, train, evaluate, infer, and write one page.
+
+Each stage is a command that you can run yourself; the demo prints it before it runs it. A stage
+whose result is there already is not done again, so an interrupted demo continues by the same
+command. The page is OUTPUT/index.html.
+
+Examples:
+  tools/demo.py --output output/demo                       scenes that it draws
+  tools/demo.py --output output/photos --photos FOLDER     forged from real photos: a folder with
+                                                           annotations.json (COCO, real faces)
+  ... --pictures FOLDER                                    also look at these, never trained on
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / "configs" / "Quickstart" / "comics_r18.yaml"
+TEST_SPLITS = ("test_dev", "test_challenge")
+SHOWN_PICTURES = 12  # held-out pictures on the page
+CLIP_PICTURES, CLIP_FRAMES, CLIP_FPS = 4, 16, 12
+EXIT_PARTIAL = 3  # a tool's "done, but some inputs were left out"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="FOLDER")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="real photos to forge")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="more pictures to look at")
+    parser.add_argument("--train-images", type=int, default=1200, metavar="N")
+    parser.add_argument("--test-images", type=int, default=150, metavar="N", help="per test split")
+    parser.add_argument("--iterations", type=int, metavar="N", help="default: the configuration's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    started = time.monotonic()
+    data, run = options.output / "data", options.output / "train"
+    make_data(options, data)
+    weights = train(options, data, run)
+    evaluate(options, data, run, weights)
+    pictures = choose_pictures(data, options.pictures, options.seed)
+    clip = make_clip(options.output, data, options.seed)
+    infer(options.output, weights, [*pictures, clip])
+    page = write_demo_page(options, data, run, weights, pictures)
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nDone in {minutes:.1f} minutes. Open {page}")
+    return 0
+
+
+def command(script: str, *arguments: object) -> None:
+    """Print a tool's command line and run it; stop the demo if it fails."""
+    words = [sys.executable, str(TOOLS / script), *map(str, arguments)]
+    print(f"\n$ {shlex.join(['python', f'tools/{script}', *map(str, arguments)])}", flush=True)
+    code = subprocess.run(words, check=False).returncode
+    if code not in (0, EXIT_PARTIAL):
+        raise SystemExit(code)
+
+
+def make_data(options: argparse.Namespace, data: Path) -> None:
+    """Four splits below ``data``; resumable, so it is always called."""
+    source = options.photos or "synthetic"
+    command(
+        "make_dataset.py", "--output", data, "--source", source, "--seed", options.seed,
+        "--train", options.train_images, "--val", options.test_images // 2,
+        "--test-dev", options.test_images, "--test-challenge", options.test_images,
+        "--size", 320,
+    )  # fmt: skip
+
+
+def train(options: argparse.Namespace, data: Path, run: Path) -> Path:
+    """The trained weights, chosen on the validation split."""
+    weights = run / "model_best.safetensors"
+    if (run / "model_final.safetensors").is_file():
+        print(f"\n{weights} is there already")
+        return weights
+    overrides = ["OUTPUT_DIR", run, "SEED", options.seed, *options.overrides]
+    if options.iterations:
+        overrides += ["SOLVER.MAX_ITER", options.iterations]
+    command(
+        "train_net.py", "--resume", "--config-file", CONFIG, *overrides,
+        "DATASETS.TRAIN", [str(data / "train.json")], "DATASETS.VAL", [str(data / "val.json")],
+    )  # fmt: skip
+    return weights
+
+
+def evaluate(options: argparse.Namespace, data: Path, run: Path, weights: Path) -> None:
+    """COCO results and figures of both test splits, below ``run/inference``."""
+    tests = [str(data / f"{split}.json") for split in TEST_SPLITS]
+    command(
+        "train_net.py", "--eval-only", "--weights", weights, "--config-file", CONFIG,
+        "OUTPUT_DIR", run, *options.overrides, "DATASETS.TEST", tests,
+    )  # fmt: skip
+
+
+def choose_pictures(data: Path, more: Path | None, seed: int) -> list[Path]:
+    """Some held-out pictures of test-dev, then the user's own."""
+    images = json.loads((data / "test_dev.json").read_text(encoding="utf-8"))["images"]
+    drawn = random.Random(seed).sample(images, min(SHOWN_PICTURES, len(images)))
+    suffixes = (".jpg", ".jpeg", ".png")
+    own = sorted(p for p in more.iterdir() if p.suffix.lower() in suffixes) if more else []
+    return [data / image["file_name"] for image in drawn] + own
+
+
+def make_clip(output: Path, data: Path, seed: int) -> Path:
+    """A short video: a camera that moves over held-out pictures."""
+    from comics.data.images import read_image
+    from comics.data.video import pan, write_clip
+
+    clip = output / "clip.mp4"
+    if not clip.is_file():
+        pictures = choose_pictures(data, None, seed + 1)[:CLIP_PICTURES]
+        frames = pan([read_image(path) for path in pictures], CLIP_FRAMES)
+        write_clip(clip, frames, fps=CLIP_FPS, crf=18)
+    return clip
+
+
+def infer(output: Path, weights: Path, inputs: list[Path]) -> None:
+    """Annotated pictures and video, and results.json."""
+    command("infer.py", "--weights", weights, "--output", output / "inference", *inputs)
+
+
+def write_demo_page(
+    options: argparse.Namespace, data: Path, run: Path, weights: Path, pictures: list[Path]
+) -> Path:
+    """Pictures with verdicts, figures of both splits, and the training curves."""
+    from comics.data.images import read_image
+    from comics.inference.curves import read_curves
+    from comics.inference.page import GalleryPicture, write_page
+    from comics.inference.predictor import Predictor
+
+    predictor = Predictor.from_file(weights)
+    truth = true_labels(data / "test_dev.json")
+    cards = []
+    for path in pictures:
+        image = read_image(path)
+        faces = predictor.predict([image])[0]
+        cards.append(GalleryPicture(path.name, image, faces, note=truth.get(path.name)))
+    kind = "photos with faces forged by the project" if options.photos else "synthetic scenes"
+    page = options.output / "index.html"
+    write_page(
+        page,
+        "comics: demo",
+        cards,
+        tables={f"Held-out {kind}, x100": figures(data, run)},
+        curves=read_curves(run / "metrics.jsonl"),
+        introduction=(
+            f"A small COMICS-BlendMask trained on {options.train_images} {kind} "
+            f"(seed {options.seed}). None of the pictures below was trained on."
+        ),
+        provenance=predictor.provenance,
+    )
+    return page
+
+
+def true_labels(annotations: Path) -> dict[str, str]:
+    """File name -> what is true of the picture, in words."""
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    faces: dict[int, list[int]] = {image["id"]: [] for image in content["images"]}
+    for face in content["annotations"]:
+        if not face.get("iscrowd"):
+            faces[face["image_id"]].append(face["category_id"])
+    return {
+        Path(image["file_name"]).name: (
+            f"in truth {len(faces[image['id']])} faces, {sum(faces[image['id']])} forged"
+        )
+        for image in content["images"]
+    }
+
+
+def figures(data: Path, run: Path) -> list[dict[str, object]]:
+    """A row per split and mode, x100, from the results files."""
+    from comics.evaluation import evaluate as measure
+
+    rows = []
+    for position, split in enumerate(TEST_SPLITS):
+        results = run / "inference" / f"{position}_{split}.json"
+        flat = measure(data / f"{split}.json", results).flat()
+        for mode in ("bbox", "segm"):
+            names = ("AP", "AP50", "AP50_agnostic", "oLRP", "AP50/Real", "AP50/Fake")
+            row = {name: round(100 * flat[f"{mode}/{name}"], 1) for name in names}
+            rows.append({"split": split, "what": "box" if mode == "bbox" else "mask", **row})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
