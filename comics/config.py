@@ -105,7 +105,7 @@ _C.MODEL.BLENDMASK.POOLER_SCALES = [0.25]  # bases per image pixel
 _C.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT = 1.0  # factor on the mask loss
 # True: paste a mask into its box clipped to the image, as AdelaiDet (squeezes masks of faces that
 # reach over the border); False: into the whole box, which keeps them in place
-_C.MODEL.BLENDMASK.PASTE_CLIPPED = True
+_C.MODEL.BLENDMASK.PASTE_CLIPPED = False
 
 # COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
 _C.MODEL.COMICS = CfgNode()
@@ -197,7 +197,7 @@ _C.DATALOADER.ASPECT_RATIO_GROUPING = True  # batches of portraits or of landsca
 # Training
 # ---------------------------------------------------------------------------------------------
 _C.SOLVER = CfgNode()
-_C.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+_C.SOLVER.OPTIMIZER = "SGD"  # or "Adam", "AdamW"
 _C.SOLVER.IMS_PER_BATCH = 8  # images per step, all processes and accumulation steps together
 _C.SOLVER.ACCUMULATE = 1  # backward passes per optimiser step
 _C.SOLVER.BASE_LR = 0.01  # learning rate after the warm-up

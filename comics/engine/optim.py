@@ -55,7 +55,10 @@ def build_optimizer(
     weight_decay_norm: float,
     momentum: float,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW (which has no use for ``momentum``).
+    """SGD with momentum, or Adam or AdamW (which have no use for ``momentum``).
+
+    The weight decay of "Adam" is part of the gradient, as in the face methods' papers; that of
+    "AdamW" is not.
 
     Raises:
         ValueError: for another name, or if nothing in the model is trainable.
@@ -65,9 +68,11 @@ def build_optimizer(
         raise ValueError("the model has no trainable parameter")
     if name == "SGD":
         return torch.optim.SGD(groups, lr=base_lr, momentum=momentum)
+    if name == "Adam":
+        return torch.optim.Adam(groups, lr=base_lr)
     if name == "AdamW":
         return torch.optim.AdamW(groups, lr=base_lr)
-    raise ValueError(f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {name!r}")
+    raise ValueError(f"SOLVER.OPTIMIZER must be 'SGD', 'Adam' or 'AdamW', got {name!r}")
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

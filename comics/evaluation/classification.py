@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, roc_curve
 
 THRESHOLD = 0.5  # a face is called forged from this P(fake) on
 FALSE_POSITIVE_RATES = (0.1, 0.01)  # at which the true positive rate is stated
@@ -126,7 +127,7 @@ def _ranking(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     nearest = int(np.argmin(np.abs(1 - true_rate - false_rate)))
     thinned = int(np.argmin(np.abs(1 - thinned_true - thinned_false)))
     figures = [
-        roc_auc_score(labels, scores),
+        auc(labels, scores),
         equal_error_rate(false_rate, true_rate),
         thinned_false[thinned],
         false_rate[nearest],
@@ -252,5 +253,10 @@ def bootstrap_interval(
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC; NaN for a single class."""
-    return math.nan if len(np.unique(labels)) < 2 else float(roc_auc_score(labels, scores))
+    """Area under the ROC by ranks (Mann and Whitney), ties half; NaN for a single class."""
+    fake = labels == 1
+    fakes, reals = int(fake.sum()), int((~fake).sum())
+    if not fakes or not reals:
+        return math.nan
+    above = rankdata(scores)[fake].sum() - fakes * (fakes + 1) / 2
+    return float(above / (fakes * reals))

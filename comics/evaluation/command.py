@@ -183,7 +183,9 @@ def _evaluate_entry(
         outcome = detector.evaluate_entry(run.cfg, run.model, entry, *how)
         table = None
         if run.grid is not None:
-            table = detector.robustness_of(run.cfg, run.model, entry, *how, run.grid)
+            table = detector.robustness_of(
+                run.cfg, run.model, entry, *how, run.grid, outcome.metrics
+            )
     clean = not outcome.skipped and not (table and table.faults)
     if not is_main():
         return clean

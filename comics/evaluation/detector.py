@@ -90,7 +90,7 @@ def evaluate_entry(
         raise DatasetError(f"{entry}: there is no image to test on")
     own = records[rank() :: world_size()]
     geometry = evaluation_geometry(cfg)
-    if condition is not None and condition.name != CLEAN:
+    if condition is not None:
         geometry = CorruptedGeometry(condition, geometry)
     dataset = TestDataset(own, geometry, max_pixels=cfg.INPUT.MAX_PIXELS)
     loader = DataLoader(
@@ -126,10 +126,16 @@ def robustness_of(
     device: torch.device | str,
     iou_types: Sequence[str],
     grid: Sequence[Condition],
+    clean: Metrics | None,
 ) -> RobustnessTable:
-    """``evaluate_entry`` under every condition; the figures are empty but on the main process."""
+    """``evaluate_entry`` under every condition; the figures are empty but on the main process.
+
+    ``clean`` are the figures without corruption (None on the other processes).
+    """
 
     def measure(condition: Condition) -> dict[str, float]:
+        if condition.name == CLEAN:
+            return {} if clean is None else clean.flat()
         outcome = evaluate_entry(cfg, model, entry, folder, device, iou_types, condition)
         return {} if outcome.metrics is None else outcome.metrics.flat()
 

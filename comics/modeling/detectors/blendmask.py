@@ -68,7 +68,7 @@ class BlendMask(FCOS):
         instance_weight: float = 1.0,
         semantic_weight: float = 0.3,
         label_step: int = 8,
-        paste_clipped: bool = True,
+        paste_clipped: bool = False,
         mask_on: bool = True,
         **fcos,
     ) -> None:

@@ -41,6 +41,7 @@ class Reference:
         cfg = get_cfg()
         take_known(cfg.MODEL, yaml.safe_load(self.data["cfg_yaml"])["MODEL"])
         cfg.INPUT.FORMAT = "BGR"
+        cfg.MODEL.BLENDMASK.PASTE_CLIPPED = True  # the peer's rule
         cfg.merge_from_list(list(overrides))
         model = DETECTORS.get(self.architecture).from_config(cfg)
         converted, unmatched = convert_adelaidet(self.data["state_dict"])

@@ -32,7 +32,8 @@ def test_it_builds_and_prepares_its_training(path, monkeypatch):
         method.prepare_training()
     assert type(method) is FACE_METHODS.get(cfg.MODEL.FACE.METHOD)
     assert method.crop_size in (224, 299)
-    assert cfg.OUTPUT_DIR == f"output/Face/{path.relative_to(FOLDER).with_suffix('')}"
+    own = path.relative_to(FOLDER).with_suffix("")
+    assert Path(cfg.OUTPUT_DIR) == Path("output", "Face", own)
 
 
 def test_no_two_ablations_are_the_same_run():

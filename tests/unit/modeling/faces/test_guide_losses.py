@@ -77,15 +77,16 @@ def test_weights_are_equal_while_the_bank_is_small():
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_push_and_pull_are_the_formulas(temperature):
     features, bank, own, _, _ = scene(4, 12, seed=5)
-    similarity = (features @ bank.T).requires_grad_()
+    values = features @ bank.T
+    similarity = values.clone().requires_grad_()
     generator = torch.Generator().manual_seed(0)
     drawn = (torch.rand(4, 12, generator=generator) > 0.6) & ~own
     drawn[2] = False
     log_probability = log_probabilities(similarity, own, temperature)
     pulls, pushes = [], []
     for i in (0, 1, 3):
-        bottom = sum(math.exp(similarity[i, j] / temperature) for j in range(12) if not own[i, j])
-        p = [math.exp(similarity[i, j] / temperature) / bottom for j in range(12) if drawn[i, j]]
+        bottom = sum(math.exp(values[i, j] / temperature) for j in range(12) if not own[i, j])
+        p = [math.exp(values[i, j] / temperature) / bottom for j in range(12) if drawn[i, j]]
         pulls.append(sum(-math.log(v) for v in p) / len(p))
         pushes.append(sum(-math.log(1 - v) for v in p) / len(p))
     pull, push = pull_loss(log_probability, drawn), push_loss(log_probability, drawn)

@@ -133,6 +133,7 @@ def test_stage_two_moves_the_classifier_and_nothing_else(
     method, optimizer = stage_two(tiny_method, face_batch, train_step, optimizer_type, **settings)
     before = {k: v.clone() for k, v in method.state_dict().items()}
     method.train()  # as after a validation
+    assert not method.encoder.training
     for seed in range(3):
         output = train_step(method, optimizer, face_batch(LABELS, seed))
         assert set(output.losses) == {"loss_ce"}
