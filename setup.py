@@ -12,7 +12,7 @@ VERSION = re.search(
 
 EXTRAS = {
     "tensorboard": ["tensorboard"],
-    "dev": ["hypothesis", "jsonschema", "pytest", "pytest-xdist", "ruff", "tensorboard"],
+    "dev": ["hypothesis", "jsonschema", "psutil", "pytest", "pytest-xdist", "ruff", "tensorboard"],
 }
 
 setup(

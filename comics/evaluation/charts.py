@@ -239,4 +239,4 @@ def _svg(draw: Callable[[Axes], None], salt: str, size: tuple[float, float] = SI
     text = text[text.index("<svg") :]  # without the XML prologue, which HTML does not take
     referenced = set(re.findall(r"#([\w-]+)", text))
     # Several charts share a page: ids that nothing refers to would be there twice
-    return re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in referenced else "", text)
+    return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referenced else "", text)
