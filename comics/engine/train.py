@@ -24,7 +24,7 @@ from comics.engine.measure import MeasuredSet, Measurement, iou_types, measure, 
 from comics.engine.optim import optimizer_from_config, scheduler_from_config
 from comics.engine.randomness import seed_everything
 from comics.engine.trainer import Trainer, TrainingResult
-from comics.modeling.build import build_model
+from comics.modeling.build import FAST_LAYOUT, build_model
 from comics.modeling.weights import load_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def run_evaluation(
             sets = measured_sets(cfg, cfg.DATASETS.TEST)
             model = build_model(cfg)
             load_initial_weights(model, cfg.MODEL.WEIGHTS, load_foreign_weights)
-        model.to(device).eval()
+        model.to(device, memory_format=FAST_LAYOUT).eval()
         return {one.entry: measure(cfg, model, [one], device) for one in sets}
 
 
@@ -239,7 +239,7 @@ def _training_model(
     model = build_model(cfg)
     if weights:
         load_initial_weights(model, weights, load_foreign_weights)
-    model.to(device).train()
+    model.to(device, memory_format=FAST_LAYOUT).train()
     prepare = getattr(model, "prepare_training", None)
     if prepare is not None:
         prepare()

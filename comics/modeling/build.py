@@ -13,6 +13,7 @@ from comics.modeling.comics import Comics
 from comics.modeling.weights import WeightsFile, load_state, read_weights
 from comics.registry import DETECTORS
 
+FAST_LAYOUT = torch.channels_last  # of convolution weights; results are the same, and sooner there
 COMICS_PREFIX = "COMICS"  # "COMICSBlendMask" is Comics around BlendMask
 
 
@@ -39,7 +40,7 @@ def load_model(
     cfg = load_config_text(file.metadata["config"])
     model = build_model(cfg)
     load_state(model, file.state, os.fspath(path))
-    return model.to(device).eval(), cfg, file
+    return model.to(device, memory_format=FAST_LAYOUT).eval(), cfg, file
 
 
 def choose_device(name: str) -> torch.device:

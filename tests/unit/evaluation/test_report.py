@@ -185,9 +185,17 @@ def test_galleries_show_what_their_heading_says(metrics, report):
 
 
 def test_pictures_that_cannot_be_read_are_named(report):
-    print(report.notes)
     assert any("gone.png" in note for note in report.notes)
-    assert any("leads out of the image folder" in note or HOSTILE in note for note in report.notes)
+    assert any("<img src=" in note for note in report.notes)
+
+
+def test_file_names_may_not_leave_the_image_folder(folder):
+    truth = json.loads((folder / "gt.json").read_text())
+    for image in truth["images"]:
+        image["file_name"] = "../" + folder.name + "/a.png"
+    report = build_report(evaluate(truth, folder / "dt.json"), "t", image_root=folder)
+    assert not any(report.galleries.values())
+    assert any("leads out of the image folder" in note for note in report.notes)
 
 
 def test_a_cut_out_shows_the_truth_and_the_detection(folder, metrics):
