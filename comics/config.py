@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
-from comics.config_faces import add_face_config
+from comics.config_faces import add_face_config, add_face_data_config
 
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
@@ -152,7 +152,8 @@ add_face_config(_C)  # MODEL.FACE: the face methods, in comics/config_faces.py
 # ---------------------------------------------------------------------------------------------
 _C.DATASETS = CfgNode()
 # Each entry is a registered name ("openforensics_train") or an annotation file: "faces.json", its
-# images relative to its own folder, or "faces.json@image/folder"
+# images relative to its own folder, or "faces.json@image/folder"; for face methods also a manifest,
+# "faces.csv", or rows of it, "faces.csv@split=train,compression=c23" (comics.data.faces.manifest)
 _C.DATASETS.TRAIN = ["openforensics_train"]
 _C.DATASETS.VAL = ["openforensics_val"]  # checkpoints are chosen on these only
 # Evaluated by tools/train_net.py --eval-only
@@ -187,6 +188,8 @@ _C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2  # salt-and-pepper noise
 _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
 _C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
+
+add_face_data_config(_C)  # INPUT.FACE: crops of single faces, in comics/config_faces.py
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 2  # processes that read and augment; 0 = the training process itself

@@ -1,4 +1,4 @@
-"""Configuration keys of the face methods, ``MODEL.FACE``: part of ``comics.config``.
+"""Configuration keys of face methods, ``MODEL.FACE`` and ``INPUT.FACE``: part of ``comics.config``.
 
 Values are the papers' (000 DCL, 001 RealCentric, 002 GuideSpace, 004 CompressionRelation); where
 a paper gives none, the comment says "reconstructed" or "decision". Epochs count from 0. A weight
@@ -155,3 +155,29 @@ def _add_compression_relation(_F: CfgNode) -> None:
     _F.COMPRESSION_RELATION.BETA = [0.1, 0.1]  # weights of relation and contrast
     _F.COMPRESSION_RELATION.WARMUP_BETA = [0.01, 0.01]  # the same in the first steps
     _F.COMPRESSION_RELATION.WARMUP_STEPS = 0  # how many these are (2000 for Celeb-DF)
+
+
+def add_face_data_config(_C: CfgNode) -> None:
+    """Add ``INPUT.FACE``, the crops of single faces, to ``_C`` in place; ``_C.INPUT`` must exist."""
+    _C.INPUT.FACE = CfgNode()
+    # Detected boxes as crops of a multi-face set: "set.json=results.json" each, COCO results
+    _C.INPUT.FACE.BOXES = []
+    _C.INPUT.FACE.BOX_IOU = 0.5  # a detection is a labelled face from this overlap on
+    _C.INPUT.FACE.BOX_SCORE = 0.5  # detections of a lower score are not looked at
+    # Added on each side of a box, as a share of its longer side; a whole picture gets none
+    _C.INPUT.FACE.MARGIN = 0.15
+    _C.INPUT.FACE.BORDER = "replicate"  # what is outside of the picture: "replicate" or "reflect"
+    # Forgery methods in the order of their numbers 1, 2, ...; [] = those of the set, sorted
+    _C.INPUT.FACE.METHODS = []
+    _C.INPUT.FACE.BALANCED = True  # as many reals as fakes in a batch
+    # A compression that the set does not hold is made from the picture, by H.264 of one frame
+    _C.INPUT.FACE.COMPRESS_MISSING = True
+    _C.INPUT.FACE.FLIP_PROB = 0.5  # mirror left and right
+    _C.INPUT.FACE.JITTER_PROB = 0.2  # each of brightness, contrast, saturation, sharpness
+    _C.INPUT.FACE.JITTER = 0.2  # factor drawn from 1 +- this
+    _C.INPUT.FACE.GRAY_PROB = 0.0  # conversion to grey
+    _C.INPUT.FACE.NOISE_PROB = 0.0  # Gaussian noise
+    _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
+    _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
+    _C.INPUT.FACE.TEST_JPEG = 0  # test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
+    _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off
