@@ -23,6 +23,11 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE.PIXEL_STD = []  # the same, of the standard deviation
     _C.MODEL.FACE.EPOCHS = 0  # passes over the training set; 0 = SOLVER.MAX_ITER decides
     _C.MODEL.FACE.LR_DECAY_EPOCHS = []  # epochs at whose start SOLVER.GAMMA is applied
+    # FaceForensics, a detector with a face method on the faces that it finds: the detector
+    _C.MODEL.FACE.DETECTOR = "COMICSBlendMask"
+    # How P(fake) of the two become one: "mean_logit", "face", "detector" or "max" (decision)
+    _C.MODEL.FACE.FUSION = "mean_logit"
+    _C.MODEL.FACE.CROPS_PER_FORWARD = 64  # faces of all images together, at most, per forward pass
     _add_baselines(_C.MODEL.FACE)
     _add_dcl(_C.MODEL.FACE)
     _add_real_centric(_C.MODEL.FACE)
@@ -179,5 +184,7 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.NOISE_PROB = 0.0  # Gaussian noise
     _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
     _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
-    _C.INPUT.FACE.TEST_JPEG = 0  # test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
+    _C.INPUT.FACE.TEST_JPEG = (
+        0  # test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
+    )
     _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off

@@ -7,7 +7,13 @@ INPUT is a picture, a video, a GIF, a folder (searched with its subfolders) or a
   results.json  every face: COCO box and mask, score (that it is a face), fake_probability; what
                 became of every file; the model's name and SHA-256, thresholds and calibration
   media/        the inputs with boxes, masks and labels: blue and solid is real, orange and dashed
-                is forged, the percentage says how probable the label is; videos keep their sound
+                is forged, the percentage says how probable the label is; videos keep their sound;
+                with --heat-maps also <picture>.heat.jpg: where the face method sees forgery (of a
+                face called real: where it is least sure)
+
+With --face-weights, or a model file of tools/combine_weights.py, a face method looks again at every
+face that the detector finds. MODEL.FACE.FUSION of its configuration says how the two P(fake)
+become one: "mean_logit" (their logits' mean), "face" or "detector" (that one alone), "max".
 
 "No face found" is told apart from "all faces real". A score is the model's estimate, no proof: it
 says how much a face looks like the forgeries that the model was trained on.
@@ -18,6 +24,8 @@ reported with its reason, the others are processed); 1 the outputs cannot be wri
 Examples:
   tools/infer.py --weights model.safetensors --output out photo.jpg
   tools/infer.py --weights model.safetensors --output out --stride 5 folder clip.mp4
+  tools/infer.py --weights detector.safetensors --face-weights dcl.safetensors --heat-maps \\
+      --output out photo.jpg
 """
 
 from __future__ import annotations
@@ -37,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, video, folder, glob")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="model file (.safetensors) of train_net.py"
+    )
+    parser.add_argument(
+        "--face-weights", metavar="FILE", help="a face method that looks again at every face"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for results")
     parser.add_argument(
@@ -65,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="analyse every N-th frame of a video; frames between show its faces (default: 1)",
     )
     parser.add_argument("--no-media", action="store_true", help="write results.json only")
+    parser.add_argument(
+        "--heat-maps",
+        action="store_true",
+        help="for pictures: where the face method sees forgery in each face",
+    )
     return parser
 
 
@@ -83,10 +99,17 @@ def main(arguments: list[str] | None = None) -> int:
             batch_size=options.batch_size,
             stride=options.stride,
             write_media=not options.no_media,
+            heat_maps=options.heat_maps,
         )
         predictor = Predictor.from_file(
-            options.weights, options.device, options.score_threshold, options.fake_threshold
+            options.weights,
+            options.device,
+            options.score_threshold,
+            options.fake_threshold,
+            options.face_weights,
         )
+        if options.heat_maps and not predictor.looks_at_faces:
+            raise ValueError("--heat-maps needs a face method: give --face-weights")
         inputs = expand_inputs(options.inputs, exclude=options.output)
         if not inputs.files and not inputs.faults:
             raise ValueError("no picture or video in the inputs")

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from comics.engine import distributed
-from comics.structures import DetectionBatch
+from comics.structures import DetectionBatch, FaceBatch
+
+Batch = DetectionBatch | FaceBatch
 
 MAX_NAMED_PARAMETERS = 5  # in the message about gradients that are not finite
 
@@ -38,8 +40,9 @@ class StepOutcome:
 
 
 class LossModel(nn.Module):
-    """A detector's training mode as a function of a batch.
+    """A model's training mode as a function of a batch.
 
+    A detector is called with the parts of a ``DetectionBatch``, a face method with a ``FaceBatch``.
     DistributedDataParallel looks for gradients in what ``forward`` returns: the losses only, not
     the features that a ``TrainingOutput`` also carries.
     """
@@ -48,10 +51,13 @@ class LossModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: DetectionBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses and metrics (not differentiated) of one micro-batch, by name."""
-        views = {} if batch.key_images is None else {"key_images": batch.key_images}
-        output = self.model(batch.images, batch.targets, **views)
+        if isinstance(batch, FaceBatch):
+            output = self.model(batch)
+        else:
+            views = {} if batch.key_images is None else {"key_images": batch.key_images}
+            output = self.model(batch.images, batch.targets, **views)
         if not output.losses:
             raise ValueError(f"{type(self.model).__name__} returned no losses in training mode")
         return output.losses, dict(getattr(output, "metrics", None) or {})
@@ -73,7 +79,7 @@ class TrainingStep:
     """Computes gradients, then applies them, so that the caller can refuse to.
 
     Args:
-        model: a detector, in training mode, on ``device``; wrapped for several processes here.
+        model: a detector or face method, in training mode, on ``device``; wrapped for several processes here.
         optimizer: of the model's parameters.
         device: where micro-batches are moved to.
         clip_norm: gradients are scaled down to this L2 norm, all together; None leaves them.
@@ -96,7 +102,7 @@ class TrainingStep:
         self._amp_dtype = amp_dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
 
-    def backward(self, batches: Sequence[DetectionBatch]) -> StepOutcome:
+    def backward(self, batches: Sequence[Batch]) -> StepOutcome:
         """Gradients of the mean loss of the micro-batches.
 
         The losses of each micro-batch are kept until the next call, for
@@ -145,7 +151,7 @@ class TrainingStep:
         )
 
     def _micro_batch(
-        self, batch: DetectionBatch, share: float
+        self, batch: Batch, share: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with torch.autocast(
             self._device.type, self._amp_dtype, enabled=self._amp_dtype is not None
@@ -183,5 +189,5 @@ def _means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
-def _files(batches: Sequence[DetectionBatch]) -> str:
+def _files(batches: Sequence[Batch]) -> str:
     return ", ".join(name for batch in batches for name in batch.file_names)

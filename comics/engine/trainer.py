@@ -20,9 +20,8 @@ from comics.engine.checkpoint import CheckpointFolder, git_revision
 from comics.engine.logs import MetricsLog, Progress, RunningMeans
 from comics.engine.randomness import random_state, seed_everything, set_random_state, undisturbed
 from comics.engine.signals import StopRequest
-from comics.engine.step import NonFiniteError, StepOutcome, TrainingStep
+from comics.engine.step import Batch, NonFiniteError, StepOutcome, TrainingStep
 from comics.modeling.weights import load_state
-from comics.structures import DetectionBatch
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +48,23 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains a detector for a number of iterations, resumable after each.
+    """Trains a detector or a face method for a number of iterations, resumable after each.
 
     An iteration is one optimiser step, then, where due: log, checkpoint, validation, export of the
     best weights, checkpoint. A run killed anywhere resumes from the last checkpoint and repeats
     what came after it. A stop signal ends the run after the step, with a checkpoint.
 
     Args:
-        model: a detector on ``device``; called as ``model(images, targets[, key_images=...])``. Its
-            ``after_optimizer_step()``, if it has one, is called after each optimiser step.
+        model: on ``device``; called as ``LossModel`` does. If it has them, its
+            ``start_epoch(epoch)`` is called before the first step of each epoch, and of a resumed
+            run (with the epoch that goes on), and ``after_optimizer_step()`` after each step.
         optimizer, scheduler: from ``comics.engine.optim``.
         batches: endless micro-batches of this process, from where the run (re)starts.
         checkpoints: where checkpoints go and how many stay.
         metrics_log: None on all but the main process.
         device: of the model.
         max_iterations: the run ends after this many iterations.
+        iterations_per_epoch: of the loader; None if the model need not know of epochs.
         accumulate: micro-batches per iteration.
         clip_norm, amp_dtype: as in ``TrainingStep``.
         log_period, checkpoint_period: in iterations.
@@ -82,11 +83,12 @@ class Trainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
-        batches: Iterable[DetectionBatch],
+        batches: Iterable[Batch],
         checkpoints: CheckpointFolder,
         metrics_log: MetricsLog | None,
         device: torch.device,
         max_iterations: int,
+        iterations_per_epoch: int | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         amp_dtype: torch.dtype | None = None,
@@ -112,6 +114,7 @@ class Trainer:
         self.metrics_log = metrics_log
         self.device = device
         self.max_iterations = max_iterations
+        self.iterations_per_epoch = iterations_per_epoch
         self.accumulate = accumulate
         self.log_period = log_period
         self.checkpoint_period = checkpoint_period
@@ -125,6 +128,7 @@ class Trainer:
         self.iteration = 0
         self.best: tuple[float, int] | None = None
         self.metrics: dict[str, float] = {}
+        self._epoch: int | None = None  # that the model was told of
         self._evaluated = -1  # iteration of the last validation
         self._saved = -1  # iteration of the last checkpoint
         self._stop = StopRequest()
@@ -164,7 +168,7 @@ class Trainer:
             del batches  # dismisses the loader's processes while signals are held back
         return signum
 
-    def _iterate(self, batches: Iterator[DetectionBatch], progress: Progress) -> int:
+    def _iterate(self, batches: Iterator[Batch], progress: Progress) -> int:
         """One iteration; returns the signal that asks for a stop on any process, or 0."""
         began = time.perf_counter()
         with undisturbed():
@@ -172,6 +176,7 @@ class Trainer:
         if len(micro_batches) < self.accumulate:
             raise RuntimeError(f"the loader ended after iteration {self.iteration}")
         waited = time.perf_counter() - began
+        self._start_epoch()
         outcome = self.step.backward(micro_batches)
         flags = outcome.faulty.new_tensor([0, self._stop.signum], dtype=torch.int64)
         flags[0] = outcome.faulty
@@ -184,6 +189,16 @@ class Trainer:
         progress.advance()
         self._periodic(rate, progress, stopping=bool(signum))
         return signum
+
+    def _start_epoch(self) -> None:
+        """Tell the model of the epoch, if it has not been told."""
+        start = getattr(self.model, "start_epoch", None)
+        if start is None or self.iterations_per_epoch is None:
+            return
+        epoch = self.iteration // self.iterations_per_epoch
+        if epoch != self._epoch:
+            self._epoch = epoch
+            start(epoch)
 
     def _apply(self) -> None:
         self.step.apply()

@@ -20,7 +20,7 @@ from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
 
 COLOURS = {REAL: (0, 90, 160), FAKE: (194, 74, 0)}  # RGB
 RIM = (255, 255, 255)
-FILL_OPACITY = 0.22
+FILL_OPACITY = 0.12
 HATCH_OPACITY = 0.6
 LINE_SHARE, MIN_LINE = 0.003, 1  # line width, of the root of the picture's area; pixels
 TEXT_SHARE, MIN_TEXT, MAX_TEXT = 0.026, 11, 96  # text height, likewise

@@ -53,6 +53,7 @@ class FileStatus:
         faces, forged_faces: counts; of a video, summed over its analysed frames.
         reason: what went wrong, or was left out (a sound track); None if nothing.
         output: the annotated picture or video, relative to the results file; None without one.
+        heat_map: the picture of where its faces look forged, likewise.
         frames, analysed_frames, frames_with_faces, frames_with_forged_faces: videos only.
     """
 
@@ -64,6 +65,7 @@ class FileStatus:
     forged_faces: int = 0
     reason: str | None = None
     output: str | None = None
+    heat_map: str | None = None
     frames: int | None = None
     analysed_frames: int | None = None
     frames_with_faces: int | None = None

@@ -20,16 +20,30 @@ from comics.data.images import image_to_tensor, tensor_to_image
 from comics.data.transforms import MASK_THRESHOLD, resize_image, shortest_side_size
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, form_verdicts
 from comics.modeling.build import choose_device, load_model
+from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD, FaceForensics
+from comics.modeling.faces.heat_map import gradient_heat_maps
 from comics.ops.boxes import clip_boxes, scale_boxes
-from comics.structures import Faces
+from comics.ops.crops import square_windows, usable_boxes
+from comics.ops.verdicts import LOGIT_MARGIN, fuse_probabilities
+from comics.pipeline import (
+    build_combination,
+    combine_files,
+    describe_parts,
+    temperature_of,
+)
+from comics.structures import FAKE, REAL, Faces
 
 
 class Predictor:
     """Finds the faces of images and says which are forged.
 
+    With a ``FaceForensics`` model, every face that passes the detector's score threshold is cut
+    from the image as given (not as resized for the detector), and a face method looks at it too.
+
     Args:
-        model: a detector in evaluation mode, on ``device``.
-        rule: how detections become verdicts.
+        model: a detector or ``FaceForensics``, in evaluation mode, on ``device``.
+        rule: how detections become verdicts; with ``FaceForensics`` its temperature is that of the
+            fused P(fake).
         min_size, max_size: pixels; images are resized to this short side, or less where the long
             side would exceed ``max_size``.
         max_pixels: what readers of files should refuse; arrays are taken of any size.
@@ -62,16 +76,24 @@ class Predictor:
         device: str = "auto",
         score_threshold: float | None = None,
         fake_threshold: float | None = None,
+        face_weights: str | os.PathLike | None = None,
     ) -> Predictor:
         """Load a model file; thresholds that are not given come from its configuration.
 
+        Args:
+            path: a detector, or ``FaceForensics``.
+            device: "auto", "cpu", "cuda", ...
+            score_threshold, fake_threshold: as in ``VerdictRule``.
+            face_weights: a face method's model file, to look at the faces that the detector of
+                ``path`` finds.
+
         Raises:
-            FileNotFoundError, ValueError: if the file is absent, broken or of another
+            FileNotFoundError, ValueError: if a file is absent, broken or of another
                 architecture, a threshold is outside [0, 1], or the device is not there.
         """
         place = choose_device(device)
-        model, cfg, file = load_model(path, place)
-        rule = VerdictRule.from_config(cfg, _temperature(file.metadata, path))
+        model, cfg, origin, temperature = _load(path, face_weights, place)
+        rule = VerdictRule.from_config(cfg, temperature)
         given = {"score_threshold": score_threshold, "fake_threshold": fake_threshold}
         rule = replace(rule, **{k: v for k, v in given.items() if v is not None})
         return cls(
@@ -81,8 +103,13 @@ class Predictor:
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             max_pixels=cfg.INPUT.MAX_PIXELS,
             device=place,
-            provenance=_origin(path, cfg, file.metadata, file.sha256),
+            provenance=origin,
         )
+
+    @property
+    def looks_at_faces(self) -> bool:
+        """Whether a face method takes part, and heat maps can be had."""
+        return isinstance(self.model, FaceForensics)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -126,8 +153,65 @@ class Predictor:
             inputs.append(image_to_tensor(resized).to(self.device, non_blocking=True))
         # Merging and thresholds first, at the model's size: a hundred candidate masks at the size
         # of a photo would take gigabytes
-        found = [form_verdicts(faces, self.rule).to("cpu") for faces in self.model(inputs)]
-        return [to_original(faces, size) for faces, size in zip(found, sizes, strict=True)]
+        detector = self.model.detector if self.looks_at_faces else self.model
+        rule = self._detector_rule()
+        found = [form_verdicts(faces, rule).to("cpu") for faces in detector(inputs)]
+        found = [to_original(faces, size) for faces, size in zip(found, sizes, strict=True)]
+        return self._look_at_faces(arrays, found) if self.looks_at_faces else found
+
+    def heat_maps(self, image: np.ndarray | Tensor, faces: Faces) -> tuple[Tensor, Tensor]:
+        """Where in each face the face method sees forgery: see ``gradient_heat_maps``.
+
+        Args:
+            image: as for ``predict``.
+            faces: of that image, in its coordinates.
+
+        Returns:
+            [N, h, w] float in [0, 1], and the windows of the image that they cover: [N, 4] int64
+            (left, top, right, bottom), which may reach outside it. On the CPU.
+
+        Raises:
+            ValueError: without a face method, or for another image.
+        """
+        if not self.looks_at_faces:
+            raise ValueError("heat maps need a face method: give its model file too")
+        original = image_to_tensor(_as_array(image, 0)).to(self.device)
+        step = self.model.crops_per_forward
+        parts = [
+            gradient_heat_maps(self.model.face, self.model.crops([original], [boxes]))
+            for boxes in faces.boxes.split(step)
+        ]
+        boxes = usable_boxes(faces.boxes.cpu(), faces.image_size)
+        return torch.cat(parts).cpu(), square_windows(boxes, self.model.margin)
+
+    def _detector_rule(self) -> VerdictRule:
+        """The rule for the detector's own P(fake)."""
+        if not self.looks_at_faces:
+            return self.rule
+        return replace(self.rule, temperature=self.model.detector_temperature.item())
+
+    def _look_at_faces(self, arrays: list[np.ndarray], found: list[Faces]) -> list[Faces]:
+        """The verdicts with the face method's opinion, all faces of all images in one pass."""
+        seen = [
+            image_to_tensor(array).to(self.device, non_blocking=True) if len(faces) else None
+            for array, faces in zip(arrays, found, strict=True)
+        ]
+        said = iter(
+            self.model.face_probability(
+                [image for image in seen if image is not None],
+                [faces.boxes for faces in found if len(faces)],
+            )
+        )
+        return [self._fused(faces, next(said).cpu()) if len(faces) else faces for faces in found]
+
+    def _fused(self, faces: Faces, said: Tensor) -> Faces:
+        own = faces.fake_probability
+        fused = fuse_probabilities(own, said.to(own), self.model.fusion)
+        if self.rule.temperature != 1:
+            logit = torch.logit(fused.double(), LOGIT_MARGIN)
+            fused = torch.sigmoid(logit / self.rule.temperature).to(own)
+        labels = torch.where(fused >= self.rule.fake_threshold, FAKE, REAL)
+        return replace(faces, fake_probability=fused, labels=labels)
 
 
 def to_original(faces: Faces, size: tuple[int, int]) -> Faces:
@@ -165,20 +249,34 @@ def _as_array(image: np.ndarray | Tensor, position: int) -> np.ndarray:
     return array
 
 
-def _temperature(metadata: Mapping[str, str], path: str | os.PathLike) -> float:
-    text = metadata.get(TEMPERATURE_KEY, "1")
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{path}: the temperature {text!r} is not a number") from None
+def _load(
+    path: str | os.PathLike, face_weights: str | os.PathLike | None, device: torch.device
+) -> tuple[nn.Module, CfgNode, dict[str, object], float]:
+    """Model, configuration, origin, and the temperature of the last P(fake)."""
+    if face_weights is not None:
+        pair = combine_files(path, face_weights)
+        sha256 = pair.metadata["detector_weights_sha256"]
+        origin = _origin(path, pair.cfg, pair.metadata, sha256)
+        return build_combination(pair, device), pair.cfg, origin, 1.0
+    model, cfg, file = load_model(path, device)
+    if cfg.MODEL.META_ARCHITECTURE == FACE_METHOD:
+        raise ValueError(
+            f"{path} holds a face method, which finds no faces: name a detector's model file, and "
+            "this one as face weights (--face-weights)"
+        )
+    origin = _origin(path, cfg, file.metadata, file.sha256)
+    return model, cfg, origin, temperature_of(file.metadata, path)
 
 
 def _origin(
     path: str | os.PathLike, cfg: CfgNode, metadata: Mapping[str, str], sha256: str
 ) -> dict[str, object]:
-    return {
+    origin = {
         "model": cfg.MODEL.META_ARCHITECTURE,
         "weights": Path(path).name,
         "weights_sha256": sha256,
         "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k != "config"},
     }
+    if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
+        origin["parts"] = describe_parts(cfg, metadata)
+    return origin

@@ -15,10 +15,12 @@ from typing import Protocol
 import av
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from comics.data.images import ImageError, read_image
 from comics.inference.draw import draw_faces
 from comics.inference.files import OutputNames, display_name, write_bytes
+from comics.inference.heat_maps import draw_heat_maps
 from comics.inference.inputs import ExpandedInputs, InputFile, is_video
 from comics.inference.outputs import (
     FAILED,
@@ -52,6 +54,9 @@ class FacePredictor(Protocol):
     def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Verdicts of each [H, W, 3] uint8 RGB image."""
 
+    def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[Tensor, Tensor]:
+        """[N, h, w] heat of its faces and their windows; called if ``RunOptions.heat_maps``."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -62,14 +67,22 @@ class RunOptions:
         batch_size: images or frames that go through the model together.
         stride: every ``stride``-th frame of a video is analysed.
         write_media: also write annotated pictures and videos.
+        heat_maps: beside each annotated picture with faces, one of where they look forged; not of
+            videos.
+
+    Raises:
+        ValueError: for a number below 1, or heat maps without media.
     """
 
     output: Path
     batch_size: int = 4
     stride: int = 1
     write_media: bool = True
+    heat_maps: bool = False
 
     def __post_init__(self) -> None:
+        if self.heat_maps and not self.write_media:
+            raise ValueError("heat maps are media: they cannot be had without media")
         for name in ("batch_size", "stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -156,7 +169,10 @@ class _Run:
                     verdict=verdict_of(len(faces), forged),
                     faces=len(faces),
                     forged_faces=forged,
-                    output=self._write_picture(file, image, faces),
+                    output=self._write_picture(file, draw_faces(image, faces), "")
+                    if self._options.write_media
+                    else None,
+                    heat_map=self._write_heat_map(file, image, faces),
                 )
             )
 
@@ -215,14 +231,18 @@ class _Run:
         self._results.add_file(status)
         self._report(describe(status))
 
-    def _write_picture(self, file: InputFile, image: np.ndarray, faces: Faces) -> str | None:
-        if not self._options.write_media:
+    def _write_heat_map(self, file: InputFile, image: np.ndarray, faces: Faces) -> str | None:
+        if not self._options.heat_maps or not len(faces):
             return None
-        jpeg = max(image.shape) <= JPEG_MAX_SIDE
-        output = self._claim(file, ".jpg" if jpeg else ".png")
+        heat, windows = self._predictor.heat_maps(image, faces)
+        return self._write_picture(file, draw_heat_maps(image, faces, heat, windows), ".heat")
+
+    def _write_picture(self, file: InputFile, picture: np.ndarray, mark: str) -> str:
+        """Write a picture made of an input; ``mark`` goes before the extension."""
+        jpeg = max(picture.shape) <= JPEG_MAX_SIDE
+        output = self._claim(file, mark + (".jpg" if jpeg else ".png"))
         buffer = io.BytesIO()
-        picture = Image.fromarray(draw_faces(image, faces))
-        picture.save(buffer, "JPEG" if jpeg else "PNG", quality=JPEG_QUALITY)
+        Image.fromarray(picture).save(buffer, "JPEG" if jpeg else "PNG", quality=JPEG_QUALITY)
         write_bytes(self._options.output / output, buffer.getvalue())
         return output.as_posix()
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from comics.config import CfgNode
-from comics.ops.boxes import box_iou
+from comics.ops.verdicts import fake_probability, group_class_scores, merge_detections
 from comics.structures import FAKE, REAL, Faces
+
+__all__ = ["VerdictRule", "fake_probability", "form_verdicts", "merge_detections"]
 
 TEMPERATURE_KEY = "temperature"  # of a calibrated model file's metadata
 
@@ -87,7 +88,7 @@ def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
         raise ValueError("verdicts need detections with scores; these have none")
     groups = merge_detections(detections.boxes, detections.scores, rule.merge_iou)
     leaders = [group[0] for group in groups]
-    class_scores = _class_scores(detections, groups)
+    class_scores = group_class_scores(detections.labels, detections.scores, groups)
     probability = fake_probability(class_scores, rule.missing_score, rule.temperature)
     faces = replace(
         detections[leaders],
@@ -95,51 +96,3 @@ def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
         fake_probability=probability,
     )
     return faces[faces.scores >= rule.score_threshold]
-
-
-def merge_detections(boxes: Tensor, scores: Tensor, merge_iou: float) -> list[list[int]]:
-    """Group [N, 4] boxes by place: lists of positions, each led by its highest score.
-
-    Groups come highest score first; ties keep the order of the input.
-    """
-    overlap = box_iou(boxes, boxes) >= merge_iou
-    order = torch.argsort(scores, descending=True, stable=True).tolist()
-    groups: list[list[int]] = []
-    taken: set[int] = set()
-    for leader in order:
-        if leader in taken:
-            continue
-        group = [leader] + [
-            other
-            for other in order
-            if other not in taken and other != leader and overlap[leader, other]
-        ]
-        taken.update(group)
-        groups.append(group)
-    return groups
-
-
-def fake_probability(
-    class_scores: Tensor, missing_score: float, temperature: float = 1.0
-) -> Tensor:
-    """P(fake) = fake / (fake + real), from [M, 2] scores (real, fake): [M] in [0, 1].
-
-    A class that was not detected has score 0 here, though all that is known is that it lies below
-    the detector's candidate threshold. It counts as ``missing_score``, the most it may be, so that
-    a single weak detection does not become a certain verdict; never as more than the class that
-    was detected, so that the label does not turn. The temperature divides the logit
-    ``log(fake / real)`` (Guo et al. 2017).
-    """
-    floor = class_scores.amax(dim=1, keepdim=True).clamp(max=missing_score)
-    filled = torch.where(class_scores > 0, class_scores, floor).double()
-    tiny = torch.finfo(torch.float64).tiny  # two scores of 0 give a logit of 0
-    logit = filled.clamp(min=tiny).log().diff(dim=1).squeeze(1)
-    return torch.sigmoid(logit / temperature).to(class_scores.dtype)
-
-
-def _class_scores(detections: Faces, groups: list[list[int]]) -> Tensor:
-    """[M, 2] highest score of each class in each group; 0 where a class is absent."""
-    table = detections.scores.new_zeros(len(groups), 2)
-    for row, group in zip(table, groups, strict=True):
-        row.scatter_reduce_(0, detections.labels[group], detections.scores[group], "amax")
-    return table

@@ -10,6 +10,8 @@ from torch import nn
 import comics.modeling.detectors  # noqa: F401  (fills the table of detectors)
 from comics.config import CfgNode, load_config_text
 from comics.modeling.comics import Comics
+from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD, FaceForensics
+from comics.modeling.faces.build import build_face_method
 from comics.modeling.weights import WeightsFile, load_state, read_weights
 from comics.registry import DETECTORS
 
@@ -20,10 +22,22 @@ COMICS_PREFIX = "COMICS"  # "COMICSBlendMask" is Comics around BlendMask
 def build_model(cfg: CfgNode) -> nn.Module:
     """The model that ``MODEL.META_ARCHITECTURE`` names, with random initial weights.
 
+    A detector, ``COMICS`` and a detector, "FaceMethod" (the one of ``MODEL.FACE.METHOD``), or
+    "FaceForensics": the detector of ``MODEL.FACE.DETECTOR`` with that face method.
+
     Raises:
         KeyError: for an unknown name, listing the choices.
     """
     name = cfg.MODEL.META_ARCHITECTURE
+    if name == FACE_METHOD:
+        return build_face_method(cfg)
+    if name == FACE_FORENSICS:
+        detector = _build_detector(cfg, cfg.MODEL.FACE.DETECTOR)
+        return FaceForensics.from_config(cfg, detector, build_face_method(cfg))
+    return _build_detector(cfg, name)
+
+
+def _build_detector(cfg: CfgNode, name: str) -> nn.Module:
     detector = DETECTORS.get(name.removeprefix(COMICS_PREFIX)).from_config(cfg)
     return Comics.from_config(cfg, detector) if name.startswith(COMICS_PREFIX) else detector
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from comics.data.transforms import MASK_THRESHOLD, resize_image
 
-BORDERS = {"replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
+BORDERS = ("replicate", "reflect", "zero")
 
 Box = Sequence[float]
 
@@ -55,8 +55,8 @@ def cut_window(
     Raises:
         ValueError: if the window and the picture have no pixel in common, or for another border.
     """
-    if border != "zero" and border not in BORDERS:
-        raise ValueError(f"a border is one of {', '.join([*BORDERS, 'zero'])}, not {border!r}")
+    if border not in BORDERS:
+        raise ValueError(f"a border is one of {', '.join(BORDERS)}, not {border!r}")
     left, top, right, bottom = window
     height, width = image.shape[:2]
     inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
@@ -68,14 +68,13 @@ def cut_window(
         return np.ascontiguousarray(part)
     if border == "zero":
         return cv2.copyMakeBorder(part, *pads, cv2.BORDER_CONSTANT, value=0)
-    # Reflection may need more than the part that is inside
-    whole = image if border == "reflect" else part
-    if border == "reflect":
-        outer = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
-        padded = cv2.copyMakeBorder(whole, *outer, BORDERS[border])
-        x, y = left + outer[2], top + outer[0]
-        return np.ascontiguousarray(padded[y : y + bottom - top, x : x + right - left])
-    return cv2.copyMakeBorder(whole, *pads, BORDERS[border])
+    if border == "replicate":
+        return cv2.copyMakeBorder(part, *pads, cv2.BORDER_REPLICATE)
+    # A reflection may show more of the picture than the part that is inside the window
+    outer = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    whole = cv2.copyMakeBorder(image, *outer, cv2.BORDER_REFLECT_101)
+    x, y = left + outer[2], top + outer[0]
+    return np.ascontiguousarray(whole[y : y + bottom - top, x : x + right - left])
 
 
 def crop_with_margin(

@@ -1,0 +1,278 @@
+"""Loaders of face crops: which rows make which batch, and the processes that read them.
+
+As in ``comics.data.loader``, the order of a run is one endless list of global batches, fixed by
+the seed and the set; ranks, workers and a resumed start change nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader
+
+from comics.data.catalog import dataset_files, datasets_root
+from comics.data.dataset import ORDER, start_worker
+from comics.data.faces.checks import require_both_classes
+from comics.data.faces.coco_faces import coco_manifest
+from comics.data.faces.dataset import (
+    FaceCollate,
+    FaceTestDataset,
+    FaceTrainDataset,
+    number_methods,
+)
+from comics.data.faces.manifest import REAL_METHOD, Manifest, join_manifests, split_entry
+from comics.data.faces.manifest_files import read_manifest
+from comics.data.faces.pairs import PairIndex
+from comics.data.faces.samples import FaceReader, SampleMaker
+from comics.data.faces.views import face_augmenter
+from comics.data.loader import PREFETCH, TestLoader, TrainingOrder, TrainingSampler, TrainLoader
+from comics.data.records import DatasetError
+from comics.registry import FACE_METHODS
+from comics.structures import FAKE, REAL
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FaceNeeds:
+    """What a face method asks of a sample: its class attributes, or its instance's.
+
+    Attributes:
+        views: names of the further views, of ``comics.data.faces.samples.VIEWS``.
+        masks: whether masks of the forged region are needed.
+        crop_size: S, pixels.
+    """
+
+    views: tuple[str, ...]
+    masks: bool
+    crop_size: int
+
+    @classmethod
+    def of(cls, method: object) -> FaceNeeds:
+        """Of a face method (``views``, ``needs_masks``, ``crop_size``), class or instance."""
+        return cls(tuple(method.views), bool(method.needs_masks), int(method.crop_size))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> FaceNeeds:
+        """Of the class that MODEL.FACE.METHOD names, which must have been imported.
+
+        An instance may ask for less where the configuration switches parts off.
+        """
+        needs = cls.of(FACE_METHODS.get(cfg.MODEL.FACE.METHOD))
+        size = cfg.MODEL.FACE.CROP_SIZE or needs.crop_size
+        return cls(needs.views, needs.masks, size)
+
+
+class BalancedOrder(TrainingOrder):
+    """The endless list of global batches with as many reals as fakes in each.
+
+    Real and fake take turns in a batch, so the part of every rank is balanced too; of an odd
+    batch the last face is a fake. An epoch has as many batches as without balance: the rarer
+    class is repeated, always by whole permutations, and of the other one some are left out.
+    ``groups`` holds the labels.
+    """
+
+    def epoch(self, number: int) -> np.ndarray:
+        """[batches_per_epoch, batch_size] indices of rows."""
+        rng = np.random.default_rng((self.seed, ORDER, number))
+        batches = np.empty((self.batches_per_epoch, self.batch_size), np.int64)
+        fake_places = np.arange(self.batch_size) % 2 == 1
+        if self.batch_size % 2:
+            fake_places[-1] = True
+        for label, places in ((REAL, ~fake_places), (FAKE, fake_places)):
+            members = np.flatnonzero(self.groups == label)
+            wanted = self.batches_per_epoch * int(places.sum())
+            repeats = -(-wanted // len(members))
+            drawn = np.concatenate([rng.permutation(members) for _ in range(max(repeats, 1))])
+            batches[:, places] = drawn[:wanted].reshape(self.batches_per_epoch, -1)
+        return batches
+
+
+class FaceTrainLoader(TrainLoader):
+    """Endless ``FaceBatch``; ``method_names`` are "real" and the names of methods 1, 2, ..."""
+
+    method_names: tuple[str, ...] = (REAL_METHOD,)
+
+
+class FaceTestLoader(TestLoader):
+    """One pass over a set's faces in its order, as ``FaceBatch``.
+
+    ``manifest`` holds the rows in that order, those that turn out broken included.
+    """
+
+    __test__ = False
+    manifest: Manifest
+    method_names: tuple[str, ...] = (REAL_METHOD,)
+
+
+def build_face_train_loader(
+    cfg: CfgNode,
+    start_iteration: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    entries: Sequence[str] | None = None,
+    needs: FaceNeeds | None = None,
+) -> FaceTrainLoader:
+    """The loader of DATASETS.TRAIN (or ``entries``) for a face method.
+
+    Args:
+        cfg: DATASETS, INPUT.FACE, MODEL.FACE, SOLVER, DATALOADER and SEED are read.
+        start_iteration: the first one to hand over.
+        rank, world_size: which part of each batch, of how many.
+        entries: manifests ("faces.csv", "faces.csv@split=train"), or multi-face COCO sets.
+        needs: of the method; None: of the class that MODEL.FACE.METHOD names.
+
+    Raises:
+        DatasetError: if a set cannot be used, or holds one class alone.
+        ValueError: if the batch cannot be divided.
+    """
+    entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
+    needs = FaceNeeds.from_config(cfg) if needs is None else needs
+    manifest = join_manifests([load_faces(cfg, entry) for entry in entries])
+    require_both_classes(manifest, "training")
+    pairs = PairIndex(manifest)
+    rows = _query_rows(cfg, manifest, needs)
+    kind = BalancedOrder if cfg.INPUT.FACE.BALANCED else TrainingOrder
+    labels = manifest.labels[rows].astype(np.int64)
+    groups = labels if cfg.INPUT.FACE.BALANCED else np.zeros_like(labels)
+    order = kind(cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, groups)
+    sampler = TrainingSampler(order, start_iteration, rank, world_size, cfg.SOLVER.ACCUMULATE)
+    methods = method_names(cfg, manifest)
+    maker = _sample_maker(cfg, manifest, pairs, needs)
+    dataset = FaceTrainDataset(maker, cfg.SEED, rows)
+    collate = FaceCollate(
+        manifest, number_methods(manifest, methods), maker.views, maker.with_masks
+    )
+    logger.info("training on %d faces of %s", len(rows), ", ".join(entries))
+    batches = _data_loader(cfg, dataset, collate, batch_sampler=sampler)
+    loader = FaceTrainLoader(batches, order, len(rows))
+    loader.method_names = (REAL_METHOD, *methods)
+    return loader
+
+
+def build_face_test_loader(
+    cfg: CfgNode,
+    entry: str,
+    rank: int = 0,
+    world_size: int = 1,
+    needs: FaceNeeds | None = None,
+    with_masks: bool = False,
+) -> FaceTestLoader:
+    """The loader of one entry of DATASETS.TEST or VAL; rank r takes every R-th row from the r-th.
+
+    Raises:
+        DatasetError: if the set cannot be used.
+    """
+    needs = FaceNeeds.from_config(cfg) if needs is None else needs
+    manifest = load_faces(cfg, entry)
+    manifest = manifest.take(np.arange(rank, len(manifest), world_size))
+    methods = method_names(cfg, manifest)
+    dataset = FaceTestDataset(
+        manifest,
+        _reader(cfg, needs),
+        jpeg_quality=cfg.INPUT.FACE.TEST_JPEG,
+        crf=cfg.INPUT.FACE.TEST_CRF,
+        with_masks=with_masks,
+    )
+    numbers = number_methods(manifest, methods)
+    collate = FaceCollate(manifest, numbers, with_masks=with_masks)
+    batches = _data_loader(cfg, dataset, collate, batch_size=cfg.TEST.IMS_PER_BATCH)
+    loader = FaceTestLoader(batches, len(manifest))
+    loader.manifest, loader.method_names = manifest, (REAL_METHOD, *methods)
+    return loader
+
+
+def load_faces(cfg: CfgNode, entry: str) -> Manifest:
+    """The faces of an entry of DATASETS: a manifest or a multi-face COCO set.
+
+    Raises:
+        DatasetError: if it cannot be used.
+        KeyError: for a name that is not registered.
+    """
+    named = split_entry(entry)
+    if named is not None:
+        path, conditions = named
+        return read_manifest(path).select(conditions)
+    face = cfg.INPUT.FACE
+    results = dict(_results_of(pair) for pair in face.BOXES).get(entry)
+    files = dataset_files(entry, datasets_root(cfg))
+    return coco_manifest(*files, results=results, min_iou=face.BOX_IOU, min_score=face.BOX_SCORE)
+
+
+def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
+    """Names of the methods 1, 2, ...: INPUT.FACE.METHODS, or those of the set, sorted.
+
+    Raises:
+        DatasetError: if INPUT.FACE.METHODS names one twice, or "real".
+    """
+    given = tuple(cfg.INPUT.FACE.METHODS)
+    if not given:
+        used = np.unique(manifest.codes["method"])
+        names = [manifest.names["method"][code] for code in used if code >= 0]
+        return tuple(name for name in names if name != REAL_METHOD)
+    if len(set(given)) < len(given) or REAL_METHOD in given:
+        raise DatasetError(f"INPUT.FACE.METHODS {list(given)}: names of forgeries, each once")
+    return given
+
+
+def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarray:
+    """Rows that samples start from: the weakly compressed ones where a method compares levels."""
+    weak = cfg.MODEL.FACE.COMPRESSION_RELATION.WEAK
+    levels = manifest.names["compression"]
+    if "strong" not in needs.views or weak not in levels:
+        return np.arange(len(manifest))
+    rows = np.flatnonzero(manifest.codes["compression"] == levels.index(weak))
+    logger.info("%d of %d rows are %s: samples start from these", len(rows), len(manifest), weak)
+    require_both_classes(manifest.take(rows), f"training from {weak}")
+    return rows
+
+
+def _sample_maker(
+    cfg: CfgNode, manifest: Manifest, pairs: PairIndex, needs: FaceNeeds
+) -> SampleMaker:
+    relation, centric = cfg.MODEL.FACE.COMPRESSION_RELATION, cfg.MODEL.FACE.REAL_CENTRIC
+    return SampleMaker(
+        manifest=manifest,
+        pairs=pairs,
+        reader=_reader(cfg, needs),
+        augmenter=face_augmenter(cfg),
+        views=needs.views,
+        with_masks=needs.masks,
+        pairing=tuple(centric.PAIRING),
+        pairing_frames=centric.PAIRING_FRAMES,
+        weak=relation.WEAK,
+        strong=relation.STRONG,
+        compress_missing=cfg.INPUT.FACE.COMPRESS_MISSING,
+    )
+
+
+def _reader(cfg: CfgNode, needs: FaceNeeds) -> FaceReader:
+    face = cfg.INPUT.FACE
+    return FaceReader(needs.crop_size, face.MARGIN, face.BORDER, cfg.INPUT.MAX_PIXELS)
+
+
+def _results_of(pair: str) -> tuple[str, str]:
+    entry, mark, results = pair.partition("=")
+    if not mark:
+        raise DatasetError(f"INPUT.FACE.BOXES: {pair!r} is not set.json=results.json")
+    return entry, results
+
+
+def _data_loader(cfg: CfgNode, dataset, collate: FaceCollate, **kinds) -> DataLoader:
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        dataset,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        persistent_workers=workers > 0,
+        prefetch_factor=PREFETCH if workers else None,
+        # Its own generator: starting workers must not move the model's random numbers
+        generator=torch.Generator().manual_seed(cfg.SEED),
+        **kinds,
+    )

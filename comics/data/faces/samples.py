@@ -1,0 +1,268 @@
+"""Samples of face methods: a query picture, and the further views that a method declares.
+
+Views, by the name that methods ask for them with:
+
+* "key": DCL's second view, drawn on its own; another frame where frame shift is drawn;
+* "paired_real": the real picture of a fake, in geometry and photometry of the query;
+* "positive": RealCentric's partner at the level image, temporal, semantic or class;
+* "strong": the query's frame under strong compression, same crop, same augmentation;
+* "other": another frame of the clip, as weakly compressed as the query, drawn on its own.
+
+A view that a row cannot have is None. Shape letters: S side of a crop.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from comics.data.compression import compress_to
+from comics.data.faces.crops import crop_mask, crop_with_margin
+from comics.data.faces.manifest import FaceRow, Manifest
+from comics.data.faces.pairs import LEVELS, PairIndex
+from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
+from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
+from comics.ops.masks import segmentation_to_bitmap
+from comics.structures import FAKE, REAL
+
+VIEWS = ("key", "paired_real", "positive", "strong", "other")
+# Of the mean of a mask picture's colours; videos of masks are compressed, so black is not quite 0
+MASK_LEVEL = 32
+
+
+@dataclass(frozen=True)
+class FaceReader:
+    """Reads crops and masks of rows.
+
+    Attributes:
+        size: S, pixels.
+        margin, border: see ``crop_with_margin``.
+        max_pixels: larger pictures are refused.
+    """
+
+    size: int
+    margin: float
+    border: str = "replicate"
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def crop(self, row: FaceRow, path: str | None = None, level: str | None = None) -> np.ndarray:
+        """[S, S, 3] uint8 RGB of a row's box.
+
+        Args:
+            path: another picture to cut the same box out of.
+            level: compress the whole picture so before the crop.
+
+        Raises:
+            ImageError: if the picture cannot be read, or the box is outside of it.
+        """
+        path = row.path if path is None else path
+        image = read_image(path, self.max_pixels)
+        if level is not None:
+            image = compress_to(image, level)
+        try:
+            return crop_with_margin(image, row.box, self.margin, self.size, self.border)
+        except ValueError as error:
+            raise ImageError(path, f"{row.place}: {error}") from error
+
+    def mask(self, row: FaceRow) -> np.ndarray | None:
+        """[S, S] bool, the forged region; empty for a real face, None where it is unknown."""
+        if row.label == REAL:
+            return np.zeros((self.size, self.size), dtype=bool)
+        if not row.mask:
+            return None
+        if not row.mask.startswith("{"):
+            mask = read_image(row.mask, self.max_pixels).mean(axis=2) > MASK_LEVEL
+        try:
+            if row.mask.startswith("{"):
+                segmentation = json.loads(row.mask)
+                mask = segmentation_to_bitmap(segmentation, *segmentation["size"]).numpy()
+            return crop_mask(mask, row.box, self.margin, self.size)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ImageError(row.path, f"{row.place}: its mask cannot be used: {error}") from error
+
+
+@dataclass
+class FaceSample:
+    """One row of a batch.
+
+    Attributes:
+        image: [S, S, 3] uint8 RGB, the query.
+        row: number in the manifest.
+        views: name -> [S, S, 3] uint8, or None where the row has no such view.
+        mask: [S, S] bool in the geometry of ``image``; None where it is unknown.
+        broken: (row, error) of further pictures that could not be read; their view is None.
+    """
+
+    image: np.ndarray
+    row: int
+    views: dict[str, np.ndarray | None] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+    broken: list[tuple[int, ImageError]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """Makes the samples of a training set.
+
+    Attributes:
+        manifest, pairs: the rows, and which belong together.
+        reader: of crops.
+        augmenter: draws augmentations.
+        views: names to make, of ``VIEWS``.
+        with_masks: also make masks.
+        pairing: levels that "positive" is drawn from, of ``LEVELS``.
+        pairing_frames: reach of the temporal level, in sampled frames.
+        weak, strong: names of the compressions.
+        compress_missing: make the compressions that the set does not hold.
+
+    Raises:
+        ValueError: for an unknown view or level.
+    """
+
+    manifest: Manifest
+    pairs: PairIndex
+    reader: FaceReader
+    augmenter: FaceAugmenter | DCLViews
+    views: tuple[str, ...] = ()
+    with_masks: bool = False
+    pairing: tuple[str, ...] = ("image",)
+    pairing_frames: int = 1
+    weak: str = "c23"
+    strong: str = "c40"
+    compress_missing: bool = True
+
+    def __post_init__(self) -> None:
+        for what, names, choices in (
+            ("view", self.views, VIEWS),
+            ("pairing level", self.pairing, LEVELS),
+        ):
+            unknown = sorted(set(names) - set(choices))
+            if unknown:
+                raise ValueError(f"unknown {what} {unknown[0]!r}; choices: {', '.join(choices)}")
+        if "positive" in self.views and not self.pairing:
+            raise ValueError("MODEL.FACE.REAL_CENTRIC.PAIRING names no level")
+
+    def __call__(self, index: int, rng: np.random.Generator) -> FaceSample:
+        """The sample of a row.
+
+        Raises:
+            ImageError: if the row's own picture cannot be read. Faults of further pictures are
+                noted in the sample instead.
+        """
+        row = self.manifest[index]
+        augmentation = self.augmenter.draw(rng)
+        plain = self._query_crop(row)
+        sample = FaceSample(plain, index)
+        real = self._paired_real(row, sample) if self._wants_real(augmentation) else None
+        sample.image = augmentation.image(self._mixed(plain, real, augmentation))
+        for view in self.views:
+            if view == "paired_real":
+                sample.views[view] = None if real is None else augmentation.image(real)
+            elif view == "strong":
+                sample.views[view] = self._strong(row, augmentation, sample)
+            else:
+                make = {"key": self._key, "positive": self._positive, "other": self._other}[view]
+                sample.views[view] = make(plain, real, sample, rng)
+        if self.with_masks:
+            mask = self._try(index, sample, lambda: self.reader.mask(row))
+            sample.mask = None if mask is None else augmentation.mask(mask)
+        return sample
+
+    # -- the query ----------------------------------------------------------------------------
+
+    @property
+    def _compresses(self) -> bool:
+        return "strong" in self.views and self.compress_missing
+
+    def _query_crop(self, row: FaceRow) -> np.ndarray:
+        """The row's crop, weakly compressed where the method looks at compression."""
+        make = self._compresses and row.compression != self.weak
+        return self.reader.crop(row, level=self.weak if make else None)
+
+    def _wants_real(self, augmentation: Augmentation) -> bool:
+        return augmentation.mixup is not None or bool({"paired_real", "key"} & set(self.views))
+
+    def _paired_real(self, row: FaceRow, sample: FaceSample) -> np.ndarray | None:
+        if row.label != FAKE or not row.paired_real:
+            return None
+        return self._try(sample.row, sample, lambda: self.reader.crop(row, path=row.paired_real))
+
+    @staticmethod
+    def _mixed(
+        image: np.ndarray, real: np.ndarray | None, augmentation: Augmentation
+    ) -> np.ndarray:
+        if augmentation.mixup is None or real is None:
+            return image
+        return mix(image, real, augmentation.mixup)
+
+    # -- the further views --------------------------------------------------------------------
+
+    def _key(self, plain, real, sample: FaceSample, rng: np.random.Generator) -> np.ndarray:
+        """DCL: a view drawn on its own, of another frame where frame shift is drawn."""
+        augmentation = self.augmenter.draw(rng)
+        shift = getattr(self.augmenter, "frame_shift_prob", 0.0)
+        partner = None
+        if rng.random() < shift:
+            partner = self.pairs.other_frame(sample.row, rng)
+        if partner is not None:
+            row = self.manifest[partner]
+            shifted = self._try(partner, sample, lambda: self.reader.crop(row))
+            if shifted is not None:
+                plain = shifted
+                mixes = augmentation.mixup is not None
+                real = self._paired_real(row, sample) if mixes else None
+        return augmentation.image(self._mixed(plain, real, augmentation))
+
+    def _positive(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
+        """RealCentric: one level drawn uniformly among those that the row has (METHODS 4, R)."""
+        index = sample.row
+        partners: dict[str, int | None] = {}
+        for level in self.pairing:
+            partners[level] = {
+                "image": lambda: index,
+                "temporal": lambda: self.pairs.near_frame(index, self.pairing_frames, rng),
+                "semantic": lambda: self.pairs.semantic(index, rng),
+                "class": lambda: self.pairs.same_class(index, rng),
+            }[level]()
+        found = [partner for partner in partners.values() if partner is not None]
+        if not found:
+            return None
+        partner = found[int(rng.integers(len(found)))]
+        if partner != index:
+            row = self.manifest[partner]
+            plain = self._try(partner, sample, lambda: self.reader.crop(row))
+        return None if plain is None else self.augmenter.draw(rng).image(plain)
+
+    def _strong(
+        self, row: FaceRow, augmentation: Augmentation, sample: FaceSample
+    ) -> np.ndarray | None:
+        """CompressionRelation: the same frame and crop box under strong compression."""
+        stored = self.pairs.at_compression(sample.row, self.strong)
+        if stored is not None:
+            copy = self.manifest[stored]
+            crop = self._try(stored, sample, lambda: self.reader.crop(copy))
+        elif self.compress_missing:
+            crop = self.reader.crop(row, level=self.strong)
+        else:
+            return None
+        return None if crop is None else augmentation.image(crop)
+
+    def _other(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
+        """CompressionRelation: x', another weakly compressed frame of the clip."""
+        partner = self.pairs.other_frame(sample.row, rng)
+        if partner is None:
+            return None
+        row = self.manifest[partner]
+        crop = self._try(partner, sample, lambda: self._query_crop(row))
+        return None if crop is None else self.augmenter.draw(rng).image(crop)
+
+    @staticmethod
+    def _try(index: int, sample: FaceSample, read) -> np.ndarray | None:
+        """What ``read`` returns; None, and a note in the sample, if a picture is broken."""
+        try:
+            return read()
+        except ImageError as error:
+            sample.broken.append((index, error))
+            return None

@@ -1,0 +1,194 @@
+"""Augmentation of face crops: DCL's data views, and what the other methods share.
+
+An augmentation is drawn once and can then be applied to several pictures of one geometry: a fake,
+its paired real picture, another compression of it, its mask. All of them stay aligned.
+
+DCL (paper 000, 3.1): RandomPatch, high-frequency enhancement, frame shift, corresponding mixup,
+"chosen with a certain probability" in random combination; probabilities are the keys
+MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, high frequency, patches.
+
+Images are [S, S, 3] uint8 RGB, masks [S, S] bool; no function changes its argument.
+Shape letters: S side of a crop; k patches per side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from comics.data.images import image_to_tensor
+from comics.data.views import PhotometricView
+from comics.ops.srm import srm_residual
+
+# Residuals beyond this many grey levels are strong edges, not noise (as METHODS 1.2, +-3)
+RESIDUAL_LIMIT = 3.0
+
+
+def shuffle_patches(image: np.ndarray, grid: int, order: np.ndarray) -> np.ndarray:
+    """RandomPatch: cut [S, S, ...] into ``grid`` x ``grid`` patches and lay them in another order.
+
+    Place i, row by row, gets patch ``order[i]``. Patches have the same size; the rows and columns
+    that remain at the right and the bottom (S modulo k of them) stay where they are.
+
+    Raises:
+        ValueError: if ``order`` is no permutation of the patches, or a patch has no pixel.
+    """
+    if sorted(order) != list(range(grid * grid)):
+        raise ValueError(f"order must be a permutation of 0..{grid * grid - 1}, got {order}")
+    height, width = image.shape[0] // grid, image.shape[1] // grid
+    if not height or not width:
+        raise ValueError(f"{grid} patches per side do not fit into {image.shape[:2]} pixels")
+    result = image.copy()
+    for place, patch in enumerate(order):
+        (row, column), (from_row, from_column) = divmod(place, grid), divmod(int(patch), grid)
+        result[row * height : (row + 1) * height, column * width : (column + 1) * width] = image[
+            from_row * height : (from_row + 1) * height,
+            from_column * width : (from_column + 1) * width,
+        ]
+    return result
+
+
+def enhance_high_frequency(image: np.ndarray) -> np.ndarray:
+    """Add the SRM residual to an image: "we combine the SRM feature with the original image".
+
+    Residual map i of ``srm_residual`` is added to colour i, cut to +-``RESIDUAL_LIMIT`` grey levels
+    (reconstructed: the paper says neither how the two are combined nor the range).
+    """
+    residual = srm_residual(image_to_tensor(image), truncate=RESIDUAL_LIMIT)
+    enhanced = image + residual.permute(1, 2, 0).numpy()
+    return np.clip(np.rint(enhanced), 0, 255).astype(np.uint8)
+
+
+def mix(fake: np.ndarray, real: np.ndarray, share: float) -> np.ndarray:
+    """Corresponding mixup: ``share * fake + (1 - share) * real``, rounded."""
+    return cv2.addWeighted(fake, share, real, 1 - share, 0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What was drawn for one picture.
+
+    Attributes:
+        flip: mirror left and right.
+        photometry: colour changes, and the seed that they are drawn with; None for none.
+        high_frequency: add the SRM residual.
+        grid, patches: of ``shuffle_patches``; None for no shuffling.
+        mixup: share of the fake in a mixture with its paired real; None for no mixture.
+    """
+
+    flip: bool = False
+    photometry: tuple[PhotometricView, int] | None = None
+    high_frequency: bool = False
+    grid: int = 1
+    patches: tuple[int, ...] | None = None
+    mixup: float | None = None
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """Apply to a picture (all but the mixture); the same changes for every one."""
+        if self.flip:
+            image = cv2.flip(image, 1)
+        if self.photometry is not None:
+            view, seed = self.photometry
+            image = view(image, np.random.default_rng(seed))
+        if self.high_frequency:
+            image = enhance_high_frequency(image)
+        if self.patches is not None:
+            image = shuffle_patches(image, self.grid, np.array(self.patches))
+        return image
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Apply the changes of geometry to a mask [S, S] bool."""
+        if self.flip:
+            mask = mask[:, ::-1]
+        if self.patches is not None:
+            mask = shuffle_patches(mask, self.grid, np.array(self.patches))
+        return np.ascontiguousarray(mask)
+
+
+@dataclass(frozen=True)
+class FaceAugmenter:
+    """Draws augmentations; attributes are the keys of INPUT.FACE.
+
+    ``photometry`` holds the probabilities and ranges of the colour changes.
+    """
+
+    flip_prob: float
+    photometry: PhotometricView
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> FaceAugmenter:
+        """From INPUT.FACE."""
+        face = cfg.INPUT.FACE
+        view = PhotometricView(
+            jitter_prob=face.JITTER_PROB,
+            jitter=face.JITTER,
+            gray_prob=face.GRAY_PROB,
+            gaussian_prob=face.NOISE_PROB,
+            gaussian_sigma=tuple(face.NOISE_SIGMA),
+            downscale_prob=face.DOWNSCALE_PROB,
+            downscale=2,
+            block_prob=0.0,
+            salt_pepper_prob=0.0,
+        )
+        return cls(flip_prob=face.FLIP_PROB, photometry=view)
+
+    def draw(self, rng: np.random.Generator) -> Augmentation:
+        """One augmentation."""
+        flip = rng.random() < self.flip_prob
+        return Augmentation(flip=bool(flip), photometry=(self.photometry, int(rng.integers(2**31))))
+
+
+@dataclass(frozen=True)
+class DCLViews:
+    """DCL's data views on top of ``base``; attributes are the keys of MODEL.FACE.DCL.VIEWS."""
+
+    base: FaceAugmenter
+    patch_prob: float
+    patch_grid: int
+    high_frequency_prob: float
+    frame_shift_prob: float
+    mixup_prob: float
+    mixup_share: tuple[float, float]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> DCLViews:
+        """From MODEL.FACE.DCL.VIEWS and INPUT.FACE."""
+        views = cfg.MODEL.FACE.DCL.VIEWS
+        return cls(
+            base=FaceAugmenter.from_config(cfg),
+            patch_prob=views.PATCH_PROB,
+            patch_grid=views.PATCH_GRID,
+            high_frequency_prob=views.HIGH_FREQUENCY_PROB,
+            frame_shift_prob=views.FRAME_SHIFT_PROB,
+            mixup_prob=views.MIXUP_PROB,
+            mixup_share=tuple(views.MIXUP_SHARE),
+        )
+
+    def draw(self, rng: np.random.Generator) -> Augmentation:
+        """One view; the mixture is for fakes with a paired real alone."""
+        base = self.base.draw(rng)
+        patches = None
+        if rng.random() < self.patch_prob:
+            patches = tuple(int(patch) for patch in rng.permutation(self.patch_grid**2))
+        high_frequency = bool(rng.random() < self.high_frequency_prob)
+        mixup = None
+        if rng.random() < self.mixup_prob:
+            mixup = float(rng.uniform(*self.mixup_share))
+        return Augmentation(
+            flip=base.flip,
+            photometry=base.photometry,
+            high_frequency=high_frequency,
+            grid=self.patch_grid,
+            patches=patches,
+            mixup=mixup,
+        )
+
+
+def face_augmenter(cfg: CfgNode) -> FaceAugmenter | DCLViews:
+    """What MODEL.FACE.METHOD trains with: DCL's views where they are on, else the shared one."""
+    if cfg.MODEL.FACE.METHOD == "DCL" and cfg.MODEL.FACE.DCL.VIEWS.ENABLED:
+        return DCLViews.from_config(cfg)
+    return FaceAugmenter.from_config(cfg)

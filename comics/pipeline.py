@@ -1,0 +1,159 @@
+"""A detector's model file and a face method's, joined: the whole pipeline as one model.
+
+``FaceForensics`` (``comics.modeling.face_forensics``) is what computes; here are the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import comics
+from comics.config import CfgNode, load_config_text
+from comics.modeling.build import FAST_LAYOUT, build_model
+from comics.modeling.face_forensics import (
+    FACE_FORENSICS,
+    FACE_METHOD,
+    PARTS,
+    FaceForensics,
+    temperature_name,
+)
+from comics.modeling.weights import WeightsFile, load_state, read_weights
+
+TEMPERATURE_KEY = "temperature"  # of a calibrated model file's metadata
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The content of a model file of ``FaceForensics``.
+
+    Attributes:
+        cfg: both parts' configuration, frozen.
+        state: parameter or buffer name -> tensor.
+        metadata: text by name; of each part (``PARTS``) its model, file name, SHA-256 and what its
+            own file says of its origin.
+    """
+
+    cfg: CfgNode
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def combine_files(
+    detector: str | os.PathLike, face: str | os.PathLike, fusion: str | None = None
+) -> Combination:
+    """Join two model files; whether they make a model is seen by ``build_combination``.
+
+    Args:
+        detector, face: model files (.safetensors).
+        fusion: MODEL.FACE.FUSION; None: the face method's.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is absent or broken, or is not of that part.
+    """
+    files = [read_weights(path) for path in (detector, face)]
+    configs = [load_config_text(file.metadata["config"]) for file in files]
+    paths = [Path(detector), Path(face)]
+    cfg = combined_config(*configs, paths=paths, fusion=fusion)
+    state = {
+        f"{part}.{name}": tensor
+        for part, file in zip(PARTS, files, strict=True)
+        for name, tensor in file.state.items()
+    }
+    metadata = {"version": comics.__version__}
+    models = (cfg.MODEL.FACE.DETECTOR, cfg.MODEL.FACE.METHOD)
+    for part, path, file, model in zip(PARTS, paths, files, models, strict=True):
+        metadata |= _described(part, path, file, model)
+        state[temperature_name(part)] = torch.tensor(temperature_of(file.metadata, path))
+    return Combination(cfg, state, metadata)
+
+
+def build_combination(
+    combination: Combination, device: torch.device | str = "cpu"
+) -> FaceForensics:
+    """The model, in evaluation mode.
+
+    Raises:
+        ValueError: if a state does not fit its configuration, or a setting is unusable.
+    """
+    model = build_model(combination.cfg)
+    load_state(model, combination.state, "the joined model files")
+    return model.to(device, memory_format=FAST_LAYOUT).eval()
+
+
+def combined_config(
+    detector: CfgNode,
+    face: CfgNode,
+    *,
+    paths: Sequence[str | os.PathLike] = ("the first file", "the second file"),
+    fusion: str | None = None,
+) -> CfgNode:
+    """The detector's configuration with the face method's parts in it; frozen.
+
+    Args:
+        detector, face: configurations of two model files.
+        paths: of those files, for messages.
+        fusion: MODEL.FACE.FUSION; None: as in ``face``.
+
+    Raises:
+        ValueError: unless the one is a detector's and the other a face method's.
+    """
+    kinds = [cfg.MODEL.META_ARCHITECTURE for cfg in (detector, face)]
+    if kinds[0] in (FACE_METHOD, FACE_FORENSICS):
+        raise ValueError(f"{paths[0]} holds a {kinds[0]}; a detector is needed here")
+    if kinds[1] != FACE_METHOD:
+        raise ValueError(f"{paths[1]} holds a {kinds[1]}; a face method is needed here")
+    cfg = detector.clone()
+    cfg.defrost()
+    cfg.MODEL.FACE = face.MODEL.FACE.clone()
+    cfg.INPUT.FACE = face.INPUT.FACE.clone()
+    cfg.MODEL.FACE.DETECTOR = kinds[0]
+    cfg.MODEL.FACE.FUSION = fusion or face.MODEL.FACE.FUSION
+    cfg.MODEL.META_ARCHITECTURE = FACE_FORENSICS
+    cfg.freeze()
+    return cfg
+
+
+def describe_parts(cfg: CfgNode, metadata: Mapping[str, str]) -> dict[str, object]:
+    """What a results file says of the two parts and how they are joined; JSON."""
+    parts = {
+        part: {
+            name.removeprefix(f"{part}_"): text
+            for name, text in sorted(metadata.items())
+            if name.startswith(f"{part}_")
+        }
+        for part in PARTS
+    }
+    return {
+        **parts,
+        "fusion": cfg.MODEL.FACE.FUSION,
+        "crop_margin": cfg.INPUT.FACE.MARGIN,
+    }
+
+
+def _described(part: str, path: Path, file: WeightsFile, model: str) -> dict[str, str]:
+    own = {"model": model, "weights": path.name, "weights_sha256": file.sha256}
+    kept = {k: v for k, v in file.metadata.items() if k != "config"}
+    return {f"{part}_{name}": text for name, text in {**kept, **own}.items()}
+
+
+def temperature_of(metadata: Mapping[str, str], path: str | os.PathLike) -> float:
+    """The calibration temperature that a model file states; 1 where it states none.
+
+    Raises:
+        ValueError: naming the file, if it is no positive number.
+    """
+    text = metadata.get(TEMPERATURE_KEY, "1")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{path}: the temperature {text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{path}: the temperature must be positive, got {text}")
+    return value
+
