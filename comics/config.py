@@ -46,6 +46,9 @@ _C.MODEL.RESNETS.NORM = "FrozenBN"  # "FrozenBN" (with pretrained weights), "BN"
 _C.MODEL.RESNETS.NUM_GROUPS = 1  # of the 3x3 convolutions; 32 for ResNeXt
 _C.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # bottleneck channels of res2, per group
 _C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # channels of the first convolution
+# Channels of the first convolution whose initial weights are high-pass filters: a network that
+# starts from random weights finds noise residuals sooner. 0 with pretrained weights
+_C.MODEL.RESNETS.STEM_HIGH_PASS = 0
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = False  # True for Detectron2's MSRA weights
 _C.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]  # what the FPN takes

@@ -163,7 +163,7 @@ def _add_compression_relation(_F: CfgNode) -> None:
 
 
 def add_face_data_config(_C: CfgNode) -> None:
-    """Add ``INPUT.FACE``, the crops of single faces, to ``_C`` in place; ``_C.INPUT`` must exist."""
+    """Add ``INPUT.FACE``, crops of single faces, to ``_C`` in place; ``_C.INPUT`` must exist."""
     _C.INPUT.FACE = CfgNode()
     # Detected boxes as crops of a multi-face set: "set.json=results.json" each, COCO results
     _C.INPUT.FACE.BOXES = []

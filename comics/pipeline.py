@@ -108,10 +108,10 @@ def combined_config(
         raise ValueError(f"{paths[0]} holds a {kinds[0]}; a detector is needed here")
     if kinds[1] != FACE_METHOD:
         raise ValueError(f"{paths[1]} holds a {kinds[1]}; a face method is needed here")
-    cfg = detector.clone()
-    cfg.defrost()
-    cfg.MODEL.FACE = face.MODEL.FACE.clone()
-    cfg.INPUT.FACE = face.INPUT.FACE.clone()
+    cfg, face = detector.clone(), face.clone()
+    for one in (cfg, face):
+        one.defrost()
+    cfg.MODEL.FACE, cfg.INPUT.FACE = face.MODEL.FACE, face.INPUT.FACE
     cfg.MODEL.FACE.DETECTOR = kinds[0]
     cfg.MODEL.FACE.FUSION = fusion or face.MODEL.FACE.FUSION
     cfg.MODEL.META_ARCHITECTURE = FACE_FORENSICS
@@ -156,4 +156,3 @@ def temperature_of(metadata: Mapping[str, str], path: str | os.PathLike) -> floa
     if not 0 < value < float("inf"):
         raise ValueError(f"{path}: the temperature must be positive, got {text}")
     return value
-

@@ -4,6 +4,7 @@
   tools/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside pycocotools
   tools/benchmark.py model        BlendMask, COMICS-BlendMask and torchvision's Mask R-CNN
   tools/benchmark.py loader       images per second by workers, and memory over an epoch
+  tools/benchmark.py faces        faces of a photo in one pass or one by one; methods beside CE
 
 Peak memory is measured in a fresh process of its own. Only ratios from one run mean anything:
 absolute times move with whatever else the machine does.
@@ -20,6 +21,7 @@ import time
 import numpy as np
 import torch
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
+from benchmark_faces import benchmark_faces
 from torch import nn
 
 
@@ -238,6 +240,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     loader.add_argument("--batches", type=int, default=100)
     loader.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     loader.set_defaults(run=benchmark_loader)
+    faces = commands.add_parser("faces", help="face methods: batching, training step, banks")
+    faces.add_argument("--encoder", default="efficientnet_b0", help="registered, or timm's")
+    faces.add_argument("--size", type=int, default=224, help="side of a crop, pixels")
+    faces.add_argument("--batch", type=int, default=8, help="faces of a training step")
+    faces.add_argument("--threads", type=int, default=2)
+    faces.add_argument("--rounds", type=int, default=7)
+    faces.set_defaults(run=benchmark_faces)
     worker = commands.add_parser("worker", help="one measurement (used internally)")
     worker.add_argument("worker")
     worker.add_argument("words", nargs="*")

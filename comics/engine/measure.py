@@ -89,7 +89,7 @@ def measure(
     """
     found = [_measure_one(cfg, model, one, device) for one in sets]
     skipped = sorted({path for one in found for path in one.skipped})
-    figures = _mean([one.figures for one in found])
+    figures = mean_figures([one.figures for one in found])
     if len(sets) > 1:
         for one, measurement in zip(sets, found, strict=True):
             figures |= {f"{one.entry}/{k}": v for k, v in measurement.figures.items()}
@@ -119,7 +119,7 @@ def _measure_one(
     return Measurement(metrics.flat(), skipped)
 
 
-def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_figures(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each figure that every set has."""
     shared = [name for name in parts[0] if all(name in part for part in parts)]
     return {name: sum(part[name] for part in parts) / len(parts) for name in shared}

@@ -79,7 +79,8 @@ class TrainingStep:
     """Computes gradients, then applies them, so that the caller can refuse to.
 
     Args:
-        model: a detector or face method, in training mode, on ``device``; wrapped for several processes here.
+        model: a detector or face method, in training mode, on ``device``; wrapped for several
+            processes here.
         optimizer: of the model's parameters.
         device: where micro-batches are moved to.
         clip_norm: gradients are scaled down to this L2 norm, all together; None leaves them.

@@ -16,13 +16,14 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
-from comics.data.loader import TrainLoader, build_train_loader
+from comics.data.loader import TrainLoader
 from comics.engine import distributed
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder
 from comics.engine.logs import MetricsLog
-from comics.engine.measure import MeasuredSet, Measurement, iou_types, measure, measured_sets
+from comics.engine.measure import Measurement
 from comics.engine.optim import optimizer_from_config, scheduler_from_config
 from comics.engine.randomness import seed_everything
+from comics.engine.tasks import Task, check_trainable, epoch_schedule, task_of
 from comics.engine.trainer import Trainer, TrainingResult
 from comics.modeling.build import FAST_LAYOUT, build_model
 from comics.modeling.weights import load_state, read_weights, save_weights
@@ -103,11 +104,13 @@ def run_evaluation(
             device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
             if not cfg.MODEL.WEIGHTS:
                 raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
-            sets = measured_sets(cfg, cfg.DATASETS.TEST)
+            task = task_of(cfg)
+            sets = task.measured_sets(cfg, cfg.DATASETS.TEST)
             model = build_model(cfg)
-            load_initial_weights(model, cfg.MODEL.WEIGHTS, load_foreign_weights)
+            foreign = load_foreign_weights if task.reads_foreign_weights else None
+            load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
         model.to(device, memory_format=FAST_LAYOUT).eval()
-        return {one.entry: measure(cfg, model, [one], device) for one in sets}
+        return {one.entry: task.measure(cfg, model, [one], device) for one in sets}
 
 
 def load_initial_weights(
@@ -148,21 +151,20 @@ def _setup_errors() -> Iterator[None]:
 def _assemble(
     cfg: CfgNode, device: torch.device, resume: bool, load_foreign_weights: WeightsLoader | None
 ) -> _Run:
-    folder = Path(cfg.OUTPUT_DIR)
-    sets = measured_sets(cfg, cfg.DATASETS.VAL)
+    check_trainable(cfg)
+    task, folder = task_of(cfg), Path(cfg.OUTPUT_DIR)
+    sets = task.measured_sets(cfg, cfg.DATASETS.VAL)
     if sets:
-        _check_best_metric(cfg)
+        _check_best_metric(cfg, task)
     checkpoints = CheckpointFolder(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
     state = _state_to_resume(cfg, checkpoints, resume)
     start = 0 if state is None else state["iteration"]
-    loader = build_train_loader(cfg, start, distributed.rank(), distributed.world_size())
-
-    weights = cfg.MODEL.WEIGHTS if state is None else ""
-    model = _training_model(cfg, device, weights, load_foreign_weights)
+    model = _training_model(cfg, task, device, state is None, load_foreign_weights)
+    loader = task.train_loader(cfg, model, start)
     skipped: set[str] = set()
     trainer = _trainer(cfg, model, device, loader, checkpoints)
     if sets:
-        trainer.evaluate = _validation(cfg, sets, device, skipped)
+        trainer.evaluate = _validation(cfg, task, sets, device, skipped)
     if distributed.is_main():
         _write_config(cfg, folder)
         size = 0 if state is None else state["log_size"]
@@ -175,12 +177,13 @@ def _assemble(
     return _Run(trainer, loader, skipped)
 
 
-def _check_best_metric(cfg: CfgNode) -> None:
-    kind = cfg.TEST.BEST_METRIC.split("/")[0]
-    if kind not in iou_types(cfg):
+def _check_best_metric(cfg: CfgNode, task: Task) -> None:
+    kinds = task.figure_kinds(cfg)
+    if cfg.TEST.BEST_METRIC.split("/")[0] not in kinds:
         raise ValueError(
-            f"TEST.BEST_METRIC {cfg.TEST.BEST_METRIC!r} is not measured with MODEL.MASK_ON "
-            f"{cfg.MODEL.MASK_ON}: it must start with one of {iou_types(cfg)}, e.g. 'bbox/AP'"
+            f"TEST.BEST_METRIC {cfg.TEST.BEST_METRIC!r} is not measured with "
+            f"{cfg.MODEL.META_ARCHITECTURE} and MODEL.MASK_ON {cfg.MODEL.MASK_ON}: it must start "
+            f"with one of {kinds}, e.g. 'bbox/AP' or 'face/AUC'"
         )
 
 
@@ -230,15 +233,18 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _training_model(
     cfg: CfgNode,
+    task: Task,
     device: torch.device,
-    weights: str,
+    from_scratch: bool,
     load_foreign_weights: WeightsLoader | None,
 ) -> nn.Module:
     """The model, the same on every process; then each process draws its own random numbers."""
     seed_everything(cfg.SEED)
-    model = build_model(cfg)
-    if weights:
-        load_initial_weights(model, weights, load_foreign_weights)
+    # A checkpoint brings all weights: the files that the run started from may be gone
+    model = task.initial_model(cfg) if from_scratch else build_model(cfg)
+    if from_scratch and cfg.MODEL.WEIGHTS:
+        foreign = load_foreign_weights if task.reads_foreign_weights else None
+        load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
     model.to(device, memory_format=FAST_LAYOUT).train()
     prepare = getattr(model, "prepare_training", None)
     if prepare is not None:
@@ -255,16 +261,18 @@ def _trainer(
     checkpoints: CheckpointFolder,
 ) -> Trainer:
     optimizer = optimizer_from_config(cfg, model)
+    timed = epoch_schedule(cfg, loader.iterations_per_epoch)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     return Trainer(
         model=model,
         optimizer=optimizer,
-        scheduler=scheduler_from_config(cfg, optimizer),
+        scheduler=scheduler_from_config(timed, optimizer),
         batches=loader,
         checkpoints=checkpoints,
         metrics_log=None,
         device=device,
-        max_iterations=cfg.SOLVER.MAX_ITER,
+        max_iterations=timed.SOLVER.MAX_ITER,
+        iterations_per_epoch=loader.iterations_per_epoch,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_norm=clip.CLIP_VALUE if clip.ENABLED else None,
         amp_dtype=_amp_dtype(cfg),
@@ -301,10 +309,10 @@ def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str
 
 
 def _validation(
-    cfg: CfgNode, sets: list[MeasuredSet], device: torch.device, skipped: set[str]
+    cfg: CfgNode, task: Task, sets: list[Any], device: torch.device, skipped: set[str]
 ) -> Callable[[nn.Module], dict[str, float]]:
     def validate(model: nn.Module) -> dict[str, float]:
-        measurement = measure(cfg, model, sets, device)
+        measurement = task.measure(cfg, model, sets, device)
         skipped.update(measurement.skipped)
         return measurement.figures
 

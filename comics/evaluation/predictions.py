@@ -7,9 +7,10 @@ Columns: ``label`` (0 real, 1 fake) and ``fake_probability``; optionally ``datas
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from comics.evaluation.classification import (
     classification_metrics,
     group_mean,
 )
+from comics.inference.files import write_bytes
 
 REQUIRED = ("label", "fake_probability")
 # Ids of videos and tracks repeat between data sets and between methods
@@ -93,6 +95,25 @@ def load_predictions(path: str | os.PathLike) -> Predictions:
         raise ValueError(f"{source} (entry 0 is the row below the heading): {error}") from error
     extra = {name: [row[name] for row in rows] for name in names if name not in REQUIRED}
     return Predictions(*checked, extra, source)
+
+
+def write_predictions(path: str | os.PathLike, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a CSV of predictions; it has its name only when complete.
+
+    Args:
+        path: its folder is made.
+        rows: column -> value, all with the columns of the first, ``REQUIRED`` ones among them.
+
+    Raises:
+        ValueError: for no row, or one of other columns.
+    """
+    if not rows:
+        raise ValueError(f"{os.fspath(path)}: there are no predictions to write")
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def metrics_at(

@@ -125,9 +125,7 @@ class FaceForensics(nn.Module):
             scale = [image.shape[2] / faces.image_size[1], image.shape[1] / faces.image_size[0]]
             places.append(leaders * leaders.new_tensor(scale * 2))
         said = self.face_probability(images, places)
-        return [
-            self._with_probability(*one) for one in zip(found, grouped, said, strict=True)
-        ]
+        return [self._with_probability(*one) for one in zip(found, grouped, said, strict=True)]
 
     def _with_probability(self, faces: Faces, groups: list[list[int]], said: Tensor) -> Faces:
         scores = group_class_scores(faces.labels, faces.scores, groups)

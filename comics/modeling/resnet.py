@@ -7,11 +7,13 @@ Shape letters: B images; C channels; H, W padded image; h, w of a stage.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.modeling.layers import ConvNorm
+from comics.ops.srm import SRM_FILTERS
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 FIRST_BOTTLENECK_DEPTH = 50
@@ -78,10 +80,12 @@ class ResNet(nn.Module):
         norm: "FrozenBN", "BN", "SyncBN" or "GN".
         freeze_at: 0 trains everything, 1 freezes the stem, 2 also res2, ... 5 all. Batch norms of
             frozen stages become frozen ones.
+        stem_high_pass: see ``make_high_pass_``.
 
     Raises:
         ValueError: for an unknown depth, a ``freeze_at`` outside 0..5, or basic blocks (depth 18
-            and 34) with groups, or with a width other than ``res2_channels``.
+            and 34) with groups, or with a width other than ``res2_channels``, or more high-pass
+            channels than the stem has.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ResNet(nn.Module):
         stride_in_1x1: bool = False,
         norm: str = "FrozenBN",
         freeze_at: int = 2,
+        stem_high_pass: int = 0,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
@@ -139,6 +144,7 @@ class ResNet(nn.Module):
                 in_channels = out_channels
             self.add_module(name, nn.Sequential(*blocks))
         self._initialise(freeze_at)
+        make_high_pass_(self.stem.conv.weight, stem_high_pass)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ResNet:
@@ -153,6 +159,7 @@ class ResNet(nn.Module):
             stride_in_1x1=node.STRIDE_IN_1X1,
             norm=node.NORM,
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+            stem_high_pass=node.STEM_HIGH_PASS,
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -170,6 +177,32 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for stage in (self.stem, *(getattr(self, name) for name in STAGES))[:freeze_at]:
             stage.requires_grad_(False)
+
+
+@torch.no_grad()
+def make_high_pass_(weight: Tensor, channels: int) -> None:
+    """Make the first filters of a convolution high-pass, in place: they give 0 for flat regions.
+
+    Forgery leaves its traces in noise residuals, which are weak beside the content; steganalysis
+    starts its networks from high-pass filters for the same reason (Ye et al. 2017). Here the
+    random filters are kept and convolved with the 3x3 SRM kernel KB: any linear ramp gives 0 too.
+
+    Args:
+        weight: [O, C, K, K], K >= 5; initialised.
+        channels: how many of the O filters; 0 changes nothing.
+
+    Raises:
+        ValueError: for more channels than there are.
+    """
+    if not 0 <= channels <= len(weight):
+        raise ValueError(f"STEM_HIGH_PASS must lie in 0..{len(weight)}, got {channels}")
+    if channels == 0:
+        return
+    rows, divisor = SRM_FILTERS[0]
+    kernel = weight.new_tensor(rows)[None, None, 1:4, 1:4] / divisor
+    inner = weight[:channels, :, 1:-1, 1:-1].flatten(0, 1)[:, None]
+    filtered = functional.conv2d(inner, kernel, padding=2)
+    weight[:channels] = filtered.view_as(weight[:channels])
 
 
 def _stage_norm(norm: str, *, frozen: bool) -> str:

@@ -296,7 +296,7 @@ def test_run_that_cannot_start(tmp_path, monkeypatch, call, arguments, message):
         (["MODEL.WEIGHTS", "absent.safetensors"], "MODEL.WEIGHTS: there is no file absent"),
         (["MODEL.WEIGHTS", "faces.json"], "faces.json is not a checkpoint"),
         (["SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATE", "2"], "IMS_PER_BATCH 3 is not div"),
-        (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER must be"),
+        (["SOLVER.OPTIMIZER", "RMSprop"], "SOLVER.OPTIMIZER must be"),
         (["SOLVER.AMP.PRECISION", "float8"], "SOLVER.AMP.PRECISION must be"),
         (["MODEL.META_ARCHITECTURE", "Blendmask"], "Did you mean 'BlendMask'"),
         (["TEST.BEST_METRIC", "mask/AP"], "TEST.BEST_METRIC 'mask/AP' is not measured"),

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FaceNeeds:
-    """What a face method asks of a sample: its class attributes, or its instance's.
+    """What a face method asks of a sample.
 
     Attributes:
         views: names of the further views, of ``comics.data.faces.samples.VIEWS``.
@@ -54,18 +54,17 @@ class FaceNeeds:
 
     @classmethod
     def of(cls, method: object) -> FaceNeeds:
-        """Of a face method (``views``, ``needs_masks``, ``crop_size``), class or instance."""
+        """Of a face method: its ``views``, ``needs_masks`` and ``crop_size``."""
         return cls(tuple(method.views), bool(method.needs_masks), int(method.crop_size))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> FaceNeeds:
-        """Of the class that MODEL.FACE.METHOD names, which must have been imported.
+        """Of the method that MODEL.FACE.METHOD names; ``comics.modeling.faces`` must be imported.
 
-        An instance may ask for less where the configuration switches parts off.
+        The method is built for it, since what it asks for depends on the configuration: where one
+        has been built already, ``FaceNeeds.of`` it is quicker.
         """
-        needs = cls.of(FACE_METHODS.get(cfg.MODEL.FACE.METHOD))
-        size = cfg.MODEL.FACE.CROP_SIZE or needs.crop_size
-        return cls(needs.views, needs.masks, size)
+        return cls.of(FACE_METHODS.get(cfg.MODEL.FACE.METHOD).from_config(cfg))
 
 
 class BalancedOrder(TrainingOrder):
@@ -125,7 +124,7 @@ def build_face_train_loader(
         start_iteration: the first one to hand over.
         rank, world_size: which part of each batch, of how many.
         entries: manifests ("faces.csv", "faces.csv@split=train"), or multi-face COCO sets.
-        needs: of the method; None: of the class that MODEL.FACE.METHOD names.
+        needs: of the method; None: of the one that MODEL.FACE.METHOD names.
 
     Raises:
         DatasetError: if a set cannot be used, or holds one class alone.

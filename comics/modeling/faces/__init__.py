@@ -1,6 +1,6 @@
 """Face methods: each a file of its own, all with the contract of ``base``."""
 
-from comics.modeling.faces import (  # noqa: F401  (each import fills the table of face methods)
+from comics.modeling.faces import (  # noqa: F401  (each import fills a table: methods, encoders)
     adversarial_alignment,
     compression_relation,
     cross_entropy,
@@ -10,6 +10,7 @@ from comics.modeling.faces import (  # noqa: F401  (each import fills the table 
     metric_learning,
     multiclass_cross_entropy,
     real_centric,
+    small_encoder,
     supervised_contrastive,
     triplet,
 )

@@ -255,3 +255,20 @@ def test_a_timm_model_that_does_not_pad_is_refused():
     model = TimmBackbone("inception_v3", ("res3", "res4", "res5")).eval()
     with pytest.raises(ValueError, match="stride 8"), torch.no_grad():
         FPN(model, ("res3", "res4", "res5"), out_channels=8)(torch.zeros(1, 3, 96, 96))
+
+
+def test_high_pass_stem_answers_to_noise_and_not_to_flat_regions_or_ramps():
+    torch.manual_seed(0)
+    model = ResNet(18, res2_channels=64, norm="BN", freeze_at=0, stem_high_pass=24)
+    columns = torch.arange(64.0).expand(1, 3, 64, 64)
+    for image in (torch.ones(1, 3, 64, 64), columns, columns.mT):
+        answer = model.stem.conv(image)[..., 4:-4, 4:-4].abs().amax(dim=(0, 2, 3))
+        assert (answer[:24] < 1e-4).all()
+        assert (answer[24:] > 1e-3).all()
+    noise = model.stem.conv(torch.randn(1, 3, 64, 64)).std(dim=(0, 2, 3))
+    assert (noise[:24] > 0.1).all()
+
+
+def test_more_high_pass_filters_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match=r"STEM_HIGH_PASS must lie in 0\.\.64"):
+        ResNet(18, res2_channels=64, stem_high_pass=65)

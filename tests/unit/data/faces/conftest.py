@@ -70,7 +70,9 @@ def face_set(tmp_path):
                             "frame": 10 * frame,
                             "label": "fake" if forged else "real",
                             "method": method if forged else "",
-                            "source": f"id{(person + 1) % 3}" if method == "swap" else f"id{person}",
+                            "source": f"id{(person + 1) % 3}"
+                            if method == "swap"
+                            else f"id{person}",
                             "target": f"id{person}",
                             "compression": level,
                             "paired_real": f"real_{person}_{frame}_{level}.png" if forged else "",

@@ -12,9 +12,7 @@ from comics.data.faces.crops import (
 )
 
 
-@given(
-    st.floats(-20, 60), st.floats(-20, 60), st.floats(1, 40), st.floats(1, 40), st.floats(0, 1)
-)
+@given(st.floats(-20, 60), st.floats(-20, 60), st.floats(1, 40), st.floats(1, 40), st.floats(0, 1))
 def test_windows_are_square_and_hold_the_box(x, y, width, height, margin):
     left, top, right, bottom = square_window((x, y, x + width, y + height), margin)
     side = max(width, height) * (1 + 2 * margin)

@@ -1,0 +1,159 @@
+"""Many independent pieces of work: in parallel, restartable, with progress; bad ones skipped.
+
+A job's result is JSON in a file of its own, written when everything else of the job is on disk. A
+run that is started again takes finished results as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from comics.data.dataset import limit_threads
+
+RESULTS = ".jobs"  # folder of the results, below the output
+ARGUMENTS = "arguments.json"
+MAX_STEM = 80  # characters of a job's name in that of its file; a hash makes it unique
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job: JSON of its own making, the faults met, whether it was done before."""
+
+    name: str
+    value: object
+    faults: tuple[str, ...] = ()
+    reused: bool = False
+
+
+Work = Callable[[object], tuple[object, Sequence[str]]]
+
+
+def claim_folder(output: Path, arguments: dict) -> None:
+    """Note in ``output`` with which arguments it is made.
+
+    Raises:
+        ValueError: if it was begun with others.
+    """
+    path = output / RESULTS / ARGUMENTS
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != json.loads(json.dumps(arguments)):
+            raise ValueError(
+                f"{output} was begun with other arguments; finish it with those, or choose another "
+                f"folder.\n  there: {json.dumps(found)}\n  now:   {json.dumps(arguments)}"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(arguments).encode("utf-8"))
+
+
+def run_jobs(
+    output: Path,
+    work: Work,
+    jobs: Sequence[tuple[str, object]],
+    *,
+    workers: int = 0,
+    progress: str = "",
+) -> Iterator[JobResult]:
+    """Results in the order of ``jobs``.
+
+    Args:
+        output: folder that results are kept below.
+        work: called with a job; returns JSON and faults. A module's function or object that can
+            be pickled. A ``ValueError`` or ``OSError`` of it is a fault, the job has no value, and
+            is tried again by the next run.
+        jobs: (name, job); names are unique.
+        workers: processes; 0 = this one.
+        progress: label of a progress bar; "" for none.
+
+    Raises:
+        ValueError: for a name that is used twice, or a negative number of workers.
+    """
+    names = [name for name, _ in jobs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two jobs are called {twice!r}")
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
+    runner = _Runner(output / RESULTS, work)
+    bar = tqdm(total=len(jobs), desc=progress, disable=not progress)
+    with bar:
+        for result in _results(runner, jobs, workers):
+            bar.update()
+            yield result
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+class _Runner:
+    def __init__(self, folder: Path, work: Work) -> None:
+        self._folder, self._work = folder, work
+
+    def __call__(self, named: tuple[str, object]) -> JobResult:
+        name, job = named
+        path = self._path(name)
+        try:
+            done = json.loads(path.read_text(encoding="utf-8"))
+            return JobResult(name, done["value"], tuple(done["faults"]), reused=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        try:
+            value, faults = self._work(job)
+        except (ValueError, OSError) as error:
+            return JobResult(name, None, (str(error),))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"name": name, "value": value, "faults": list(faults)})
+        write_atomically(path, content.encode("utf-8"))
+        return JobResult(name, value, tuple(faults))
+
+    def _path(self, name: str) -> Path:
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[-MAX_STEM:]
+        return self._folder / f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
+
+
+def _results(runner: _Runner, jobs: Sequence, workers: int) -> Iterator[JobResult]:
+    if workers == 0:
+        yield from map(runner, jobs)
+        return
+    # Not fork: a copy of a process with running threads may hang
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, context, _start_worker, (runner,)) as pool:
+        yield from pool.map(_run, jobs)
+
+
+_runner: _Runner | None = None  # of a worker process
+
+
+def _start_worker(runner: _Runner) -> None:
+    global _runner
+    _runner = runner
+    limit_threads()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(named: tuple[str, object]) -> JobResult:
+    return _runner(named)
