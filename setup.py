@@ -42,7 +42,6 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "jinja2>=3.1",
-        "supervision>=0.25",
     ],
     extras_require=EXTRAS,
 )
