@@ -184,7 +184,6 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.NOISE_PROB = 0.0  # Gaussian noise
     _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
     _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
-    _C.INPUT.FACE.TEST_JPEG = (
-        0  # test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
-    )
+    # Test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
+    _C.INPUT.FACE.TEST_JPEG = 0
     _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off

@@ -16,7 +16,8 @@ OUTPUT gets table.md, table.csv (a line per method, seed and condition).
 Exit code: 0 done; 2 unusable arguments; 1 a run failed (its folder has the log; others go on).
 
 Example:
-  tools/make_face_videos.py --identities 60 --unseen-methods self_blend --output output/faces
+  tools/make_face_videos.py --identities 80 --frames 2 --strength 2 \\
+      --unseen-methods self_blend --output output/faces
   tools/compare_face_methods.py --manifest output/faces/manifest.csv \\
       --train-methods swap_poisson part_swap down_up upsampling_grid \\
       --unseen-methods self_blend --output output/comparison

@@ -129,10 +129,16 @@ def evaluate_weights(
     from comics.engine.distributed import process_group
     from comics.evaluation.robustness import conditions
     from comics.modeling.build import load_model
+    from comics.modeling.face_forensics import FACE_METHOD
 
     grid = None if robustness is None else conditions(robustness or None, severities)
     with process_group(device) as place:
         model, cfg, file = load_model(weights, place)
+        if cfg.MODEL.META_ARCHITECTURE == FACE_METHOD:
+            raise ValueError(
+                f"{weights} holds a face method: tools/train_net.py --eval-only writes its "
+                "predictions, and --predictions reads them"
+            )
         cfg = _override(cfg, overrides)
         modes = list(iou_types or (["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]))
         chosen = list(entries or (cfg.DATASETS.VAL if fit_calibration else cfg.DATASETS.TEST))

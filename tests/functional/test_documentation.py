@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "datasets/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
+PARTS = ("benchmark_",)  # modules of tools/benchmark.py, no commands of their own
+TOOLS = sorted(p for p in (ROOT / "tools").glob("*.py") if not p.name.startswith(PARTS))
 
 
 def commands() -> list[list[str]]:

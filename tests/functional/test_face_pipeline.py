@@ -381,3 +381,9 @@ def test_pairs_that_cannot_be_used(files, infer, capsys, words, message):
     code, document = infer("out", *named)
     assert code == 2 and document is None
     assert message in capsys.readouterr().err
+
+
+def test_evaluation_tool_names_the_way_for_a_face_method(files, tmp_path, capsys):
+    words = ["--weights", files / "face.safetensors", "--dataset", "a.json", "--device", "cpu"]
+    assert load_tool("evaluate").main([str(word) for word in words]) == 2
+    assert "holds a face method: tools/train_net.py --eval-only" in capsys.readouterr().err

@@ -6,6 +6,7 @@ Shape letters: N crops; C channels; S side of a crop.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,9 @@ class SmallResNet(Encoder):
 
     def _residual(self, x: Tensor) -> Tensor:
         """[N, 3, S, S] in [-1, 1]: the brightness under each filter, truncated."""
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        # Shapes alone are computed on "meta", which has no autocast
+        exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+        with torch.no_grad(), exact:
             brightness = (x.float() * HALF_RANGE).mean(dim=1, keepdim=True)
             padded = functional.pad(brightness, (SRM_RADIUS,) * 4, mode="reflect")
             residual = functional.conv2d(padded, self.filters)
