@@ -176,6 +176,7 @@ _C.INPUT.MAX_PIXELS = 178_956_970  # larger images are refused before decoding
 _C.INPUT.CROP = CfgNode()  # a random crop that keeps at least one whole face
 _C.INPUT.CROP.ENABLED = False  # crop training images
 _C.INPUT.CROP.SIZE = [0.6, 1.0]  # share of each side, drawn from this range
+_C.INPUT.CROP.AFTER_RESIZE = False  # True: faces keep their scale; images are smaller
 
 _C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA

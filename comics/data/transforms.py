@@ -247,16 +247,21 @@ class Compose:
 
 
 def training_geometry(cfg: CfgNode) -> Compose:
-    """INPUT.* for training: rotation, crop, resize, flip; each only where it is switched on."""
+    """INPUT.* for training: rotation, crop, resize, flip; each only where it is switched on.
+
+    The crop comes before the resize, which enlarges it to the usual size, or after it
+    (``INPUT.CROP.AFTER_RESIZE``): then faces keep their scale and pixels their neighbours, on
+    which the traces of a forgery depend, and images are smaller.
+    """
     inputs = cfg.INPUT
     if inputs.RANDOM_FLIP not in ("horizontal", "none"):
         raise ValueError(f"INPUT.RANDOM_FLIP is 'horizontal' or 'none', not {inputs.RANDOM_FLIP!r}")
     transforms: list[Geometry] = []
     if inputs.ROTATION:
         transforms.append(Rotate(inputs.ROTATION))
-    if inputs.CROP.ENABLED:
-        transforms.append(RandomCrop(tuple(inputs.CROP.SIZE)))
-    transforms.append(ResizeShortestSide(tuple(inputs.MIN_SIZE_TRAIN), inputs.MAX_SIZE_TRAIN))
+    resize = ResizeShortestSide(tuple(inputs.MIN_SIZE_TRAIN), inputs.MAX_SIZE_TRAIN)
+    crop = [RandomCrop(tuple(inputs.CROP.SIZE))] if inputs.CROP.ENABLED else []
+    transforms += [resize, *crop] if inputs.CROP.AFTER_RESIZE else [*crop, resize]
     if inputs.RANDOM_FLIP == "horizontal":
         transforms.append(HorizontalFlip())
     return Compose(tuple(transforms))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from comics.config import get_cfg
+from comics.config import get_cfg, load_config
 from comics.data.transforms import (
     Compose,
     HorizontalFlip,
@@ -292,3 +292,20 @@ def test_compose_runs_in_order():
     image, faces = np.zeros((10, 20, 3), np.uint8), Faces.empty((10, 20))
     both = Compose((ResizeLongestSide(40), ResizeLongestSide(10)))
     assert both(image, faces, rng())[0].shape == (5, 10, 3)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_crop_before_resize_enlarges_and_after_it_keeps_the_scale(after):
+    cfg = load_config(
+        overrides=[
+            "INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[0.5, 0.5]",
+            "INPUT.CROP.AFTER_RESIZE", str(after), "INPUT.MIN_SIZE_TRAIN", "[80]",
+            "INPUT.MAX_SIZE_TRAIN", "160", "INPUT.RANDOM_FLIP", "none",
+        ]
+    )  # fmt: skip
+    image = np.zeros((80, 120, 3), np.uint8)
+    faces = Faces(torch.tensor([[50.0, 30, 60, 40]]), (80, 120), torch.tensor([1]))
+    cropped, moved = training_geometry(cfg)(image, faces, np.random.default_rng(0))
+    width, height = (moved.boxes[0, 2:] - moved.boxes[0, :2]).tolist()
+    assert cropped.shape[:2] == ((40, 60) if after else (80, 120))
+    assert (width, height) == ((10, 10) if after else (20, 20))
