@@ -18,7 +18,7 @@ $(STAMP): setup.py docker/constraints.txt
 	$(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one page (about 12 minutes on 2 cores)
+demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one page (about 13 minutes on 2 cores)
 	$(BIN)/python tools/demo.py --output $(OUTPUT)
 
 test: $(STAMP)  ## the whole test suite
