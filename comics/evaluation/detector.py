@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from comics.config import CfgNode
 from comics.data.catalog import DatasetFiles, dataset_files, datasets_root, load_dataset
 from comics.data.coco_parser import parse_coco
-from comics.data.dataset import TestDataset, collate, limit_threads
+from comics.data.dataset import TestDataset, collate, start_worker
 from comics.data.loader import TestLoader
 from comics.data.records import DatasetError
 from comics.data.transforms import Geometry, evaluation_geometry
@@ -98,7 +98,7 @@ def evaluate_entry(
         batch_size=cfg.TEST.IMS_PER_BATCH,
         collate_fn=collate,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        worker_init_fn=limit_threads,
+        worker_init_fn=start_worker,
     )
     loader = TestLoader(loader, len(own))
     name = PREDICTIONS

@@ -133,7 +133,7 @@ def weights(files):
         "INPUT.MAX_SIZE_TEST",
         "96",
         "DATALOADER.NUM_WORKERS",
-        "0",
+        "1",
     ]
     cfg = load_config(ROOT / "configs" / "Quickstart" / "comics_r18.yaml", quick)
     torch.manual_seed(0)
