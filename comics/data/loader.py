@@ -30,7 +30,7 @@ from comics.data.dataset import (
 )
 from comics.data.images import ImageError
 from comics.data.records import DatasetError, ImageRecord
-from comics.data.transforms import evaluation_geometry, training_geometry
+from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
 from comics.data.views import PhotometricView
 from comics.structures import DetectionBatch
 
@@ -210,7 +210,12 @@ def build_train_loader(
 
 
 def build_test_loader(
-    cfg: CfgNode, entry: str, rank: int = 0, world_size: int = 1, with_masks: bool = False
+    cfg: CfgNode,
+    entry: str,
+    rank: int = 0,
+    world_size: int = 1,
+    with_masks: bool = False,
+    geometry: Geometry | None = None,
 ) -> TestLoader:
     """The loader of one entry of DATASETS.TEST or VAL; rank r takes every R-th image from the r-th.
 
@@ -219,6 +224,7 @@ def build_test_loader(
         entry: a registered name or an annotation file, see ``comics.data.catalog``.
         rank, world_size: which images of the set.
         with_masks: also draw the ground truth's masks; evaluation reads them from the file.
+        geometry: what is done to each image; None: the configuration's resize.
 
     Raises:
         DatasetError: if the set cannot be used or holds no image.
@@ -227,7 +233,8 @@ def build_test_loader(
     if not records:
         raise DatasetError(f"{entry}: there is no image to test on")
     records = records[rank::world_size]
-    dataset = TestDataset(records, evaluation_geometry(cfg), with_masks, cfg.INPUT.MAX_PIXELS)
+    geometry = geometry or evaluation_geometry(cfg)
+    dataset = TestDataset(records, geometry, with_masks, cfg.INPUT.MAX_PIXELS)
     loader = _data_loader(cfg, dataset, batch_size=cfg.TEST.IMS_PER_BATCH)
     return TestLoader(loader, len(records))
 

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from comics.config import CfgNode
-from comics.data.catalog import DatasetFiles, dataset_files, datasets_root, load_dataset
+from comics.data.catalog import DatasetFiles, dataset_files, datasets_root
 from comics.data.coco_parser import parse_coco
-from comics.data.dataset import TestDataset, collate, start_worker
-from comics.data.loader import TestLoader
-from comics.data.records import DatasetError
+from comics.data.loader import build_test_loader
 from comics.data.transforms import Geometry, evaluation_geometry
 from comics.engine.distributed import gather, is_main, rank, world_size
 from comics.evaluation.calibration import Calibration, fit_temperature, store_temperature
@@ -83,24 +80,11 @@ def evaluate_entry(
     Raises:
         KeyError, DatasetError, ValueError: if the entry or its annotations cannot be used.
     """
-    root = datasets_root(cfg)
-    files = dataset_files(entry, root)
-    records = load_dataset(entry, root)
-    if not records:
-        raise DatasetError(f"{entry}: there is no image to test on")
-    own = records[rank() :: world_size()]
+    files = dataset_files(entry, datasets_root(cfg))
     geometry = evaluation_geometry(cfg)
     if condition is not None:
         geometry = CorruptedGeometry(condition, geometry)
-    dataset = TestDataset(own, geometry, max_pixels=cfg.INPUT.MAX_PIXELS)
-    loader = DataLoader(
-        dataset,
-        batch_size=cfg.TEST.IMS_PER_BATCH,
-        collate_fn=collate,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        worker_init_fn=start_worker,
-    )
-    loader = TestLoader(loader, len(own))
+    loader = build_test_loader(cfg, entry, rank(), world_size(), geometry=geometry)
     name = PREDICTIONS
     if condition is not None:
         name = f"predictions_{condition.title.replace(' ', '_')}.json"
