@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from comics.config_detectors import add_detector_config
 from comics.config_faces import add_face_config, add_face_data_config
 
 _C = CfgNode()
@@ -57,58 +58,11 @@ _C.MODEL.FPN = CfgNode()
 _C.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]  # backbone stages that get a lateral connection
 _C.MODEL.FPN.OUT_CHANNELS = 256  # channels of every pyramid level
 _C.MODEL.FPN.NORM = ""  # "" or "GN"
+# Levels above the last stage: "conv" (FCOS: MODEL.FCOS.TOP_LEVELS strided convolutions, p6 and p7)
+# or "pool" (Detectron2's own pyramid: p6 is every second cell of p5)
+_C.MODEL.FPN.TOP_BLOCK = "conv"
 
-_C.MODEL.PROPOSAL_GENERATOR = CfgNode()
-_C.MODEL.PROPOSAL_GENERATOR.NAME = "FCOS"  # one-stage detectors here use FCOS
-
-_C.MODEL.FCOS = CfgNode()
-_C.MODEL.FCOS.NUM_CLASSES = 2  # 0 real, 1 fake
-_C.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # pyramid levels that predict
-_C.MODEL.FCOS.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels per cell of those levels
-_C.MODEL.FCOS.PRIOR_PROB = 0.01  # initial foreground probability
-_C.MODEL.FCOS.INFERENCE_TH_TEST = 0.05  # candidates need a class probability above this
-_C.MODEL.FCOS.NMS_TH = 0.6  # IoU of the per-class suppression; <= 0 disables it
-_C.MODEL.FCOS.PRE_NMS_TOPK_TEST = 1000  # candidates per level and image
-_C.MODEL.FCOS.POST_NMS_TOPK_TEST = 100  # detections per image
-_C.MODEL.FCOS.TOP_LEVELS = 2  # levels above p5: 2 = p6, p7
-_C.MODEL.FCOS.NORM = "GN"  # of the towers: "GN", "BN", "SyncBN", "none"
-_C.MODEL.FCOS.USE_SCALE = True  # a learnt factor per level on the box branch
-_C.MODEL.FCOS.BOX_QUALITY = "ctrness"  # or "iou"
-_C.MODEL.FCOS.THRESH_WITH_CTR = False  # multiply by the quality before the threshold
-_C.MODEL.FCOS.LOSS_ALPHA = 0.25  # focal loss
-_C.MODEL.FCOS.LOSS_GAMMA = 2.0  # focal loss: how much easy examples are played down
-_C.MODEL.FCOS.LOSS_NORMALIZER_CLS = "fg"  # "fg", "moving_fg", "all"
-_C.MODEL.FCOS.LOSS_WEIGHT_CLS = 1.0  # factor on the class loss
-_C.MODEL.FCOS.SIZES_OF_INTEREST = [64, 128, 256, 512]  # pixels, bounds between levels
-_C.MODEL.FCOS.NUM_CLS_CONVS = 4  # depth of the towers
-_C.MODEL.FCOS.NUM_BOX_CONVS = 4  # of the box tower
-_C.MODEL.FCOS.NUM_SHARE_CONVS = 0  # of a tower before both
-_C.MODEL.FCOS.CENTER_SAMPLE = True  # only locations near a face's centre are positive
-_C.MODEL.FCOS.POS_RADIUS = 1.5  # in strides
-_C.MODEL.FCOS.LOC_LOSS_TYPE = "giou"  # "iou", "linear_iou", "giou"
-
-_C.MODEL.BASIS_MODULE = CfgNode()
-_C.MODEL.BASIS_MODULE.NAME = "ProtoNet"  # the only choice
-_C.MODEL.BASIS_MODULE.NUM_BASES = 4  # bases that a mask is blended from
-_C.MODEL.BASIS_MODULE.LOSS_ON = True  # auxiliary semantic segmentation loss
-_C.MODEL.BASIS_MODULE.CONVS_DIM = 128  # channels of its convolutions
-_C.MODEL.BASIS_MODULE.IN_FEATURES = ["p3", "p4", "p5"]  # the first one sets the resolution
-_C.MODEL.BASIS_MODULE.NORM = "BN"  # "BN", "SyncBN", "GN"
-_C.MODEL.BASIS_MODULE.NUM_CONVS = 3  # convolutions before the bases are enlarged
-_C.MODEL.BASIS_MODULE.COMMON_STRIDE = 8  # pixels between the semantic labels that are read
-_C.MODEL.BASIS_MODULE.NUM_CLASSES = 2  # the head has one more, background
-_C.MODEL.BASIS_MODULE.LOSS_WEIGHT = 0.3  # factor on the semantic loss
-
-_C.MODEL.BLENDMASK = CfgNode()
-_C.MODEL.BLENDMASK.ATTN_SIZE = 14  # side of the attention map that a location predicts
-_C.MODEL.BLENDMASK.TOP_INTERP = "bilinear"  # how the attention is enlarged
-_C.MODEL.BLENDMASK.BOTTOM_RESOLUTION = 56  # side of the blended square mask
-_C.MODEL.BLENDMASK.POOLER_SAMPLING_RATIO = 1  # samples per bin and side of the ROIAlign
-_C.MODEL.BLENDMASK.POOLER_SCALES = [0.25]  # bases per image pixel
-_C.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT = 1.0  # factor on the mask loss
-# True: paste a mask into its box clipped to the image, as AdelaiDet (squeezes masks of faces that
-# reach over the border); False: into the whole box, which keeps them in place
-_C.MODEL.BLENDMASK.PASTE_CLIPPED = False
+add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config_detectors.py
 
 # COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
 _C.MODEL.COMICS = CfgNode()

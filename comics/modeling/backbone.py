@@ -26,6 +26,7 @@ RESNET_NAMES = (
     "build_fcos_resnet_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone",
 )
+TOP_BLOCKS = ("conv", "pool")
 STAGE_OF_STRIDE = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
@@ -100,6 +101,8 @@ class FPN(nn.Module):
         out_channels: width of every level.
         norm: "" or "GN"; with a norm the convolutions have no bias.
         top_levels: 0, 1 (p6) or 2 (p6, p7): 3x3 convolutions of stride 2 above the last level.
+        top_block: "conv": those; "pool": one more level, every second cell of the last, as in
+            Detectron2's own pyramid, whatever ``top_levels``.
 
     Attributes:
         strides: level name -> pixels per cell.
@@ -107,7 +110,7 @@ class FPN(nn.Module):
 
     Raises:
         ValueError: for stages the bottom-up network lacks, or whose strides do not double, or
-            ``top_levels`` outside 0..2.
+            ``top_levels`` outside 0..2, or an unknown ``top_block``.
     """
 
     def __init__(
@@ -118,10 +121,13 @@ class FPN(nn.Module):
         out_channels: int = 256,
         norm: str = "",
         top_levels: int = 2,
+        top_block: str = "conv",
     ) -> None:
         super().__init__()
         if top_levels not in (0, 1, 2):
             raise ValueError(f"top_levels must be 0, 1 or 2, got {top_levels}")
+        if top_block not in TOP_BLOCKS:
+            raise ValueError(f"MODEL.FPN.TOP_BLOCK must be one of {TOP_BLOCKS}, got {top_block!r}")
         unknown = [name for name in in_features if name not in bottom_up.strides]
         if unknown or not in_features:
             raise ValueError(
@@ -151,9 +157,9 @@ class FPN(nn.Module):
         )
         self.top = nn.ModuleDict()
         number = int(list(self.level_of.values())[-1].removeprefix("p"))
-        for extra in range(1, top_levels + 1):
+        for extra in range(1, (1 if top_block == "pool" else top_levels) + 1):
             level = f"p{number + extra}"
-            self.top[level] = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+            self.top[level] = _top_level(top_block, out_channels)
             self.strides[level] = strides[-1] << extra
         self._initialise()
 
@@ -183,11 +189,18 @@ class FPN(nn.Module):
                         nn.init.zeros_(module.bias)
 
 
+def _top_level(top_block: str, channels: int) -> nn.Module:
+    if top_block == "pool":
+        return nn.MaxPool2d(1, stride=2)
+    return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+
 def build_backbone(cfg: CfgNode) -> FPN:
     """The pyramid that ``MODEL.BACKBONE``, ``MODEL.RESNETS`` and ``MODEL.FPN`` describe.
 
-    ``MODEL.FCOS.TOP_LEVELS`` sets the levels above p5. ``MODEL.BACKBONE.FREEZE_AT`` exists for
-    ResNets only: timm's models have no common notion of stages to freeze.
+    ``MODEL.FPN.TOP_BLOCK`` and ``MODEL.FCOS.TOP_LEVELS`` set the levels above p5.
+    ``MODEL.BACKBONE.FREEZE_AT`` exists for ResNets only: timm's models have no common notion of
+    stages to freeze.
 
     Raises:
         ValueError: for an unknown backbone, or ``FREEZE_AT`` > 0 with a timm model.
@@ -217,4 +230,5 @@ def build_backbone(cfg: CfgNode) -> FPN:
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_levels=cfg.MODEL.FCOS.TOP_LEVELS,
+        top_block=cfg.MODEL.FPN.TOP_BLOCK,
     )

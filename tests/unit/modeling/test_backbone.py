@@ -183,6 +183,15 @@ def test_pyramid_equals_its_definition():
     torch.testing.assert_close(levels["p7"], model.top["p7"](levels["p6"].relu()))
 
 
+def test_pooled_top_level_is_every_second_cell_of_p5():
+    pyramid = build("MODEL.FPN.TOP_BLOCK", "pool")
+    levels = pyramid(torch.randn(1, 3, 64, 96))
+    assert list(pyramid.strides.values()) == [8, 16, 32, 64]
+    assert torch.equal(levels["p6"], levels["p5"][..., ::2, ::2])
+    with pytest.raises(ValueError, match="TOP_BLOCK"):
+        build("MODEL.FPN.TOP_BLOCK", "none")
+
+
 @pytest.mark.parametrize(("top_levels", "last"), [(0, "p5"), (1, "p6")])
 def test_fewer_top_levels(top_levels, last):
     assert list(build("MODEL.FCOS.TOP_LEVELS", str(top_levels)).strides)[-1] == last

@@ -1,0 +1,1 @@
+"""Names of parameters elsewhere, and ours: one module a part of a model."""
