@@ -15,7 +15,8 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE = CfgNode()
     _C.MODEL.FACE.METHOD = "CrossEntropy"  # a registered face method
     _C.MODEL.FACE.ENCODER = "efficientnet_b4"  # a registered encoder, or any timm model's name
-    # Local .safetensors or .pth to start the encoder from; "" = random. Read when training starts
+    # Local .safetensors or .pth to start the encoder from, also another face method's model file;
+    # "" = random. Read when training starts
     _C.MODEL.FACE.ENCODER_WEIGHTS = ""
     _C.MODEL.FACE.CROP_SIZE = 0  # side of a crop, pixels; 0 = the method's own
     # On the 0-255 scale, RGB; [] = what timm states for the encoder

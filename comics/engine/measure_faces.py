@@ -150,22 +150,31 @@ def predict_faces(
     try:
         for batch in tqdm(loader, desc="predict", unit="batch", disable=not distributed.is_main()):
             scores = torch.sigmoid(model(batch.images.to(device)).double()).tolist()
-            for position, score in enumerate(scores):
-                row = _find_row(manifest, next_row, batch, position)
-                next_row = row + 1
+            found = rows_of_batch(manifest, next_row, batch)
+            next_row = found[-1] + 1
+            for row, score in zip(found, scores, strict=True):
                 rows.append(_prediction(manifest, row, score, dataset, has_videos))
     finally:
         model.train(was_training)
     return rows
 
 
-def _find_row(manifest: Manifest, start: int, batch: FaceBatch, position: int) -> int:
-    """The row of a batch's crop; rows between ``start`` and it are of broken pictures."""
-    wanted = (batch.file_names[position], int(batch.labels[position]))
-    row = start
-    while (manifest[row].path, int(manifest.labels[row])) != wanted:
-        row += 1
-    return row
+def rows_of_batch(manifest: Manifest, start: int, batch: FaceBatch) -> list[int]:
+    """The row of each crop of a batch that a test loader gave; broken pictures' rows are skipped.
+
+    Args:
+        manifest: the loader's.
+        start: the row after the last one of the batch before.
+        batch: crops in the order of the manifest.
+    """
+    rows = []
+    for wanted in zip(batch.file_names, batch.labels.tolist(), strict=True):
+        row = start
+        while (manifest[row].path, int(manifest.labels[row])) != wanted:
+            row += 1
+        rows.append(row)
+        start = row + 1
+    return rows
 
 
 def _prediction(

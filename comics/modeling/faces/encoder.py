@@ -20,6 +20,7 @@ from torch.func import functional_call
 from comics.registry import ENCODERS
 
 WRAPPED_STATES = ("state_dict", "model")  # where training scripts put the weights in their files
+ENCODER_PART = "encoder."  # where a face method's model file has it
 PIXEL_SCALE = 255.0  # timm states mean and deviation on the 0-1 scale
 
 
@@ -139,6 +140,8 @@ def build_encoder(name: str) -> Encoder:
 def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict in a .safetensors file, or in a .pth file, read without running its code.
 
+    Of a model file of a face method, the encoder's part: one method may start from another's.
+
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if a .pth file holds anything but tensors by name.
@@ -147,7 +150,7 @@ def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder weights at {path}")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return _encoder_part(load_file(path))
     content = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in WRAPPED_STATES:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -155,6 +158,12 @@ def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict: tensors by name were expected")
     return dict(content)
+
+
+def _encoder_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What starts with "encoder." if anything does, without that; else everything."""
+    own = {k.removeprefix(ENCODER_PART): v for k, v in state.items() if k.startswith(ENCODER_PART)}
+    return own or state
 
 
 class _Method(nn.Module):

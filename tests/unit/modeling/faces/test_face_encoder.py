@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from comics.config import load_config
 from comics.modeling.faces.build import build_face_method
 from comics.modeling.faces.encoder import TimmEncoder, build_encoder, read_encoder_weights
+from comics.modeling.weights import save_weights
 
 PAPERS = {  # name -> (channels, cells per side at 299 px)
     "efficientnet_b4": (1792, 10),  # METHODS 3
@@ -134,3 +135,16 @@ def test_pixel_statistics_of_the_configuration_win():
     method = build_face_method(load_config(overrides=given))
     crops = torch.tensor([3, 4, 5], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     assert torch.equal(method.preprocess(crops), torch.ones(1, 3, 8, 8))
+
+
+def test_a_face_method_starts_from_the_encoder_of_anothers_model_file(tmp_path):
+    overrides = ["MODEL.FACE.ENCODER", "SmallResNet", "MODEL.FACE.METHOD"]
+    cfg = load_config(overrides=[*overrides, "CrossEntropy"])
+    first = build_face_method(cfg)
+    save_weights(tmp_path / "first.safetensors", first.inference_state_dict(), cfg, {})
+    weights = ["MODEL.FACE.ENCODER_WEIGHTS", str(tmp_path / "first.safetensors")]
+    second = build_face_method(
+        load_config(overrides=[*overrides, "DCL", *weights]), load_weights=True
+    )
+    for name, value in first.encoder.state_dict().items():
+        assert torch.equal(second.encoder.state_dict()[name], value)
