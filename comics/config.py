@@ -190,11 +190,28 @@ _C.TEST = CfgNode()
 _C.TEST.EVAL_PERIOD = 0  # iterations between validations; 0 = only at the end
 _C.TEST.IMS_PER_BATCH = 1  # images per forward pass of an evaluation
 _C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
+_C.TEST.DETECTIONS_PER_IMAGE = 100  # of Mask R-CNN; the others have keys of their own
 _C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
 _C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
 _C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
 # Score of a class that was not detected at a face's place: the detectors' candidate threshold
 _C.TEST.MISSING_SCORE = 0.05
+
+# Small faces in large pictures: besides the whole picture, the detector sees overlapping tiles of
+# it, at a larger scale. Costs a forward pass per tile, so it is asked for (comics detect --tiling)
+_C.TEST.TILING = CfgNode()
+# "never"; "auto": pictures whose short side the whole-picture pass would shrink MIN_SHRINK times or
+# more; "always": all pictures larger than a tile
+_C.TEST.TILING.MODE = "never"
+_C.TEST.TILING.SIZE = 1024  # side of a tile, pixels of the picture as given
+_C.TEST.TILING.OVERLAP = 256  # of neighbours, pixels: smaller faces are whole in some tile
+_C.TEST.TILING.MIN_SHRINK = 2.0  # for "auto"
+
+_C.TEST.VIDEO = CfgNode()  # from frames to tracks and verdicts; decisions: no paper judges videos
+_C.TEST.VIDEO.TRACK_IOU = 0.1  # boxes of one face in two analysed frames overlap at least this much
+_C.TEST.VIDEO.LOST_SECONDS = 1.0  # a face that was not seen for longer starts a new track
+_C.TEST.VIDEO.TRIM = 0.2  # share of a track's frames left out at either end of their logits' order
+_C.TEST.VIDEO.MIN_FRAMES = 3  # analysed frames that a track needs to speak for its video
 
 
 def get_cfg() -> CfgNode:
@@ -213,11 +230,7 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
     cfg = get_cfg()
     if path is not None:
         merge_node(cfg, CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
-    if len(overrides) % 2:
-        raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
-    for key in overrides[::2]:
-        _require_known(cfg, key)
-    cfg.merge_from_list(list(overrides))
+    merge_overrides(cfg, overrides)
     cfg.freeze()
     return cfg
 
@@ -236,6 +249,15 @@ def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
     for key in _leaf_keys(other):
         _require_known(cfg, key)
     cfg.merge_from_other_cfg(other)
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merge ``KEY VALUE`` pairs into ``cfg`` in place; raises as ``load_config``."""
+    if len(overrides) % 2:
+        raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
+    for key in overrides[::2]:
+        _require_known(cfg, key)
+    cfg.merge_from_list(list(overrides))
 
 
 def _leaf_keys(node: dict, prefix: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from comics.config import CfgNode
 from comics.modeling.layers import ConvNorm
 from comics.modeling.resnet import STAGES, ResNet
+from comics.registry import BACKBONE_SOURCES
 
 TIMM_PREFIX = "timm/"
 # Detectron2's and AdelaiDet's names for what "resnet" is here
@@ -195,8 +196,11 @@ def _top_level(top_block: str, channels: int) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
 
-def build_backbone(cfg: CfgNode) -> FPN:
+def build_backbone(cfg: CfgNode) -> nn.Module:
     """The pyramid that ``MODEL.BACKBONE``, ``MODEL.RESNETS`` and ``MODEL.FPN`` describe.
+
+    An ``FPN``, or a pyramid of another library (``comics.registry.BACKBONE_SOURCES``) with the
+    attributes ``strides``, ``out_channels`` and ``size_divisibility`` of one.
 
     ``MODEL.FPN.TOP_BLOCK`` and ``MODEL.FCOS.TOP_LEVELS`` set the levels above p5.
     ``MODEL.BACKBONE.FREEZE_AT`` exists for ResNets only: timm's models have no common notion of
@@ -206,6 +210,9 @@ def build_backbone(cfg: CfgNode) -> FPN:
         ValueError: for an unknown backbone, or ``FREEZE_AT`` > 0 with a timm model.
     """
     name = cfg.MODEL.BACKBONE.NAME
+    source = name.partition("/")[0]
+    if source in BACKBONE_SOURCES:
+        return BACKBONE_SOURCES.get(source)(cfg)
     in_features = list(cfg.MODEL.FPN.IN_FEATURES)
     unknown = [stage for stage in in_features if stage not in STAGES]
     if unknown:
@@ -222,7 +229,7 @@ def build_backbone(cfg: CfgNode) -> FPN:
     else:
         raise ValueError(
             f"unknown MODEL.BACKBONE.NAME {name!r}; choices: {', '.join(RESNET_NAMES)}, or "
-            f"{TIMM_PREFIX}<model name>"
+            f"{TIMM_PREFIX}<model name>; those of Detectron2 need --runtime detectron2"
         )
     return FPN(
         bottom_up,

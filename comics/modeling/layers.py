@@ -1,4 +1,4 @@
-"""Convolution with normalisation, and a convolution evaluated at a few cells only.
+"""Convolution with normalisation, at learnt offsets, or evaluated at a few cells only.
 
 Shape letters: B images; C, O input and output channels; h, w of a map; P cells.
 """
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
 GROUP_NORM_GROUPS = 32  # Wu and He 2018, and every published configuration
 NO_NORM = ("", "none")
+DEFORMABLE_KINDS = ("DCNv1", "DCNv2")
 
 
 class GroupNorm(nn.GroupNorm):
@@ -105,6 +106,57 @@ class ConvNorm(nn.Module):
             shift = shift + conv.bias * scale
         weight = conv.weight * scale[:, None, None, None]
         return functional.conv2d(x, weight, shift, conv.stride, conv.padding, 1, conv.groups)
+
+
+class DeformableConv(nn.Module):
+    """3x3 convolution, stride 1, whose nine samples lie at predicted offsets from the grid.
+
+    "DCNv1" is Dai et al. 2017 (arXiv:1703.06211, eq. 2); "DCNv2" also predicts a weight in (0, 1)
+    for each sample (Zhu et al. 2019, arXiv:1811.11168, eq. 1). Computed in float32, because
+    the kernel knows no bfloat16.
+
+    Args:
+        in_channels, out_channels: C and O.
+        kind: "DCNv1" or "DCNv2".
+        bias: give the convolution a bias.
+
+    Raises:
+        ValueError: for another kind.
+    """
+
+    SAMPLES = 9
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kind: str = "DCNv1", bias: bool = False
+    ) -> None:
+        super().__init__()
+        if kind not in DEFORMABLE_KINDS:
+            raise ValueError(f"a deformable convolution is one of {DEFORMABLE_KINDS}, got {kind!r}")
+        predictions = {"DCNv1": 2, "DCNv2": 3}[kind]  # y, x, and the weight, for each sample
+        self.offset = nn.Conv2d(in_channels, predictions * self.SAMPLES, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.reset_offsets()
+
+    def reset_offsets(self) -> None:
+        """Start from the regular grid: predicted offsets of 0, as both papers do."""
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, O, h, w]."""
+        predicted = self.offset(x).float()
+        offsets, weights = predicted.split(
+            (2 * self.SAMPLES, predicted.shape[1] - 2 * self.SAMPLES), dim=1
+        )
+        out = deform_conv2d(
+            x.float(),
+            offsets.contiguous(),
+            self.conv.weight.float(),
+            None if self.conv.bias is None else self.conv.bias.float(),
+            padding=1,
+            mask=weights.sigmoid() if weights.shape[1] else None,
+        )
+        return out.to(x.dtype)
 
 
 def conv3x3_at_cells(

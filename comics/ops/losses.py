@@ -1,7 +1,7 @@
-"""Losses of dense detectors: focal, and overlap of boxes given as distances; centre-ness.
+"""Losses of dense detectors: focal, overlap of boxes given as distances, and of masks; centre-ness.
 
-Shape letters: N locations; K classes. Distances are (left, top, right, bottom) from one point to
-the four sides of a box, in strides (pixels divided by the level's stride), all >= 0. All
+Shape letters: N locations or masks; K classes. Distances are (left, top, right, bottom) from one
+point to the four sides of a box, in strides (pixels divided by the level's stride), all >= 0. All
 arithmetic is in float32, whatever the precision of the inputs.
 """
 
@@ -79,6 +79,22 @@ def centerness(distances: Tensor) -> Tensor:
     horizontal = torch.minimum(left, right) / torch.maximum(left, right)
     vertical = torch.minimum(top, bottom) / torch.maximum(top, bottom)
     return (horizontal * vertical).sqrt()
+
+
+def dice_loss(predicted: Tensor, target: Tensor, *, smoothing: float) -> Tensor:
+    """1 - 2 sum(p q) / (sum(p^2) + sum(q^2) + smoothing) (Milletari et al. 2016, arXiv:1606.04797).
+
+    Args:
+        predicted: [N, ...] in [0, 1].
+        target: [N, ...], of the same shape, bool or in [0, 1].
+        smoothing: > 0, keeps the quotient of two empty masks finite.
+
+    Returns:
+        [N] float32 in [0, 1].
+    """
+    p, q = predicted.float().flatten(1), target.float().flatten(1)
+    total = p.square().sum(dim=1) + q.square().sum(dim=1)
+    return 1 - 2 * (p * q).sum(dim=1) / (total + smoothing)
 
 
 def _distance_area(distances: Tensor) -> Tensor:

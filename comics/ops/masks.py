@@ -57,6 +57,25 @@ def bitmap_to_rle(bitmap: Tensor) -> dict:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def mask_centers(bitmaps: Tensor, boxes: Tensor) -> Tensor:
+    """Centres of mass of bitmaps, the mean (x, y) index of their pixels.
+
+    Args:
+        bitmaps: [N, H, W] bool.
+        boxes: [N, 4] in pixels; an empty bitmap gets the centre of its box.
+
+    Returns:
+        [N, 2] float32.
+    """
+    # Counts per column and row first: only they are turned into numbers wider than a bool
+    columns, rows = (bitmaps.sum(dim=axis).double() for axis in (1, 2))
+    area = columns.sum(dim=1, keepdim=True)
+    x = columns @ torch.arange(columns.shape[1], device=bitmaps.device).double()
+    y = rows @ torch.arange(rows.shape[1], device=bitmaps.device).double()
+    mass = (torch.stack((x, y), dim=1) / area.clamp(min=1)).float()
+    return torch.where(area > 0, mass, (boxes[:, :2] + boxes[:, 2:]).float() / 2)
+
+
 def _checked_rle(rle: dict, height: int, width: int) -> dict:
     size = list(rle.get("size", ()))
     if size != [height, width]:

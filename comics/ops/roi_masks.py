@@ -14,7 +14,7 @@ from torchvision.ops import roi_align
 MASK_THRESHOLD = 0.5
 
 
-def crop_and_resize(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_and_resize(masks: Tensor, boxes: Tensor, size: int, index: Tensor | None = None) -> Tensor:
     """Cut each mask with its own box and resize it to a square.
 
     ROIAlign (He et al. 2017, arXiv:1703.06870) with half-pixel shift and as many samples as fit
@@ -24,12 +24,15 @@ def crop_and_resize(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
         masks: [N, H, W] bool.
         boxes: [N, 4] in pixels.
         size: R, in cells.
+        index: position of the mask that each box cuts, int64, where boxes and masks do not
+            correspond one to one; then there may be any number of boxes.
 
     Returns:
-        [N, R, R] bool.
+        [N, R, R] bool, one per box.
     """
-    index = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
-    rois = torch.cat((index[:, None], boxes.float()), dim=1)
+    if index is None:
+        index = torch.arange(len(boxes), device=boxes.device)
+    rois = torch.cat((index[:, None].float(), boxes.float()), dim=1)
     pooled = roi_align(masks[:, None].float(), rois, size, sampling_ratio=-1, aligned=True)
     return pooled[:, 0] >= MASK_THRESHOLD
 

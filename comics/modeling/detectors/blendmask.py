@@ -11,7 +11,6 @@ square masks; P positive locations or detections; F faces of the batch; H, W pad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,11 @@ from torchvision.ops import roi_align
 from comics.config import CfgNode
 from comics.modeling.detectors.base import ImageBatch, TrainingOutput, pad_to
 from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
-from comics.modeling.detectors.fcos import FCOS, PREDICTION_STD, DenseTraining, to_output
+from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
+from comics.modeling.detectors.fcos_head import PREDICTION_STD
 from comics.modeling.detectors.fcos_selection import Detections
 from comics.modeling.layers import conv3x3_at_cells
-from comics.ops.boxes import scale_boxes
-from comics.ops.roi_masks import crop_and_resize, paste_masks
+from comics.ops.roi_masks import crop_and_resize
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -145,17 +144,10 @@ class BlendMask(FCOS):
             return super().infer(features, batch, output_sizes)
         head, detections = self.dense_inference(features)
         squares = self.square_masks(features, head.box_tower, detections)
-        found = []
-        for one, soft, size, output_size in zip(
-            detections, squares, batch.sizes, output_sizes, strict=True
-        ):
-            faces, keep = to_output(one, size, output_size)
-            boxes = faces.boxes
-            if not self.paste_clipped:
-                scale_y, scale_x = output_size[0] / size[0], output_size[1] / size[1]
-                boxes = scale_boxes(one.boxes[keep], scale_x, scale_y)
-            found.append(replace(faces, masks=paste_masks(soft[keep], boxes, faces.image_size)))
-        return found
+        return [
+            to_output_with_masks(*image, paste_clipped=self.paste_clipped)
+            for image in zip(detections, squares, batch.sizes, output_sizes, strict=True)
+        ]
 
     def square_masks(
         self,

@@ -10,149 +10,24 @@ level -> image -> row -> column.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
 from comics.modeling.detectors.base import Detector, ImageBatch, LevelProposals, TrainingOutput
+from comics.modeling.detectors.fcos_head import PREDICTION_STD as PREDICTION_STD
+from comics.modeling.detectors.fcos_head import FCOSHead, HeadOutput
 from comics.modeling.detectors.fcos_losses import FCOSLoss, FCOSLossOutput
 from comics.modeling.detectors.fcos_selection import Detections, Selector, boxes_at_cells
 from comics.modeling.detectors.fcos_targets import Assignment, TargetAssigner
-from comics.modeling.layers import make_norm
 from comics.ops.boxes import clip_boxes, nonempty, scale_boxes
+from comics.ops.roi_masks import paste_masks
 from comics.registry import DETECTORS
 from comics.structures import Faces
-
-PREDICTION_STD = 0.01  # of the initial weights of towers and predictors
-PER_LEVEL_NORMS = ("BN", "SyncBN")  # their statistics differ between levels
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """Predictions per level, finest first.
-
-    Attributes:
-        class_logits: [B, K, h, w] each.
-        distances: [B, 4, h, w] each, left, top, right, bottom in strides, >= 0.
-        quality_logits: [B, 1, h, w] each.
-        box_tower: [B, C, h, w] each, the input of the box predictor.
-    """
-
-    class_logits: list[Tensor]
-    distances: list[Tensor]
-    quality_logits: list[Tensor]
-    box_tower: list[Tensor]
-
-
-class TowerBlock(nn.Module):
-    """3x3 convolution with bias, normalisation, ReLU; batch norms are one per level."""
-
-    def __init__(self, channels: int, *, norm: str, num_levels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        if norm in PER_LEVEL_NORMS:
-            self.norm = nn.ModuleList(make_norm(norm, channels) for _ in range(num_levels))
-        else:
-            self.norm = make_norm(norm, channels)
-
-    def forward(self, x: Tensor, level: int) -> Tensor:
-        """[B, C, h, w] of that level to the same shape."""
-        x = self.conv(x)
-        norm = self.norm[level] if isinstance(self.norm, nn.ModuleList) else self.norm
-        return functional.relu_(x if norm is None else norm(x))
-
-
-class FCOSHead(nn.Module):
-    """Towers and predictors, the same for every level.
-
-    Args:
-        in_channels: C of the pyramid.
-        num_classes: K.
-        num_levels: of the pyramid.
-        num_class_convs, num_box_convs, num_share_convs: depths of the towers; the shared runs
-            before the other two.
-        norm: of the towers, "GN", "BN", "SyncBN" or "none".
-        use_scale: a learnt factor per level on the box predictor.
-        prior: initial probability of a class at a location, in (0, 1).
-
-    Raises:
-        ValueError: for an unknown norm or a prior outside (0, 1).
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        num_classes: int,
-        num_levels: int,
-        num_class_convs: int = 4,
-        num_box_convs: int = 4,
-        num_share_convs: int = 0,
-        norm: str = "GN",
-        use_scale: bool = True,
-        prior: float = 0.01,
-    ) -> None:
-        super().__init__()
-        if not 0 < prior < 1:
-            raise ValueError(f"MODEL.FCOS.PRIOR_PROB must lie in (0, 1), got {prior}")
-
-        def tower(depth: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                TowerBlock(in_channels, norm=norm, num_levels=num_levels) for _ in range(depth)
-            )
-
-        self.share_tower = tower(num_share_convs)
-        self.class_tower = tower(num_class_convs)
-        self.box_tower = tower(num_box_convs)
-        self.class_logits = nn.Conv2d(in_channels, num_classes, 3, padding=1)
-        self.box_distances = nn.Conv2d(in_channels, 4, 3, padding=1)
-        self.quality = nn.Conv2d(in_channels, 1, 3, padding=1)
-        self.scales = nn.ParameterList(
-            nn.Parameter(torch.ones(1)) for _ in range(num_levels if use_scale else 0)
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=PREDICTION_STD)
-                nn.init.zeros_(module.bias)
-        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, in_channels: int) -> FCOSHead:
-        """From ``MODEL.FCOS``."""
-        node = cfg.MODEL.FCOS
-        return cls(
-            in_channels,
-            num_classes=node.NUM_CLASSES,
-            num_levels=len(node.IN_FEATURES),
-            num_class_convs=node.NUM_CLS_CONVS,
-            num_box_convs=node.NUM_BOX_CONVS,
-            num_share_convs=node.NUM_SHARE_CONVS,
-            norm=node.NORM,
-            use_scale=node.USE_SCALE,
-            prior=node.PRIOR_PROB,
-        )
-
-    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
-        """Predictions for the levels' [B, C, h, w] features, finest first."""
-        output = HeadOutput([], [], [], [])
-        for level, feature in enumerate(features):
-            shared = _run_tower(self.share_tower, feature, level)
-            box_tower = _run_tower(self.box_tower, shared, level)
-            raw = self.box_distances(box_tower).float()
-            if len(self.scales):
-                raw = raw * self.scales[level]
-            class_tower = _run_tower(self.class_tower, shared, level)
-            output.class_logits.append(self.class_logits(class_tower).float())
-            output.distances.append(functional.relu(raw))
-            output.quality_logits.append(self.quality(box_tower).float())
-            output.box_tower.append(box_tower)
-        return output
 
 
 @dataclass(frozen=True)
@@ -178,6 +53,8 @@ class FCOS(Detector):
     Raises:
         ValueError: if the levels or their strides are not those of the backbone.
     """
+
+    head_type: type[FCOSHead] = FCOSHead  # what ``parts_from_config`` builds
 
     def __init__(
         self,
@@ -211,7 +88,7 @@ class FCOS(Detector):
         backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
-            "head": FCOSHead.from_config(cfg, backbone.out_channels),
+            "head": cls.head_type.from_config(cfg, backbone.out_channels),
             "levels": cfg.MODEL.FCOS.IN_FEATURES,
             "assigner": TargetAssigner.from_config(cfg),
             "loss": FCOSLoss.from_config(cfg),
@@ -247,14 +124,21 @@ class FCOS(Detector):
         ]
 
     def dense_training(
-        self, features: dict[str, Tensor], targets: Sequence[Faces]
+        self,
+        features: dict[str, Tensor],
+        targets: Sequence[Faces],
+        centers: Sequence[Tensor] | None = None,
     ) -> DenseTraining:
-        """Head outputs, targets and losses of the FCOS part."""
+        """Head outputs, targets and losses of the FCOS part.
+
+        ``centers`` [F, 2] per image are those of the centre sampling; default: the boxes' centres.
+        """
         head = self.head([features[level] for level in self.levels])
         assignment = self.assigner.assign(
             [tuple(logits.shape[-2:]) for logits in head.class_logits],
             [faces.boxes for faces in targets],
             [faces.labels for faces in targets],
+            centers,
         )
         loss = self.loss(
             _level_major(head.class_logits),
@@ -312,10 +196,29 @@ def to_output(
     return faces, keep
 
 
-def _run_tower(tower: nn.ModuleList, x: Tensor, level: int) -> Tensor:
-    for block in tower:
-        x = block(x, level)
-    return x
+def to_output_with_masks(
+    found: Detections,
+    soft: Tensor,
+    size: tuple[int, int],
+    output_size: tuple[int, int],
+    *,
+    paste_clipped: bool,
+) -> Faces:
+    """``to_output``, with square masks pasted into the boxes.
+
+    Args:
+        found: N detections in pixels of the network's input.
+        soft: [N, R, R] in [0, 1], the masks that fill the detections' boxes.
+        size, output_size: as in ``to_output``.
+        paste_clipped: paste into the boxes clipped to the image, which squeezes masks of faces
+            that reach over the border (AdelaiDet's rule); False: into the whole boxes.
+    """
+    faces, keep = to_output(found, size, output_size)
+    boxes = faces.boxes
+    if not paste_clipped:
+        scale_y, scale_x = output_size[0] / size[0], output_size[1] / size[1]
+        boxes = scale_boxes(found.boxes[keep], scale_x, scale_y)
+    return replace(faces, masks=paste_masks(soft[keep], boxes, faces.image_size))
 
 
 def _level_major(maps: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from comics.ops.losses import centerness, distance_iou, distance_iou_loss, focal_loss
+from comics.ops.losses import (
+    centerness,
+    dice_loss,
+    distance_iou,
+    distance_iou_loss,
+    focal_loss,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,15 @@ def test_half_precision_inputs_are_computed_in_float32():
 def test_an_unknown_loss_lists_the_choices():
     with pytest.raises(ValueError, match="linear_iou"):
         distance_iou_loss(torch.ones(1), torch.ones(1), "l1")
+
+
+def test_dice_loss_equals_the_formula():
+    generator = torch.Generator().manual_seed(4)
+    predicted = torch.rand(3, 4, 5, generator=generator)
+    target = torch.rand(3, 4, 5, generator=generator) > 0.5
+    found = dice_loss(predicted, target, smoothing=0.01)
+    for p, q, loss in zip(predicted.double(), target.double(), found, strict=True):
+        expected = 1 - 2 * (p * q).sum() / ((p * p).sum() + (q * q).sum() + 0.01)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    empty = torch.zeros(1, 4, 5)
+    assert dice_loss(empty, empty.bool(), smoothing=0.01).item() == 1

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from comics.ops.masks import bitmap_to_rle, rle_to_bitmap, segmentation_to_bitmap
+from comics.ops.masks import bitmap_to_rle, mask_centers, rle_to_bitmap, segmentation_to_bitmap
 
 bitmaps = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))).map(torch.from_numpy)
 
@@ -55,3 +56,18 @@ def test_two_parts_are_merged():
 def test_faults_are_named(segmentation, message):
     with pytest.raises(ValueError, match=message):
         segmentation_to_bitmap(segmentation, 5, 4)
+
+
+@given(bitmaps)
+def test_centres_are_scipys_centres_of_mass(bitmap):
+    boxes = torch.tensor([[2.0, 4.0, 8.0, 5.0]])
+    found = mask_centers(bitmap[None], boxes)
+    if bitmap.any():
+        y, x = ndimage.center_of_mass(bitmap.numpy())
+    else:
+        x, y = 5.0, 4.5
+    torch.testing.assert_close(found, torch.tensor([[x, y]], dtype=torch.float32))
+
+
+def test_centres_of_no_bitmaps():
+    assert mask_centers(torch.zeros(0, 5, 4, dtype=torch.bool), torch.zeros(0, 4)).shape == (0, 2)

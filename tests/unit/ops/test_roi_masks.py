@@ -55,6 +55,15 @@ def test_crop_equals_naive_sampling():
         assert torch.equal(crop[decided], (soft >= 0.5)[decided])
 
 
+def test_boxes_may_name_the_mask_that_they_cut():
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.rand(2, 20, 24, generator=generator) > 0.4
+    boxes = torch.tensor([[2.3, 1.7, 19.9, 15.2], [0.0, 0.0, 24.0, 20.0], [1.0, 4.0, 9.0, 19.5]])
+    index = torch.tensor([1, 0, 1])
+    expected = crop_and_resize(masks[index], boxes, 5)
+    assert torch.equal(crop_and_resize(masks, boxes, 5, index), expected)
+
+
 def test_crop_of_nothing():
     assert crop_and_resize(torch.zeros(0, 9, 9).bool(), torch.zeros(0, 4), 7).shape == (0, 7, 7)
 

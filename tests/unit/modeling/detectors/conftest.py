@@ -36,18 +36,19 @@ class Reference:
 
     data: dict
     architecture: str
+    settings: tuple[str, ...] = ()  # keys and values that the reference's configuration implies
 
     def model(self, *overrides) -> Detector:
         cfg = get_cfg()
         take_known(cfg.MODEL, yaml.safe_load(self.data["cfg_yaml"])["MODEL"])
         cfg.INPUT.FORMAT = "BGR"
         cfg.MODEL.BLENDMASK.PASTE_CLIPPED = True  # the peer's rule
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list([*self.settings, *overrides])
         model = DETECTORS.get(self.architecture).from_config(cfg)
         converted, unmatched = convert_adelaidet(self.data["state_dict"])
         assert unmatched == []
         if not cfg.MODEL.BASIS_MODULE.LOSS_ON:
-            converted = {k: v for k, v in converted.items() if "semantic" not in k}
+            converted = {k: v for k, v in converted.items() if "basis_module.semantic" not in k}
         load_state(model, converted | extra_buffers(model), "reference")
         return model
 
@@ -84,9 +85,11 @@ def extra_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if k == "loss.moving_positives"}
 
 
-def load_reference(shared_dir, name: str, architecture: str) -> Reference:
+def load_reference(
+    shared_dir, name: str, architecture: str, settings: tuple[str, ...] = ()
+) -> Reference:
     path = shared_dir / "fixtures" / "adelaidet" / f"{name}.pt"
-    return Reference(torch.load(path, weights_only=True), architecture)
+    return Reference(torch.load(path, weights_only=True), architecture, settings)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,33 @@ def fcos_reference(shared_dir) -> Reference:
 @pytest.fixture(scope="module")
 def blendmask_reference(shared_dir) -> Reference:
     return load_reference(shared_dir, "blendmask", "BlendMask")
+
+
+@pytest.fixture(scope="module")
+def condinst_reference(shared_dir) -> Reference:
+    return load_reference(shared_dir, "condinst", "CondInst")
+
+
+@pytest.fixture(scope="module")
+def solov2_reference(shared_dir) -> Reference:
+    settings = ("MODEL.FPN.TOP_BLOCK", "pool", "MODEL.SOLOV2.MASK_TARGETS", "opencv")
+    return load_reference(shared_dir, "solov2", "SOLOv2", settings)
+
+
+def load_meinst(shared_dir, name: str) -> Reference:
+    """With the basis of the state dict, and the peer's way of pasting."""
+    settings = ("MODEL.MEInst.FLAG_PARAMETERS", "True", "MODEL.MEInst.PASTE_CLIPPED", "True")
+    return load_reference(shared_dir, name, "MEInst", settings)
+
+
+@pytest.fixture(scope="module")
+def meinst_reference(shared_dir) -> Reference:
+    return load_meinst(shared_dir, "meinst")
+
+
+@pytest.fixture(scope="module")
+def meinst_dcn_reference(shared_dir) -> Reference:
+    return load_meinst(shared_dir, "meinst_dcn")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,79 @@
+"""Deformable convolution against a naive loop."""
+
+import math
+
+import pytest
+import torch
+
+from comics.modeling.layers import DeformableConv
+
+
+def bilinear(plane, y, x):
+    """Value of [h, w] between cells; 0 beyond the map."""
+    total = 0.0
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]:
+                weight = (1 - abs(y - row)) * (1 - abs(x - column))
+                total += weight * plane[row, column].item()
+    return total
+
+
+def naive(layer, x):
+    """[C, h, w] to [O, h, w] in float64, one sample at a time."""
+    predicted = layer.offset(x[None])[0].double()
+    weight = layer.conv.weight.double()
+    out = torch.zeros(weight.shape[0], *x.shape[1:], dtype=torch.float64)
+    if layer.conv.bias is not None:
+        out += layer.conv.bias.double()[:, None, None]
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            for k in range(9):
+                dy, dx = predicted[2 * k, i, j].item(), predicted[2 * k + 1, i, j].item()
+                y, column = i + k // 3 - 1 + dy, j + k % 3 - 1 + dx
+                share = 1.0
+                if len(predicted) == 27:
+                    share = 1 / (1 + math.exp(-predicted[18 + k, i, j].item()))
+                for c in range(len(x)):
+                    value = share * bilinear(x[c].double(), y, column)
+                    out[:, i, j] += weight[:, c, k // 3, k % 3] * value
+    return out
+
+
+@pytest.mark.parametrize("kind", ["DCNv1", "DCNv2"])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_deformable_convolution_equals_a_naive_loop(kind, bias):
+    torch.manual_seed(0)
+    layer = DeformableConv(2, 3, kind=kind, bias=bias)
+    torch.nn.init.normal_(layer.offset.weight, std=0.3)
+    torch.nn.init.normal_(layer.offset.bias)
+    x = torch.randn(2, 4, 5)
+    torch.testing.assert_close(layer(x[None])[0].double(), naive(layer, x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_deformable_convolution_starts_on_the_grid():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 7)
+    plain, modulated = DeformableConv(3, 4), DeformableConv(3, 4, kind="DCNv2")
+    torch.testing.assert_close(plain(x), plain.conv(x))
+    torch.testing.assert_close(modulated(x), modulated.conv(x) / 2)  # sample weights of 1/2
+
+
+def test_deformable_convolution_under_autocast_and_backward():
+    torch.manual_seed(0)
+    layer = DeformableConv(3, 4, kind="DCNv2")
+    x = torch.randn(2, 3, 6, 7, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(torch.nn.functional.conv2d(x, torch.eye(3)[:, :, None, None]))
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    for tensor in (x, *layer.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+        assert tensor.grad.abs().sum() > 0
+
+
+def test_unknown_kinds_are_refused():
+    with pytest.raises(ValueError, match="DCNv3"):
+        DeformableConv(3, 4, kind="DCNv3")
