@@ -13,20 +13,39 @@ from comics.integrations.weights import (
 from comics.registry import DETECTORS
 
 
-@pytest.fixture(params=["fcos", "blendmask"])
+@pytest.fixture(params=["fcos", "blendmask", "condinst", "solov2", "meinst", "meinst_dcn"])
 def reference(request, shared_dir):
     path = shared_dir / "fixtures" / "adelaidet" / f"{request.param}.pt"
     return request.param, torch.load(path, weights_only=True)
+
+
+ARCHITECTURES = {
+    "fcos": "FCOS",
+    "blendmask": "BlendMask",
+    "condinst": "CondInst",
+    "solov2": "SOLOv2",
+    "meinst": "MEInst",
+    "meinst_dcn": "MEInst",
+}
+# What the published configuration of one of them says otherwise than our defaults
+PUBLISHED = {
+    "meinst_dcn": ["MODEL.MEInst.USE_DEFORMABLE", "True", "MODEL.MEInst.LAST_DEFORMABLE", "True"],
+    "blendmask": ["MODEL.FCOS.USE_SCALE", "False"],
+    "solov2": [
+        "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']",
+        "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']",
+        "MODEL.FPN.TOP_BLOCK", "pool",
+    ],
+}  # fmt: skip
 
 
 def published_model(name: str):
     """Full width, two classes, as in AdelaiDet's R_50_1x files; without storage."""
     import comics.modeling.detectors  # noqa: F401
 
-    overrides = ["MODEL.FCOS.USE_SCALE", str(name == "fcos")]
-    architecture = {"fcos": "FCOS", "blendmask": "BlendMask"}[name]
+    cfg = load_config(overrides=PUBLISHED.get(name, []))
     with torch.device("meta"):
-        return DETECTORS.get(architecture).from_config(load_config(overrides=overrides))
+        return DETECTORS.get(ARCHITECTURES[name]).from_config(cfg)
 
 
 def test_published_configuration_has_the_same_names_and_shapes(reference):
@@ -70,6 +89,31 @@ def test_towers_with_other_norms():
     assert converted["head.box_tower.1.conv.weight"] == 3
 
 
+def test_meinst_with_large_kernels():
+    """Its code predictor is two pairs of convolutions; the published files have none of it."""
+    theirs = "proposal_generator.MEInst_head.mask_pred"
+    shapes = {
+        "l1": (60, 256, 9, 1),
+        "l2": (60, 60, 1, 9),
+        "r1": (60, 256, 1, 9),
+        "r2": (60, 60, 9, 1),
+    }
+    state = {
+        f"{theirs}.conv_{part}.conv.{kind}": torch.empty(
+            shape if kind == "weight" else 60, device="meta"
+        )
+        for part, shape in shapes.items()
+        for kind in ("weight", "bias")
+    }
+    converted, unmatched = convert_adelaidet(state)
+    assert unmatched == []
+    cfg = load_config(overrides=["MODEL.MEInst.USE_GCN_IN_MASK", "True"])
+    with torch.device("meta"):
+        own = DETECTORS.get("MEInst").from_config(cfg).state_dict()
+    wanted = {name: value.shape for name, value in own.items() if name.startswith("head.code.")}
+    assert {name: value.shape for name, value in converted.items()} == wanted
+
+
 def test_pyramid_norm_keys():
     state = {
         "backbone.fpn_lateral3.norm.weight": torch.zeros(1),
@@ -85,12 +129,14 @@ def test_another_number_of_classes_is_reported_not_loaded(reference):
     converted, _ = convert_adelaidet(
         {key: torch.empty(shape, device="meta") for key, shape in data["full_r50_keys"].items()}
     )
-    converted["head.class_logits.weight"] = torch.empty(80, 256, 3, 3, device="meta")
-    del converted["head.quality.bias"]
+    (predictor,) = (key for key in converted if key.endswith("class_logits.weight"))
+    bias = predictor.replace("weight", "bias")
+    converted[predictor] = torch.empty(80, *converted[predictor].shape[1:], device="meta")
+    del converted[bias]
     converted["extra.weight"] = torch.empty(1, device="meta")
     report = load_matching(model, converted)
-    assert report.misshapen == ["head.class_logits.weight"]
-    assert report.missing == ["head.quality.bias"]
+    assert report.misshapen == [predictor]
+    assert report.missing == [bias]
     assert report.unexpected == ["extra.weight"]
 
 
