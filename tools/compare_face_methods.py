@@ -65,6 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def training_entry(arguments: argparse.Namespace, method: str) -> str:
+    """What a method trains on: rows of the strong compression too where it has views of them."""
+    chosen = "|".join(["real", *arguments.train_methods])
+    levels = [arguments.compression]
+    levels += [arguments.unseen_compression] if method in SEES_STRONG else []
+    return f"{arguments.manifest}@split=train,method={chosen},compression={'|'.join(levels)}"
+
+
 def entries(arguments: argparse.Namespace, split: str) -> dict[str, str]:
     """Condition -> data set entry of a split."""
 
@@ -96,7 +104,7 @@ def run_one(arguments: argparse.Namespace, method: str, seed: int) -> dict[str, 
         return json.loads(done.read_text(encoding="utf-8"))
     train = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file"]
     train += [str(arguments.configs / f"{method}.yaml")]
-    domain, domains = entries(arguments, "train")["in-domain"], len(arguments.train_methods)
+    domain, domains = training_entry(arguments, method), len(arguments.train_methods)
     validation = entries(arguments, "val")["in-domain"]
     tests = entries(arguments, "test")
     shared = [
