@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 EXTRAS = {
+    "heic": ["pillow-heif"],
     "tensorboard": ["tensorboard"],
     "dev": ["hypothesis", "jsonschema", "psutil", "pytest", "pytest-xdist", "ruff", "tensorboard"],
 }
@@ -24,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["comics", "comics.*"]),
-    package_data={"comics": ["**/*.html", "**/*.css", "**/*.js"]},
+    package_data={"comics": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.safetensors"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -42,6 +43,11 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "jinja2>=3.1",
+        # From 2.2 on it requires opencv-python, which overwrites opencv-python-headless; so did
+        # supervision, which it requires, before 0.30
+        "trackers>=2.1,<2.2",
+        "supervision>=0.30",
     ],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["comics=comics.cli:main"]},
 )

@@ -5,6 +5,7 @@
   tools/benchmark.py model        BlendMask, COMICS-BlendMask and torchvision's Mask R-CNN
   tools/benchmark.py loader       images per second by workers, and memory over an epoch
   tools/benchmark.py faces        faces of a photo in one pass or one by one; methods beside CE
+  tools/benchmark.py sizes        parameters and arithmetic of each configuration (no times)
 
 Peak memory is measured in a fresh process of its own. Only ratios from one run mean anything:
 absolute times move with whatever else the machine does.
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
 from benchmark_faces import benchmark_faces
+from benchmark_sizes import benchmark_sizes
 from torch import nn
 
 
@@ -247,6 +249,12 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     faces.add_argument("--threads", type=int, default=2)
     faces.add_argument("--rounds", type=int, default=7)
     faces.set_defaults(run=benchmark_faces)
+    sizes = commands.add_parser("sizes", help="parameters and arithmetic of configurations")
+    sizes.add_argument("configs", nargs="*", metavar="YAML", help="default: every R_50 detector")
+    sizes.add_argument(
+        "--shape", type=int, nargs=2, default=(800, 1088), metavar=("H", "W"), help="pixels"
+    )
+    sizes.set_defaults(run=benchmark_sizes)
     worker = commands.add_parser("worker", help="one measurement (used internally)")
     worker.add_argument("worker")
     worker.add_argument("words", nargs="*")

@@ -7,6 +7,11 @@ Ctrl-C finishes the step and writes a checkpoint and model_last.safetensors; --r
 the last checkpoint. --eval-only measures MODEL.WEIGHTS on DATASETS.TEST. Several processes, on
 one machine or many, are started by torchrun.
 
+--runtime detectron2 does the same on Detectron2's DefaultTrainer, for our models and its own:
+checkpoints are then model_<iteration>.pth and last_checkpoint, and the metrics metrics.json.
+Processes are started by --num-gpus (Detectron2's launch) or by torchrun. --runtime auto takes it
+where it is installed and works, except for single-face methods.
+
 Exit code: 0 done; 1 the run failed (a loss that is not finite, a full disk, too many unreadable
 images, ...; earlier checkpoints are intact); 2 it could not start (configuration, missing file,
 ...); 3 done, but some images could not be read (each is reported); 143 stopped by SIGTERM, 130 by
@@ -19,12 +24,13 @@ Examples:
   tools/train_net.py --config-file output/run/config.yaml --eval-only \\
       --weights output/run/model_best.safetensors
   torchrun --nproc-per-node 4 tools/train_net.py --config-file configs/COMICS-BlendMask/R_50_1x.yaml
+  tools/train_net.py --runtime detectron2 --num-gpus 4 \\
+      --config-file configs/COMICS-BlendMask/R_50_1x.yaml
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
@@ -51,52 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="what runs the model (default: auto); the first log line says which",
     )
+    launch = parser.add_argument_group("Detectron2's launch (--runtime detectron2)")
+    launch.add_argument(
+        "--num-gpus", type=int, default=1, help="processes of this machine, one for each GPU"
+    )
+    launch.add_argument("--num-machines", type=int, default=1, help="machines of the run")
+    launch.add_argument("--machine-rank", type=int, default=0, help="this one's number, from 0")
+    launch.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="of machine 0, tcp://host:port"
+    )
     parser.add_argument(
         "overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration, last"
     )
     return parser
-
-
-def choose_runtime(wanted: str) -> str:
-    """ "native", or an error: ``detectron2`` cannot run yet.
-
-    Raises:
-        ValueError: saying whether Detectron2 is missing or not yet wired.
-    """
-    if wanted != "detectron2":
-        return "native"
-    if importlib.util.find_spec("detectron2") is None:
-        raise ValueError("--runtime detectron2 needs Detectron2, which is not installed")
-    raise ValueError("--runtime detectron2 is not wired yet: use --runtime native")
-
-
-def load_foreign_weights(model, path: str) -> None:
-    """Load a .pth of AdelaiDet, or of a torchvision ResNet, as far as it fits; log what does not.
-
-    Raises:
-        ValueError: if nothing of it fits.
-    """
-    from comics.integrations.weights import (
-        convert_adelaidet,
-        convert_torchvision_resnet,
-        load_matching,
-        read_checkpoint,
-    )
-
-    detector = getattr(model, "detector", model)
-    state = read_checkpoint(path)
-    whole = any(name.startswith("backbone.bottom_up.") for name in state)
-    converted, unknown = (convert_adelaidet if whole else convert_torchvision_resnet)(state)
-    if not converted.keys() & detector.state_dict().keys():
-        raise ValueError(f"{path}: none of its {len(state)} tensors is known to this model")
-    report = load_matching(detector, converted)
-    for text, names in (
-        ("keep their initial values", report.missing),
-        ("of the file are not in the model", [*unknown, *report.unexpected]),
-        ("have another shape and keep their initial values", report.misshapen),
-    ):
-        if names:
-            logger.warning("%s: %d tensors %s: %s", path, len(names), text, ", ".join(names))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,24 +78,26 @@ def main(arguments: list[str] | None = None) -> int:
     # After the arguments are known to be sound: these imports take seconds
     import torch
 
-    from comics.config import load_config
     from comics.data.records import DatasetError
     from comics.engine.checkpoint import CheckpointError
     from comics.engine.logs import setup_logging
     from comics.engine.step import NonFiniteError
     from comics.engine.train import SetupError
+    from comics.integrations.runtime import DETECTRON2
 
     try:
-        runtime = choose_runtime(options.runtime)
-        weights = ["MODEL.WEIGHTS", options.weights] if options.weights else []
-        cfg = load_config(options.config_file, [*weights, *options.overrides])
+        choice, cfg = _configure(options)
         setup_logging(cfg.OUTPUT_DIR, main_process=os.environ.get("RANK", "0") == "0")
     except (OSError, KeyError, ValueError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"train_net.py: {text}", file=sys.stderr)
         return EXIT_SETUP
-    logger.info("runtime: %s, PyTorch %s", runtime, torch.__version__)
+    logger.info("runtime: %s, PyTorch %s", choice.runtime, torch.__version__)
+    if choice.warning:
+        logger.warning(choice.warning)
     try:
+        if choice.runtime == DETECTRON2:
+            return _detectron2(cfg, options)
         return _evaluate(cfg) if options.eval_only else _train(cfg, options.resume)
     except SetupError as error:
         logger.error("cannot start: %s", error)
@@ -134,8 +109,46 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_SIGNAL + 2
 
 
+def _configure(options: argparse.Namespace):
+    """The runtime and its configuration.
+
+    Raises:
+        KeyError, ValueError, OSError: for a runtime or a configuration that cannot be used.
+    """
+    from comics.config import load_config
+    from comics.integrations.runtime import (
+        DETECTRON2,
+        architecture_of,
+        choose_runtime,
+        read_yaml,
+    )
+
+    weights = ["MODEL.WEIGHTS", options.weights] if options.weights else []
+    overrides = [*weights, *options.overrides]
+    architecture = architecture_of(read_yaml(options.config_file), overrides)
+    choice = choose_runtime(options.runtime, architecture)
+    if choice.runtime == DETECTRON2:
+        from comics.integrations.detectron2 import load_config
+    elif options.num_gpus * options.num_machines > 1:
+        raise ValueError("--num-gpus is for --runtime detectron2; start processes by torchrun")
+    return choice, load_config(options.config_file, overrides)
+
+
+def _detectron2(cfg, options: argparse.Namespace) -> int:
+    from comics.integrations.detectron2.run import Processes, run
+
+    processes = Processes(
+        options.num_gpus, options.num_machines, options.machine_rank, options.dist_url
+    )
+    outcome = run(cfg, resume=options.resume, eval_only=options.eval_only, processes=processes)
+    if outcome.stop_signal:
+        return EXIT_SIGNAL + outcome.stop_signal
+    return _unreadable(outcome.unreadable)
+
+
 def _train(cfg, resume: bool) -> int:
     from comics.engine.train import run_training
+    from comics.integrations.weights import load_foreign_weights
 
     report = run_training(cfg, resume=resume, load_foreign_weights=load_foreign_weights)
     if report.result.stop_signal is not None:
@@ -145,6 +158,7 @@ def _train(cfg, resume: bool) -> int:
 
 def _evaluate(cfg) -> int:
     from comics.engine.train import run_evaluation
+    from comics.integrations.weights import load_foreign_weights
 
     found = run_evaluation(cfg, load_foreign_weights=load_foreign_weights)
     return _unreadable([path for one in found.values() for path in one.skipped])

@@ -138,7 +138,16 @@ class TrainDataset(Dataset):
         position, index = key
         record, image, broken = self._read_from(index)
         rng = np.random.default_rng((self._seed, AUGMENTATION, position))
-        return self._augment(record, image, rng), broken
+        sample = augment(
+            record,
+            image,
+            rng,
+            geometry=self._geometry,
+            view=self._view,
+            with_masks=self._with_masks,
+            with_key_view=self._with_key_view,
+        )
+        return sample, broken
 
     def _read_from(
         self, index: int
@@ -154,17 +163,35 @@ class TrainDataset(Dataset):
                 break
         raise too_many_broken(broken, len(self))
 
-    def _augment(self, record: ImageRecord, image: np.ndarray, rng: np.random.Generator) -> Sample:
-        faces = record.ground_truth(self._with_masks)
-        image, faces = self._geometry(image, faces, rng)
-        if faces.masks is not None:
-            faces = replace(faces, masks=faces.masks.contiguous())
-        if self._view is None:
-            tensor = image_to_tensor(image)
-            return Sample(tensor, tensor if self._with_key_view else None, faces, record)
-        query = image_to_tensor(self._view(image, rng))
-        key = image_to_tensor(self._view(image, rng)) if self._with_key_view else None
-        return Sample(query, key, faces, record)
+
+def augment(
+    record: ImageRecord,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    geometry: Geometry,
+    view: PhotometricView | None,
+    with_masks: bool = True,
+    with_key_view: bool = False,
+) -> Sample:
+    """The training sample of a decoded image; arguments as of ``TrainDataset``.
+
+    Args:
+        record: where the image is from, with its faces.
+        image: [H, W, 3] uint8 RGB, as ``read_record`` gives it.
+        rng: what everything is drawn from, geometry first, then the query and the key view.
+        geometry, view, with_masks, with_key_view: as of ``TrainDataset``.
+    """
+    faces = record.ground_truth(with_masks)
+    image, faces = geometry(image, faces, rng)
+    if faces.masks is not None:
+        faces = replace(faces, masks=faces.masks.contiguous())
+    if view is None:
+        tensor = image_to_tensor(image)
+        return Sample(tensor, tensor if with_key_view else None, faces, record)
+    query = image_to_tensor(view(image, rng))
+    key = image_to_tensor(view(image, rng)) if with_key_view else None
+    return Sample(query, key, faces, record)
 
 
 class TestDataset(Dataset):

@@ -8,6 +8,7 @@ What becomes of unusual images:
 * 16 bits per channel: the high byte, which is how Pillow itself reads 16-bit RGB; greyscale in
   Pillow's 32-bit mode "I" is taken as 16-bit and cut to 0..65535;
 * animations and multi-picture files: the first frame;
+* HEIC and HEIF: where the plug-in pillow-heif is installed; otherwise the reason says so;
 * floating-point images: refused, since their range of values is not defined;
 * more than ``max_pixels`` pixels: refused from the header, before any pixel is decoded.
 
@@ -16,6 +17,7 @@ Shape letters: H, W height and width after the orientation has been applied.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from typing import BinaryIO
@@ -29,8 +31,9 @@ DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow itself refuses
 WHITE = (255, 255, 255, 255)
 # Pillow also opens formats that run other programs (EPS) or are no photos; those stay closed
 FORMATS = (
-    "AVIF BMP GIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()  # noqa: SIM905
+    "AVIF BMP GIF HEIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()  # noqa: SIM905
 )
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SWAPPING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: those that exchange width and height
 
 
@@ -136,14 +139,35 @@ def _open_image(stream: BinaryIO, name: str | os.PathLike) -> Image.Image:
         raise ImageError(name, "the file is empty")
     stream.seek(0)
     Image.init()
+    _register_heif()
     known = [form for form in FORMATS if form in Image.OPEN]
     try:
         return Image.open(stream, formats=known)
     except Image.UnidentifiedImageError as error:
+        if "HEIF" not in known and _is_heif(stream):
+            reason = "a HEIC picture: reading them needs the package pillow-heif (pip install it)"
+            raise ImageError(name, reason) from error
         raise ImageError(name, f"not an image in a known format ({', '.join(known)})") from error
     # Plugins meet broken headers with many kinds of exception
     except Exception as error:
         raise ImageError(name, f"cannot be opened: {_describe(error)}") from error
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow open HEIF where the plug-in is installed; it is too large to be required."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _is_heif(stream: BinaryIO) -> bool:
+    """Whether a file begins as HEIF does: a box "ftyp" that names one of its brands."""
+    stream.seek(0)
+    head = stream.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def _check_pixels(image: Image.Image, name: str | os.PathLike, max_pixels: int) -> None:

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-# Loads a model file that is not ours into a fresh model: (model, path) -> None
-WeightsLoader = Callable[[nn.Module, str], None]
+# Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
+WeightsLoader = Callable[[nn.Module, str], object]
 
 
 class SetupError(ValueError):
@@ -67,7 +67,8 @@ def run_training(
     Args:
         cfg: the configuration.
         resume: continue from the last checkpoint in ``OUTPUT_DIR``, from the start if it has none.
-        load_foreign_weights: reads ``MODEL.WEIGHTS`` that are not .safetensors.
+        load_foreign_weights: reads ``MODEL.WEIGHTS`` of any origin; without it they must be a
+            .safetensors file of this very model.
 
     Raises:
         SetupError: before the first iteration, if the run cannot start.
@@ -75,7 +76,7 @@ def run_training(
         DatasetError: if too many images turn out to be unreadable.
     """
     with ExitStack() as stack:
-        with _setup_errors():
+        with setup_errors():
             device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
             run = _assemble(cfg, device, resume, load_foreign_weights)
         try:
@@ -100,7 +101,7 @@ def run_evaluation(
         SetupError: if there are no weights, or a set or file cannot be used.
     """
     with ExitStack() as stack:
-        with _setup_errors():
+        with setup_errors():
             device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
             if not cfg.MODEL.WEIGHTS:
                 raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
@@ -108,22 +109,32 @@ def run_evaluation(
             sets = task.measured_sets(cfg, cfg.DATASETS.TEST)
             model = build_model(cfg)
             foreign = load_foreign_weights if task.reads_foreign_weights else None
-            load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
+            load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign, must_fit=True)
         model.to(device, memory_format=FAST_LAYOUT).eval()
         return {one.entry: task.measure(cfg, model, [one], device) for one in sets}
 
 
 def load_initial_weights(
-    model: nn.Module, path: str, load_foreign_weights: WeightsLoader | None
+    model: nn.Module,
+    path: str,
+    load_foreign_weights: WeightsLoader | None,
+    *,
+    must_fit: bool = False,
 ) -> None:
-    """Load a model file of ours (.safetensors), which must fit, or a foreign one by the callable.
+    """Load a model file of ours (.safetensors), or a foreign one, by the callable if there is one.
+
+    Args:
+        model: fresh from the configuration.
+        path: of the file.
+        load_foreign_weights: loads what fits of a file of any origin, and reports the rest.
+        must_fit: a .safetensors file must hold exactly this model, not a variant of it.
 
     Raises:
         FileNotFoundError, ValueError: if the file is absent, broken, or does not fit.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path}")
-    if path.endswith(".safetensors"):
+    if path.endswith(".safetensors") and (must_fit or load_foreign_weights is None):
         load_state(model, read_weights(path).state, path)
     elif load_foreign_weights is not None:
         load_foreign_weights(model, path)
@@ -139,7 +150,8 @@ class _Run:
 
 
 @contextmanager
-def _setup_errors() -> Iterator[None]:
+def setup_errors() -> Iterator[None]:
+    """Turn what can go wrong before the first iteration into ``SetupError``."""
     try:
         yield
     except (OSError, KeyError, ValueError, ImportError, CheckpointError) as error:
@@ -155,7 +167,7 @@ def _assemble(
     task, folder = task_of(cfg), Path(cfg.OUTPUT_DIR)
     sets = task.measured_sets(cfg, cfg.DATASETS.VAL)
     if sets:
-        _check_best_metric(cfg, task)
+        check_best_metric(cfg, task)
     checkpoints = CheckpointFolder(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
     state = _state_to_resume(cfg, checkpoints, resume)
     start = 0 if state is None else state["iteration"]
@@ -177,7 +189,8 @@ def _assemble(
     return _Run(trainer, loader, skipped)
 
 
-def _check_best_metric(cfg: CfgNode, task: Task) -> None:
+def check_best_metric(cfg: CfgNode, task: Task) -> None:
+    """Raise ``ValueError`` for a ``TEST.BEST_METRIC`` of a kind that is not measured."""
     kinds = task.figure_kinds(cfg)
     if cfg.TEST.BEST_METRIC.split("/")[0] not in kinds:
         raise ValueError(
@@ -275,7 +288,7 @@ def _trainer(
         iterations_per_epoch=loader.iterations_per_epoch,
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_norm=clip.CLIP_VALUE if clip.ENABLED else None,
-        amp_dtype=_amp_dtype(cfg),
+        amp_dtype=amp_dtype(cfg),
         log_period=cfg.LOG.PERIOD,
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.TEST.EVAL_PERIOD,
@@ -286,7 +299,12 @@ def _trainer(
     )
 
 
-def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The type of mixed precision, from ``SOLVER.AMP``; None for none.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
     amp = cfg.SOLVER.AMP
     if amp.PRECISION not in AMP_TYPES:
         raise ValueError(

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import comics
@@ -33,6 +32,7 @@ from comics.evaluation.faces import (
 from comics.evaluation.gallery import Example, draw_galleries
 from comics.evaluation.metrics import COLUMNS, MODES, Metrics
 from comics.evaluation.robustness import CLEAN, RobustnessTable
+from comics.inference import html_pages
 from comics.inference.files import write_bytes
 
 SCHEMA_VERSION = "1.0"
@@ -199,14 +199,7 @@ def report_html(report: Report) -> str:
 
 def render(template: str, **content: object) -> str:
     """A page from one of the package's templates; all text is escaped."""
-    environment = Environment(
-        loader=PackageLoader("comics.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(version=comics.__version__, **content)
+    return html_pages.render(template, package="comics.evaluation", **content)
 
 
 def report_markdown(report: Report) -> str:

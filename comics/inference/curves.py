@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -10,16 +9,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from comics.inference.svg_plots import COLOURS, DASHES, figure_svg, svg_style
 
 ITERATION = "iteration"
 LOSS_PREFIX = "loss/"
 METRIC_PANELS = ("bbox/", "segm/")  # of the validation; other numbers are not drawn
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568d", "#8a6d00")  # safe for the colour-blind
-DASHES = ("-", "--", ":")
-PLACEHOLDER = "#010203"  # replaced by currentColor: matplotlib knows no such colour
 PANEL_SIZE = (6.4, 3.4)  # inches
 MAX_SERIES = len(COLOURS) * len(DASHES)
 
@@ -67,15 +63,7 @@ def curves_svg(records: Sequence[Record]) -> str | None:
     panels = curve_panels(records)
     if not panels:
         return None
-    style = {
-        "svg.fonttype": "none",  # text stays text: readable, and in the page's colour
-        "svg.hashsalt": "curves",  # the same curves give the same file
-        "font.family": "sans-serif",
-        "axes.edgecolor": PLACEHOLDER,
-        **{f"{part}.color": PLACEHOLDER for part in ("text", "xtick", "ytick")},
-        "axes.labelcolor": PLACEHOLDER,
-    }
-    with matplotlib.rc_context(style):
+    with svg_style():
         figure = Figure(
             figsize=(PANEL_SIZE[0], PANEL_SIZE[1] * len(panels)),
             layout="constrained",
@@ -84,12 +72,7 @@ def curves_svg(records: Sequence[Record]) -> str | None:
         axes = figure.subplots(len(panels), squeeze=False)[:, 0]
         for axis, (title, series) in zip(axes, panels.items(), strict=True):
             _draw_panel(axis, title, series)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(
-            buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    text = buffer.getvalue().replace(PLACEHOLDER, "currentColor")
-    return text[text.index("<svg") :]  # without the XML prologue, which HTML does not take
+        return figure_svg(figure)
 
 
 def _panel(name: str) -> str | None:

@@ -10,6 +10,7 @@ Shape letters: N faces; H, W height and width of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,13 +30,16 @@ HATCH_PERIOD = 6  # in line widths
 LABEL_WIDTH_SHARE = 0.9  # of the picture's width; a longer label gets a smaller font
 
 
-def draw_faces(image: np.ndarray, faces: Faces, scale: float = 1.0) -> np.ndarray:
+def draw_faces(
+    image: np.ndarray, faces: Faces, scale: float = 1.0, names: Sequence[str] | None = None
+) -> np.ndarray:
     """A copy of the image with its faces drawn on it.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         faces: verdicts, detections or ground truth, in the coordinates of ``image``.
         scale: makes lines and text larger, for a picture that is shown small.
+        names: of the N faces, such as "#3"; written before the verdict.
 
     Raises:
         ValueError: if ``image`` is not [H, W, 3] uint8, or of another size than ``faces`` is for.
@@ -55,7 +59,10 @@ def draw_faces(image: np.ndarray, faces: Faces, scale: float = 1.0) -> np.ndarra
             _draw_mask(canvas, mask, label, style)
     for box, label in zip(boxes, labels, strict=True):
         _draw_box(canvas, box, label, style)
-    return _draw_labels(canvas, boxes, label_texts(faces), labels, style)
+    texts = label_texts(faces)
+    if names is not None:
+        texts = [f"{name} {text}" for name, text in zip(names, texts, strict=True)]
+    return _draw_labels(canvas, boxes, texts, labels, style)
 
 
 def label_texts(faces: Faces) -> list[str]:

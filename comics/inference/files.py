@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 MAX_NAME_BYTES = 200  # of one part of an output path; most file systems allow 255
@@ -75,19 +76,59 @@ class OutputNames:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._next_number: dict[str, int] = {}  # so that a thousand equal names stay quick
 
-    def claim(self, relative: PurePath, suffix: str) -> PurePath:
+    def claim(self, relative: PurePath, *suffixes: str) -> PurePath:
         """The safe form of ``relative`` with the extension ``suffix``, numbered if it is taken.
 
         Two names that differ in case only count as the same, since they are on some file systems.
+
+        Args:
+            relative: the input's place.
+            suffixes: the extension; of several, the name is free with each, and returned with the
+                first.
         """
         folders = [safe_name(part) for part in relative.parent.parts if part not in ("..", "/")]
         stem = safe_name(relative.stem)
-        number = 1
+        counter = str(PurePath(*folders, stem + "".join(suffixes))).casefold()
+        number = self._next_number.get(counter, 1)
         while True:
-            name = f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"
-            candidate = PurePath(*folders, name)
-            if (key := str(candidate).casefold()) not in self._taken:
-                self._taken.add(key)
-                return candidate
+            name = stem if number == 1 else f"{stem}-{number}"
+            candidates = [PurePath(*folders, name + suffix) for suffix in suffixes]
             number += 1
+            if not any(str(path).casefold() in self._taken for path in candidates):
+                self._next_number[counter] = number
+                for path in candidates:
+                    self.reserve(path)
+                return candidates[0]
+
+    def reserve(self, name: PurePath) -> None:
+        """Mark a name as taken."""
+        self._taken.add(str(name).casefold())
+
+
+@dataclass(frozen=True)
+class FileOutputs:
+    """Where the outputs of one input go.
+
+    Attributes:
+        folder: of the run.
+        base: the input's name among the outputs, without extension: relative, safe, its own.
+    """
+
+    folder: Path
+    base: PurePath
+
+    def name(self, room: str, suffix: str) -> str:
+        """Path of an output relative to ``folder``: ``name("media", ".mp4")``."""
+        return (PurePath(room) / self.base.parent / (self.base.name + suffix)).as_posix()
+
+    def write(self, room: str, suffix: str, content: bytes) -> str:
+        """Write an output atomically; returns its name.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        name = self.name(room, suffix)
+        write_bytes(self.folder / name, content)
+        return name

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from PIL import Image
+
+from comics.inference.files import display_name
 
 IMAGE_EXTENSIONS = frozenset(
     [
@@ -30,6 +33,9 @@ IMAGE_EXTENSIONS = frozenset(
         ".tga",
         ".mpo",
         ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
     ]
 )
 VIDEO_EXTENSIONS = frozenset(
@@ -52,20 +58,34 @@ VIDEO_EXTENSIONS = frozenset(
         ".ogv",
     ]
 )
+# Formats whose files may hold an animation, which is a video here, or one picture
+ANIMATED_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 WILDCARDS = frozenset("*?[")
+# Sources that are no files
+LIVE = re.compile(r"webcam:\d+|(rtsps?|rtp|srt|udp)://.+", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")  # user:password@ of an address: in no output
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file to look at.
+    """One file, or live source, to look at.
 
     Attributes:
-        path: where it is.
+        path: where it is; of a live source only good to be shown.
         relative: its name below the folder that was asked for; outputs mirror it.
+        live: the source to be opened where it is no file: "webcam:0", "rtsp://..."; None: a file.
+        shard_name: what decides on the shard it belongs to: see ``comics.inference.shards``.
     """
 
     path: Path
     relative: PurePath
+    live: str | None = None
+    shard_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What outputs call it: printable, and without the credentials of an address."""
+        return display_name(self.path if self.live is None else CREDENTIALS.sub("", self.live))
 
 
 @dataclass
@@ -77,7 +97,9 @@ class ExpandedInputs:
 
 
 def expand_inputs(
-    arguments: Iterable[str | os.PathLike], exclude: Path | None = None
+    arguments: Iterable[str | os.PathLike],
+    exclude: Path | None = None,
+    listed: Iterable[str | os.PathLike] = (),
 ) -> ExpandedInputs:
     """Files named by paths, folders (recursively) and globs, each once, in a stable order.
 
@@ -85,8 +107,11 @@ def expand_inputs(
     extensions are. Links are followed, except to a folder that contains the link.
 
     Args:
-        arguments: paths, or patterns with ``*``, ``?``, ``[...]`` and ``**``.
+        arguments: paths, patterns with ``*``, ``?``, ``[...]`` and ``**``, or live sources:
+            ``webcam:0``, ``rtsp://...``.
         exclude: a folder that is passed over (outputs of an earlier run).
+        listed: paths of files and folders only, as lists hold them: a list from a stranger must
+            not open cameras or addresses.
 
     Returns:
         ``ExpandedInputs``; paths that do not exist or cannot be read are in its ``faults``.
@@ -94,17 +119,33 @@ def expand_inputs(
     found = ExpandedInputs()
     seen: set[str] = set()
     excluded = None if exclude is None else os.path.realpath(exclude)
+
+    def add(file: InputFile) -> None:
+        identity = file.live or os.path.realpath(file.path)
+        if identity not in seen:
+            seen.add(identity)
+            found.files.append(file)
+
     for argument in arguments:
+        if isinstance(argument, str) and LIVE.fullmatch(argument):
+            add(_live_source(argument))
+            continue
         for file in _expand(Path(argument), found.faults, excluded):
-            identity = os.path.realpath(file.path)
-            if identity not in seen:
-                seen.add(identity)
-                found.files.append(file)
+            add(file)
+    for name in listed:
+        for file in _expand_listed(Path(name), found.faults, excluded):
+            add(file)
     return found
 
 
+def _live_source(source: str) -> InputFile:
+    shown = CREDENTIALS.sub("", source)
+    relative = PurePath(re.sub(r"[:/]+", "_", shown))
+    return InputFile(Path(shown), relative, live=source, shard_name=shown)
+
+
 def _expand(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
-    if os.path.lexists(path):
+    if _exists(path):
         yield from _expand_existing(path, faults, excluded)
     elif WILDCARDS & set(str(path)):
         matches = sorted(glob.glob(str(path), recursive=True))
@@ -112,10 +153,30 @@ def _expand(path: Path, faults: list, excluded: str | None) -> Iterator[InputFil
             faults.append((path, "no file matches this pattern"))
         for match in matches:
             # "**" also yields the folders on the way; their files are matches of their own
-            if not ("**" in str(path) and os.path.isdir(match)):
+            on_the_way = "**" in str(path) and os.path.isdir(match)
+            if not on_the_way and not _is_below(match, excluded):
                 yield from _expand_existing(Path(match), faults, excluded)
     else:
         faults.append((path, "no such file or folder"))
+
+
+def _is_below(path: str, folder: str | None) -> bool:
+    return folder is not None and Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _expand_listed(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+    if _exists(path):
+        yield from _expand_existing(path, faults, excluded)
+    else:
+        faults.append((path, "no such file or folder"))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is an entry of that name; also one that leads nowhere."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL in the name, or half of a surrogate pair
+        return False
 
 
 def _expand_existing(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
@@ -124,7 +185,7 @@ def _expand_existing(path: Path, faults: list, excluded: str | None) -> Iterator
     else:
         fault = file_fault(path)
         if fault is None:
-            yield InputFile(path, PurePath(path.name))
+            yield InputFile(path, PurePath(path.name), shard_name=str(path))
         else:
             faults.append((path, fault))
 
@@ -150,7 +211,8 @@ def _walk(
         elif path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
             fault = file_fault(path)
             if fault is None:
-                yield InputFile(path, path.relative_to(root))
+                relative = path.relative_to(root)
+                yield InputFile(path, relative, shard_name=relative.as_posix())
             else:
                 faults.append((path, fault))
 
@@ -169,12 +231,12 @@ def file_fault(path: Path) -> str | None:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is to be read as a video: by its extension; a GIF only if it is animated."""
+    """Whether a file is to be read as a video: by its extension; GIF and WebP only if animated."""
     extension = path.suffix.lower()
-    if extension != ".gif":
+    if extension not in ANIMATED_FORMATS:
         return extension in VIDEO_EXTENSIONS
     try:
-        with Image.open(path, formats=["GIF"]) as image:
+        with Image.open(path, formats=[ANIMATED_FORMATS[extension]]) as image:
             return image.is_animated
     except Exception:  # Pillow meets broken files in many ways; the reader of images says how
         return False

@@ -9,8 +9,6 @@ Shape letters: H, W height and width of a picture.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,29 +16,23 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-import comics
 from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.curves import Record, curves_svg
-from comics.inference.draw import COLOURS, draw_faces
+from comics.inference.draw import draw_faces
 from comics.inference.files import write_bytes
+from comics.inference.html_pages import VERDICTS, flat_pairs, picture_uri, render
 from comics.inference.outputs import count_forged, verdict_of
 from comics.inference.predictor import to_original
-from comics.structures import FAKE, REAL, Faces
+from comics.structures import Faces
 
 THUMBNAIL_SIDE = 720  # pixels, the long side
 THUMBNAIL_QUALITY = 82  # JPEG
 THUMBNAIL_SCALE = 1.6  # of lines and text: thumbnails are shown at about half their pixels
 DECIMALS = 3  # of numbers in tables
 TEMPLATE = "gallery.html"
-VERDICTS = {
-    "no_face_found": "No face found",
-    "all_faces_real": "All faces real",
-    "forged_face_found": "Forged face found",
-}
 
 Table = Sequence[Mapping[str, object]]
 
@@ -85,25 +77,16 @@ def write_page(
         introduction: a paragraph below the title.
         provenance: ``Predictor.provenance``, shown at the end.
     """
-    environment = Environment(
-        loader=PackageLoader("comics.inference"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     svg = curves_svg(curves) if curves else None
-    html = environment.get_template(TEMPLATE).render(
+    html = render(
+        TEMPLATE,
         title=title,
         introduction=introduction,
         cards=[_card(picture) for picture in pictures],
         tables=[_table(caption, rows) for caption, rows in (tables or {}).items()],
         # Made by matplotlib, which escapes the names of the series
         curves=None if svg is None else Markup(svg),
-        provenance=_flat(provenance or {}),
-        real_colour=_css(COLOURS[REAL]),
-        fake_colour=_css(COLOURS[FAKE]),
-        version=comics.__version__,
+        provenance=flat_pairs(provenance or {}),
     )
     # Surrogates stand for bytes of file names that are no UTF-8
     write_bytes(path, html.encode("utf-8", "backslashreplace"))
@@ -121,7 +104,7 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
     verdict = verdict_of(len(picture.faces), forged)
     return {
         "name": picture.name,
-        "source": _data_uri(thumbnail),
+        "source": picture_uri(Image.fromarray(thumbnail), THUMBNAIL_QUALITY),
         "height": size[0],
         "width": size[1],
         "link": None if picture.link is None else quote(picture.link, errors="surrogateescape"),
@@ -131,12 +114,6 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
         "faces": len(picture.faces),
         "forged": forged,
     }
-
-
-def _data_uri(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _table(caption: str, rows: Table) -> dict[str, object]:
@@ -158,18 +135,3 @@ def _cell(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as (dotted name, text) pairs."""
-    pairs = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, str(value)))
-    return pairs
-
-
-def _css(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ import comics
 from comics.config import CfgNode
 from comics.data.images import image_to_tensor, tensor_to_image
 from comics.data.transforms import MASK_THRESHOLD, resize_image, shortest_side_size
+from comics.inference.acceleration import autocast, compile_backbones
+from comics.inference.tiling import Tiling, Window, find_places, merge_places
+from comics.inference.track_verdicts import VideoRule
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, form_verdicts
 from comics.modeling.build import choose_device, load_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD, FaceForensics
@@ -32,6 +35,8 @@ from comics.pipeline import (
     temperature_of,
 )
 from comics.structures import FAKE, REAL, Faces
+
+TILES_PER_FORWARD = 4  # at least; more where more images are given at once
 
 
 class Predictor:
@@ -49,6 +54,9 @@ class Predictor:
         max_pixels: what readers of files should refuse; arrays are taken of any size.
         device: where the model is.
         provenance: what is known of the model's origin; ``self.provenance`` adds how it is used.
+        tiling: of large images.
+        amp: mixed precision, on CUDA; verdicts differ a little.
+        video_rule: how the verdicts on a video's frames become one, for those who read videos.
     """
 
     def __init__(
@@ -61,12 +69,18 @@ class Predictor:
         max_pixels: int,
         device: torch.device | str = "cpu",
         provenance: Mapping[str, object] | None = None,
+        tiling: Tiling | None = None,
+        amp: bool = False,
+        video_rule: VideoRule | None = None,
     ) -> None:
         self.model = model.eval()
         self.rule = rule
         self.min_size, self.max_size = min_size, max_size
         self.max_pixels = max_pixels
         self.device = torch.device(device)
+        self.tiling = tiling or Tiling()
+        self.amp = amp and self.device.type == "cuda"
+        self.video_rule = video_rule or VideoRule(fake_threshold=rule.fake_threshold)
         self._origin = dict(provenance or {})
 
     @classmethod
@@ -77,6 +91,9 @@ class Predictor:
         score_threshold: float | None = None,
         fake_threshold: float | None = None,
         face_weights: str | os.PathLike | None = None,
+        tiling: str | None = None,
+        amp: bool = False,
+        compiled: bool = False,
     ) -> Predictor:
         """Load a model file; thresholds that are not given come from its configuration.
 
@@ -86,16 +103,22 @@ class Predictor:
             score_threshold, fake_threshold: as in ``VerdictRule``.
             face_weights: a face method's model file, to look at the faces that the detector of
                 ``path`` finds.
+            tiling: "never", "auto", "always"; None: as TEST.TILING.MODE of its configuration.
+            amp: mixed precision, on CUDA; elsewhere it changes nothing.
+            compiled: compile the backbone, which takes a minute and makes each image faster.
 
         Raises:
             FileNotFoundError, ValueError: if a file is absent, broken or of another
-                architecture, a threshold is outside [0, 1], or the device is not there.
+                architecture, a threshold is outside [0, 1], the device is not there, or the
+                machine cannot compile.
         """
         place = choose_device(device)
         model, cfg, origin, temperature = _load(path, face_weights, place)
         rule = VerdictRule.from_config(cfg, temperature)
         given = {"score_threshold": score_threshold, "fake_threshold": fake_threshold}
         rule = replace(rule, **{k: v for k, v in given.items() if v is not None})
+        if compiled:
+            compile_backbones(model, place)
         return cls(
             model,
             rule,
@@ -104,6 +127,9 @@ class Predictor:
             max_pixels=cfg.INPUT.MAX_PIXELS,
             device=place,
             provenance=origin,
+            tiling=Tiling.from_config(cfg, tiling),
+            amp=amp,
+            video_rule=replace(VideoRule.from_config(cfg), fake_threshold=rule.fake_threshold),
         )
 
     @property
@@ -121,6 +147,8 @@ class Predictor:
             "device": str(self.device),
             **self._origin,
             "input_size": {"min": self.min_size, "max": self.max_size},
+            "tiling": asdict(self.tiling),
+            "mixed_precision": self.amp,
             "score_threshold": self.rule.score_threshold,
             "fake_threshold": self.rule.fake_threshold,
             "merge_iou": self.rule.merge_iou,
@@ -135,7 +163,8 @@ class Predictor:
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Faces]:
         """One ``Faces`` per image, with ``fake_probability``, on the CPU, in its own coordinates.
 
-        All images go through the model as one batch: the caller decides how many.
+        All images go through the model as one batch: the caller decides how many. Tiles of large
+        ones follow, see ``comics.inference.tiling``.
 
         Args:
             images: RGB, uint8; arrays [H, W, 3] or tensors [3, H, W], of any sizes.
@@ -146,18 +175,57 @@ class Predictor:
         if not images:
             return []
         arrays = [_as_array(image, position) for position, image in enumerate(images)]
-        sizes = [array.shape[:2] for array in arrays]
-        inputs = []
-        for array, size in zip(arrays, sizes, strict=True):
-            resized = resize_image(array, shortest_side_size(size, self.min_size, self.max_size))
-            inputs.append(image_to_tensor(resized).to(self.device, non_blocking=True))
-        # Merging and thresholds first, at the model's size: a hundred candidate masks at the size
-        # of a photo would take gigabytes
-        detector = self.model.detector if self.looks_at_faces else self.model
         rule = self._detector_rule()
-        found = [form_verdicts(faces, rule).to("cpu") for faces in detector(inputs)]
-        found = [to_original(faces, size) for faces, size in zip(found, sizes, strict=True)]
+        found: list[Faces] = []
+        for array, raw in zip(arrays, self._detect(arrays), strict=True):
+            size = array.shape[:2]
+            tiles = self.tiling.tiles(size, self.model_size(size))
+            if tiles:
+                found.append(self._with_tiles(array, raw, tiles, len(arrays)))
+                continue
+            # Merging and thresholds first, at the model's size: a hundred candidate masks at the
+            # size of a photo would take gigabytes
+            found.append(to_original(form_verdicts(raw, rule).to("cpu"), size))
         return self._look_at_faces(arrays, found) if self.looks_at_faces else found
+
+    def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) that the detector sees an image of (H, W) at."""
+        return shortest_side_size(size, self.min_size, self.max_size)
+
+    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Faces]:
+        """The detector's detections in each image, (h, w), on the device; one forward pass."""
+        inputs = [
+            self._on_device(resize_image(array, self.model_size(array.shape[:2])))
+            for array in arrays
+        ]
+        detector = self.model.detector if self.looks_at_faces else self.model
+        with autocast(self.device, self.amp):
+            found = detector(inputs)
+        return [_full_precision(faces) for faces in found] if self.amp else found
+
+    def _with_tiles(
+        self, array: np.ndarray, whole: Faces, tiles: Sequence[Window], batch_size: int
+    ) -> Faces:
+        """Verdicts of a large image: of its whole, seen already, and of its tiles."""
+        size, rule = array.shape[:2], self._detector_rule()
+        height, width = size
+        passes = [find_places(whole, (0, 0, width, height), size, rule)]
+        step = max(batch_size, TILES_PER_FORWARD)
+        for start in range(0, len(tiles), step):
+            windows = tiles[start : start + step]
+            parts = [array[top:bottom, left:right] for left, top, right, bottom in windows]
+            passes += [
+                find_places(found, window, size, rule)
+                for window, found in zip(windows, self._detect(parts), strict=True)
+            ]
+        return merge_places(passes, size, rule, with_masks=whole.masks is not None)
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        """[H, W, 3] to [3, H, W] on the device; from pinned memory, so that nothing waits."""
+        tensor = image_to_tensor(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def heat_maps(self, image: np.ndarray | Tensor, faces: Faces) -> tuple[Tensor, Tensor]:
         """Where in each face the face method sees forgery: see ``gradient_heat_maps``.
@@ -193,15 +261,16 @@ class Predictor:
     def _look_at_faces(self, arrays: list[np.ndarray], found: list[Faces]) -> list[Faces]:
         """The verdicts with the face method's opinion, all faces of all images in one pass."""
         seen = [
-            image_to_tensor(array).to(self.device, non_blocking=True) if len(faces) else None
+            self._on_device(array) if len(faces) else None
             for array, faces in zip(arrays, found, strict=True)
         ]
-        said = iter(
-            self.model.face_probability(
-                [image for image in seen if image is not None],
-                [faces.boxes for faces in found if len(faces)],
+        with autocast(self.device, self.amp):
+            said = iter(
+                self.model.face_probability(
+                    [image for image in seen if image is not None],
+                    [faces.boxes for faces in found if len(faces)],
+                )
             )
-        )
         return [self._fused(faces, next(said).cpu()) if len(faces) else faces for faces in found]
 
     def _fused(self, faces: Faces, said: Tensor) -> Faces:
@@ -228,6 +297,11 @@ def to_original(faces: Faces, size: tuple[int, int]) -> Faces:
             soft = resize_image(mask.numpy().astype(np.uint8) * 255, size)
             row.copy_(torch.from_numpy(soft > MASK_THRESHOLD))
     return replace(faces, boxes=clip_boxes(boxes, size), image_size=(height, width), masks=masks)
+
+
+def _full_precision(faces: Faces) -> Faces:
+    """Boxes and scores as float32, whatever precision they were computed in."""
+    return replace(faces, boxes=faces.boxes.float(), scores=faces.scores.float())
 
 
 def _as_array(image: np.ndarray | Tensor, position: int) -> np.ndarray:

@@ -1,91 +1,78 @@
-"""A whole run: files on disk to annotated media and one results file.
+"""A whole run: files on disk to annotated media and the files of results.
 
-A file that cannot be used is reported and passed over; the others are processed all the same.
+A file that cannot be used is reported and passed over; the others are processed all the same. What
+is finished is on disk at once (``comics.inference.run_state``), so a run that ends in whatever way
+is continued by running it again.
+
+The folder of a run::
+
+    results.json   every face, every file, what said so: see comics.inference.outputs
+    results.csv    a line per face         files.csv   a line per input file
+    media/         annotated pictures and videos, heat maps
+    crops/         a picture per face, where asked for
+    videos/        of each video its tracks and their timeline
+    .comics/       what is finished, for continuing
 """
 
 from __future__ import annotations
 
-import io
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Protocol
 
-import av
 import numpy as np
-from PIL import Image
-from torch import Tensor
+import torch
 
-from comics.data.images import ImageError, read_image
+from comics.data.images import ImageError
+from comics.inference.batches import size_batches
+from comics.inference.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row
+from comics.inference.decoding import decode_ahead
 from comics.inference.draw import draw_faces
-from comics.inference.files import OutputNames, display_name, write_bytes
+from comics.inference.files import FileOutputs, OutputNames, display_name
+from comics.inference.frames import Frame
 from comics.inference.heat_maps import draw_heat_maps
-from comics.inference.inputs import ExpandedInputs, InputFile, is_video
+from comics.inference.inputs import (
+    ANIMATED_FORMATS,
+    VIDEO_EXTENSIONS,
+    ExpandedInputs,
+    InputFile,
+    is_video,
+)
 from comics.inference.outputs import (
     FAILED,
     OK,
-    PARTIAL,
+    SCHEMA_VERSION,
     FileStatus,
-    ResultsWriter,
     count_forged,
+    file_entry,
     results_file,
     verdict_of,
 )
-from comics.inference.video import VideoError, process_video
-from comics.inference.video_reader import Frame
+from comics.inference.pictures import MEDIA_FOLDER, write_crops, write_picture
+from comics.inference.run_messages import describe
+from comics.inference.run_options import FacePredictor, RunOptions
+from comics.inference.run_state import FinishedFile, RunState, file_key, open_state
+from comics.inference.run_video import VideoOutputs, run_video
 from comics.structures import Faces
 
-RESULTS_NAME = "results.json"
-MEDIA_FOLDER = "media"
-JPEG_QUALITY = 92  # of annotated pictures
-JPEG_MAX_SIDE = 65_500  # pixels; the format's limit. Longer pictures are written as PNG
-TIME_DECIMALS = 6  # seconds
+VIDEOS_FOLDER = "videos"
+RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 EXIT_OK, EXIT_SOME_FAILED = 0, 3
 
 
-class FacePredictor(Protocol):
-    """What a run needs of ``comics.inference.predictor.Predictor``."""
-
-    max_pixels: int
-    provenance: dict[str, object]
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Verdicts of each [H, W, 3] uint8 RGB image."""
-
-    def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[Tensor, Tensor]:
-        """[N, h, w] heat of its faces and their windows; called if ``RunOptions.heat_maps``."""
-
-
 @dataclass(frozen=True)
-class RunOptions:
-    """Where results go and how inputs are gone through.
+class RunOutcome:
+    """How a run ended.
 
     Attributes:
-        output: folder of ``results.json`` and ``media/``; made if absent.
-        batch_size: images or frames that go through the model together.
-        stride: every ``stride``-th frame of a video is analysed.
-        write_media: also write annotated pictures and videos.
-        heat_maps: beside each annotated picture with faces, one of where they look forged; not of
-            videos.
-
-    Raises:
-        ValueError: for a number below 1, or heat maps without media.
+        files: what became of each input, faults first, then in the order of the inputs.
+        pending: inputs that are left, as the run was stopped.
     """
 
-    output: Path
-    batch_size: int = 4
-    stride: int = 1
-    write_media: bool = True
-    heat_maps: bool = False
-
-    def __post_init__(self) -> None:
-        if self.heat_maps and not self.write_media:
-            raise ValueError("heat maps are media: they cannot be had without media")
-        for name in ("batch_size", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+    files: list[FileStatus]
+    pending: int = 0
 
 
 def run_inference(
@@ -93,31 +80,36 @@ def run_inference(
     inputs: ExpandedInputs,
     options: RunOptions,
     report: Callable[[str], None] = print,
-) -> list[FileStatus]:
-    """Process all inputs; returns what became of each, which is also in the results file.
+    stop: Callable[[], bool] = lambda: False,
+) -> RunOutcome:
+    """Process all inputs; returns what became of each, which is also in the results files.
+
+    Files that an earlier run in the same folder has finished are not processed again, unless they
+    have changed or their outputs are gone; those that failed are tried again.
 
     Args:
         predictor: forms the verdicts.
         inputs: files, and faults that were met in looking for them.
         options: see ``RunOptions``.
-        report: takes one line of text per file.
+        report: takes one line of text per file, as it is finished.
+        stop: asked between batches; once it says True, the results files are written with what is
+            finished, and name the number of inputs that are left. A live source ends there.
 
     Raises:
-        OSError: if an output cannot be written; media written before stay, the results file does
-            not appear.
+        SettingsError: if the folder holds a run with other settings.
+        OSError: if an output cannot be written. What is finished stays so, the results files are
+            those of before.
     """
-    with results_file(options.output / RESULTS_NAME, predictor.provenance) as results:
-        run = _Run(predictor, options, results, report)
-        for path, reason in inputs.faults:
-            run.fail(path, "unknown", reason)
-        for file in inputs.files:
-            if is_video(file.path):
-                run.finish_images()
-                run.video(file)
-            else:
-                run.image(file)
-        run.finish_images()
-        return results.files
+    settings = {
+        "schema_version": SCHEMA_VERSION,
+        "provenance": predictor.provenance,
+        "options": options.settings(),
+    }
+    with open_state(options.output, settings, options.overwrite) as state:
+        run = _Run(predictor, options, state, report, stop)
+        done, pending = run.process(inputs)
+        write_results(options.output, predictor.provenance, state, done, pending)
+        return RunOutcome([outcome.status for outcome in done], pending)
 
 
 def exit_code(files: Sequence[FileStatus]) -> int:
@@ -125,157 +117,257 @@ def exit_code(files: Sequence[FileStatus]) -> int:
     return EXIT_OK if all(file.status == OK for file in files) else EXIT_SOME_FAILED
 
 
+def write_results(
+    output: Path,
+    provenance: dict[str, object],
+    state: RunState,
+    done: Sequence[FinishedFile],
+    pending: int,
+) -> None:
+    """Write ``results.json`` and the tables: each appears whole, the JSON document last.
+
+    Args:
+        output: folder of the run.
+        provenance: of the predictor.
+        state: holds the entries.
+        done: outcomes, in the order in which they are listed.
+        pending: inputs that are left.
+
+    Raises:
+        OSError: if one cannot be written.
+    """
+    with (
+        results_file(output / RESULTS_NAME, provenance) as document,
+        csv_table(output / FILES_TABLE, FILE_COLUMNS) as files_table,
+        csv_table(output / FACES_TABLE, FACE_COLUMNS) as faces_table,
+    ):
+        document.pending = pending
+        for outcome in done:
+            document.add_file(outcome.status)
+            files_table.add(file_entry(outcome.status))
+            for image, faces in state.entries(outcome):
+                document.add_entries(image, faces)
+                for face in faces:
+                    faces_table.add(face_row(image, face))
+
+
+class _Stopped(Exception):
+    """Ends a video at the wish of ``stop``."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One input: its position among them, the file, where its outputs go, and what it is known by.
+
+    ``key`` is of before the file is read: a file that changes meanwhile is not finished.
+    """
+
+    position: int
+    file: InputFile
+    outputs: FileOutputs
+    key: tuple | None
+
+
+class _StoppablePredictor:
+    """A predictor for videos, which ends them where the run is to stop."""
+
+    def __init__(self, predictor: FacePredictor, stop: Callable[[], bool]) -> None:
+        self.max_pixels = predictor.max_pixels
+        self._predictor, self._stop = predictor, stop
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
+        if self._stop():
+            raise _Stopped
+        return self._predictor.predict(images)
+
+
 class _Run:
-    """The state of one run: the images that wait for a batch, and the names given out."""
+    """One run: what is done, by position among the inputs."""
 
     def __init__(
         self,
         predictor: FacePredictor,
         options: RunOptions,
-        results: ResultsWriter,
+        state: RunState,
         report: Callable[[str], None],
+        stop: Callable[[], bool],
     ) -> None:
-        self._predictor, self._options = predictor, options
-        self._results, self._report = results, report
-        self._names = OutputNames()
-        self._waiting: list[tuple[InputFile, np.ndarray]] = []
+        self._predictor, self._options, self._state = predictor, options, state
+        self._report, self._stop = report, stop
+        self._model_size = getattr(predictor, "model_size", lambda size: size)
+        self._done: dict[int, FinishedFile] = {}
 
-    def image(self, file: InputFile) -> None:
-        """Read an image; process the batch once it is full."""
+    def process(self, inputs: ExpandedInputs) -> tuple[list[FinishedFile], int]:
+        """Outcomes in the order of the inputs, faults first, and how many inputs are left."""
+        shard = self._options.shard
+        faults = [fault for fault in inputs.faults if shard.owns_fault(fault[0])]
+        for position, (path, reason) in enumerate(faults, start=-len(faults)):
+            self._fail(position, display_name(path), "unknown", reason)
+        jobs = self._jobs(inputs.files)
+        todo = [job for job in jobs if job.position not in self._done]
+        if len(todo) < len(jobs):
+            before, left = len(jobs) - len(todo), len(todo)
+            self._report(f"continued: {before} of {len(jobs)} files were finished, {left} are left")
+        videos = self._pictures(todo)
+        for job in videos:
+            if self._stop():
+                break
+            self._video(job)
+        done = [self._done[position] for position in sorted(self._done)]
+        return done, len(faults) + len(jobs) - len(done)
+
+    def _jobs(self, files: Sequence[InputFile]) -> list[_Job]:
+        """The shard's inputs; those that are finished are done already.
+
+        Names are given to the files of all shards, so that the outputs of shards can be put
+        together.
+        """
+        names = OutputNames()
+        for base in self._state.bases():
+            for suffix in (".jpg", ".mp4"):
+                names.reserve(base.with_name(base.name + suffix))
+        jobs = []
+        for position, file in enumerate(files):
+            finished = self._state.finished(file)
+            base = _base_name(names, file) if finished is None else finished.base
+            if not self._options.shard.owns_file(file):
+                continue
+            outputs = FileOutputs(self._options.output, base)
+            jobs.append(_Job(position, file, outputs, file_key(file)))
+            if finished is not None and self._is_intact(finished):
+                self._done[position] = finished
+        return jobs
+
+    def _is_intact(self, finished: FinishedFile) -> bool:
+        status = finished.status
+        names = (status.output, status.heat_map, status.timeline, status.tracks_file)
+        return all((self._options.output / name).exists() for name in names if name is not None)
+
+    def _pictures(self, todo: Sequence[_Job]) -> list[_Job]:
+        """Process the pictures; returns the videos among them, which come later."""
+        jobs = {job.file: job for job in todo}
+        videos: list[_Job] = []
+
+        def pictures() -> Iterator[InputFile]:
+            for job in todo:
+                if self._stop():
+                    return
+                if job.file.live is not None or is_video(job.file.path):
+                    videos.append(job)
+                else:
+                    yield job.file
+
+        def good(decoded: Iterator) -> Iterator[tuple[_Job, np.ndarray]]:
+            for file, image in decoded:
+                if isinstance(image, ImageError):
+                    self._fail(jobs[file].position, file.name, "image", image.reason)
+                else:
+                    yield jobs[file], image
+
+        threads, max_pixels = self._options.decoding_threads, self._predictor.max_pixels
+        with contextlib.closing(decode_ahead(pictures(), max_pixels, threads)) as decoded:
+            batches = size_batches(
+                good(decoded),
+                lambda item: self._model_size(item[1].shape[:2]),
+                self._options.batch_size,
+                lambda item: item[1].nbytes,
+            )
+            for batch in batches:
+                if self._stop():
+                    break
+                self._batch(batch)
+        return videos
+
+    def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
         try:
-            image = read_image(file.path, self._predictor.max_pixels)
-        except ImageError as error:
-            self.fail(file.path, "image", error.reason)
+            found = self._predictor.predict([image for _, image in batch])
+        except (MemoryError, torch.OutOfMemoryError):
+            if len(batch) > 1:
+                for item in batch:
+                    self._batch([item])
+                return
+            (job, image), *_ = batch
+            reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
+            self._fail(job.position, job.file.name, "image", reason)
             return
-        self._waiting.append((file, image))
-        if len(self._waiting) == self._options.batch_size:
-            self.finish_images()
+        for (job, image), faces in zip(batch, found, strict=True):
+            self._picture(job, image, faces)
 
-    def finish_images(self) -> None:
-        """Process the images that wait."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        found = self._predictor.predict([image for _, image in waiting])
-        for (file, image), faces in zip(waiting, found, strict=True):
-            name = display_name(file.path)
-            self._results.add_image(name, faces)
-            forged = count_forged(faces)
-            self._done(
-                FileStatus(
-                    file_name=name,
-                    kind="image",
-                    status=OK,
-                    verdict=verdict_of(len(faces), forged),
-                    faces=len(faces),
-                    forged_faces=forged,
-                    output=self._write_picture(file, draw_faces(image, faces), "")
-                    if self._options.write_media
-                    else None,
-                    heat_map=self._write_heat_map(file, image, faces),
-                )
-            )
-
-    def video(self, file: InputFile) -> None:
-        """Process a video."""
-        name, counts = display_name(file.path), Counter()
-
-        def on_frame(frame: Frame, faces: Faces) -> None:
-            time_s = round(frame.time_s, TIME_DECIMALS)
-            self._results.add_image(name, faces, frame=frame.index, time_s=time_s)
-            forged = count_forged(faces)
-            counts.update(
-                faces=len(faces), forged=forged, with_faces=len(faces) > 0, with_forged=forged > 0
-            )
-
-        output = self._claim(file, ".mp4") if self._options.write_media else None
-        try:
-            outcome = process_video(
-                file.path,
-                self._predictor.predict,
-                on_frame,
-                max_pixels=self._predictor.max_pixels,
-                batch_size=self._options.batch_size,
-                stride=self._options.stride,
-                output=None if output is None else self._options.output / output,
-                annotate=draw_faces,
-            )
-        except VideoError as error:
-            self.fail(file.path, "video", error.reason)
-            return
-        except av.FFmpegError as error:
-            self.fail(file.path, "video", f"the annotated video cannot be written: {error}")
-            return
-        self._done(
-            FileStatus(
-                file_name=name,
-                kind="video",
-                status=PARTIAL if outcome.fault else OK,
-                verdict=verdict_of(counts["faces"], counts["forged"]),
-                faces=counts["faces"],
-                forged_faces=counts["forged"],
-                reason="; ".join(filter(None, (outcome.fault, outcome.note))) or None,
-                output=None if output is None else output.as_posix(),
-                frames=outcome.frames,
-                analysed_frames=outcome.analysed_frames,
-                frames_with_faces=counts["with_faces"],
-                frames_with_forged_faces=counts["with_forged"],
-            )
+    def _picture(self, job: _Job, image: np.ndarray, faces: Faces) -> None:
+        options, outputs, name = self._options, job.outputs, job.file.name
+        forged = count_forged(faces)
+        media = heat_map = None
+        if options.write_media:
+            media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
+        if options.heat_maps and len(faces):
+            drawn = draw_heat_maps(image, faces, *self._predictor.heat_maps(image, faces))
+            heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
+        crops = write_crops(outputs, image, faces) if options.crops else None
+        self._state.add_image(name, faces, crops=crops)
+        verdict = verdict_of(len(faces), forged)
+        status = FileStatus(
+            name, "image", OK, verdict, len(faces), forged, output=media, heat_map=heat_map
         )
+        self._finish(job, status)
 
-    def fail(self, path: Path, kind: str, reason: str) -> None:
-        """Note that an input could not be used."""
-        self._done(FileStatus(display_name(path), kind, FAILED, reason=reason))
+    def _video(self, job: _Job) -> None:
+        options, name, outputs = self._options, job.file.name, job.outputs
 
-    def _done(self, status: FileStatus) -> None:
-        self._results.add_file(status)
+        def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
+            crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
+            self._state.add_image(name, faces, frame.index, frame.time_s, track_ids, crops)
+
+        # A live source has no end but this one: what came until then counts
+        predictor = self._predictor
+        if job.file.live is None:
+            predictor = _StoppablePredictor(predictor, self._stop)
+        live = job.file.live is not None  # it has no end of its own: to stop it is no failure
+        predictor = self._predictor if live else _StoppablePredictor(self._predictor, self._stop)
+        try:
+            status = run_video(
+                job.file,
+                predictor,
+                replace(options.video, batch_size=options.batch_size),
+                add_frame,
+                VideoOutputs(
+                    folder=options.output,
+                    media=outputs.name(MEDIA_FOLDER, ".mp4") if options.write_media else None,
+                    tracks=outputs.name(VIDEOS_FOLDER, ".json"),
+                    timeline=outputs.name(VIDEOS_FOLDER, ".timeline.svg"),
+                ),
+                self._stop,
+            )
+        except _Stopped:
+            self._state.discard()
+            return
+        if status.status == FAILED:
+            self._state.discard()
+            self._fail(job.position, status.file_name, status.kind, status.reason)
+        else:
+            self._finish(job, status)
+
+    def _finish(self, job: _Job, status: FileStatus) -> None:
+        unchanged = job.key is not None and job.key == file_key(job.file)
+        finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
+        self._done[job.position] = finished
         self._report(describe(status))
 
-    def _write_heat_map(self, file: InputFile, image: np.ndarray, faces: Faces) -> str | None:
-        if not self._options.heat_maps or not len(faces):
-            return None
-        heat, windows = self._predictor.heat_maps(image, faces)
-        return self._write_picture(file, draw_heat_maps(image, faces, heat, windows), ".heat")
-
-    def _write_picture(self, file: InputFile, picture: np.ndarray, mark: str) -> str:
-        """Write a picture made of an input; ``mark`` goes before the extension."""
-        jpeg = max(picture.shape) <= JPEG_MAX_SIDE
-        output = self._claim(file, mark + (".jpg" if jpeg else ".png"))
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG" if jpeg else "PNG", quality=JPEG_QUALITY)
-        write_bytes(self._options.output / output, buffer.getvalue())
-        return output.as_posix()
-
-    def _claim(self, file: InputFile, suffix: str) -> PurePath:
-        return MEDIA_FOLDER / self._names.claim(file.relative, suffix)
+    def _fail(self, position: int, name: str, kind: str, reason: str) -> None:
+        """Note that an input could not be used."""
+        status = FileStatus(name, kind, FAILED, reason=reason)
+        self._done[position] = FinishedFile(status, PurePath(), 0, 0, 0)
+        self._report(describe(status))
 
 
-def describe(status: FileStatus) -> str:
-    """One line on one file, for people."""
-    if status.status == FAILED:
-        return f"FAILED   {status.file_name}: {status.reason}"
-    if not status.faces:
-        text = "no face found"
+def _base_name(names: OutputNames, file: InputFile) -> PurePath:
+    """The name of a file's outputs, without extension; dots in it would look like one."""
+    extension = file.relative.suffix.lower()
+    if file.live is not None or extension in VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys():
+        suffixes = (".mp4",)
+    elif extension in ANIMATED_FORMATS:  # which of the two it is, is seen when it is opened
+        suffixes = (".jpg", ".mp4")
     else:
-        text = f"{_count(status.faces, 'face')}, {status.forged_faces or 'none'} forged"
-    if status.kind == "video":
-        text += (
-            f" in {_count(status.analysed_frames, 'analysed frame')} of {status.frames}"
-            f" ({status.frames_with_forged_faces} with a forged face)"
-        )
-    if status.reason:
-        text += f" [{status.reason}]"
-    return f"{status.status:8} {status.file_name}: {text}"
-
-
-def describe_summary(summary: dict[str, int]) -> str:
-    """The end of a run, for people; ``summary`` as ``outputs.summarise`` makes it."""
-    return (
-        f"{_count(summary['files'], 'file')}: {summary['forged_face_found']} with a forged face, "
-        f"{summary['all_faces_real']} with real faces only, {summary['no_face_found']} without a "
-        f"face; {summary['partial']} read in part, {summary['failed']} failed."
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+        suffixes = (".jpg",)
+    stem = file.relative.stem.replace(".", "_")
+    place = file.relative.with_name(f"{stem or '_'}.x")  # an extension, so that the stem is whole
+    return names.claim(place, *suffixes).with_suffix("")

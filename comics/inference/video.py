@@ -1,4 +1,8 @@
-"""Looking for faces in a video: decode, detect in batches, draw and encode as a stream."""
+"""Looking for faces in a video: decode, detect in batches, draw and encode as a stream.
+
+Three threads overlap: one decodes, the caller's runs the model, one draws and encodes. What lies
+between them is bounded, so memory does not depend on the length of a video.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,29 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
+from comics.inference.animation_reader import AnimationReader, is_animation
+from comics.inference.background import Consumer
 from comics.inference.files import atomic_path
-from comics.inference.video_reader import Frame, VideoError, VideoReader
+from comics.inference.frames import Frame, Selection, VideoError
+from comics.inference.video_reader import VideoReader
+from comics.inference.video_source import LiveSource
 from comics.inference.video_writer import VideoWriter
 from comics.structures import Faces
 
 __all__ = ["VideoError", "VideoReport", "process_video"]
 
 Predict = Callable[[list[np.ndarray]], list[Faces]]
-Annotate = Callable[[np.ndarray, Faces], np.ndarray]
-OnFrame = Callable[[Frame, Faces], None]
-FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and again by the loop
+Annotate = Callable[[np.ndarray, Any], np.ndarray]
+OnFrame = Callable[[Frame, Faces], Any]
+FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
+# Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
+# through the model before it is full
+MAX_HELD_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -28,16 +40,21 @@ class VideoReport:
     """How reading a video went.
 
     Attributes:
-        frames: decoded.
+        frames: decoded, of the part that was looked at.
         analysed_frames: that the detector saw.
         fault: why not everything could be read; None if everything was.
-        note: what was left out of the annotated video; None if nothing.
+        note: what was left out of the annotated video, or passed over; None if nothing.
+        width, height: of the first frame, upright.
+        end_s: seconds from the video's first frame to the end of the last one.
     """
 
     frames: int
     analysed_frames: int
     fault: str | None
     note: str | None
+    width: int = 0
+    height: int = 0
+    end_s: float = 0.0
 
 
 def process_video(
@@ -47,100 +64,159 @@ def process_video(
     *,
     max_pixels: int,
     batch_size: int = 4,
-    stride: int = 1,
+    selection: Selection = Selection(),  # noqa: B008  (it is frozen)
     output: str | os.PathLike | None = None,
     annotate: Annotate | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> VideoReport:
-    """Find the faces in every ``stride``-th frame of a video or GIF; memory does not grow.
+    """Find the faces in the selected frames of a video or animation; memory does not grow.
 
     Args:
-        path: the video.
+        path: the video, or a ``LiveSource``.
         predict: upright [H, W, 3] uint8 RGB frames -> the faces of each.
-        on_frame: called for every analysed frame, in order.
+        on_frame: called for every analysed frame, in order. What it returns is what ``annotate``
+            gets of that frame; where it returns None, that is its faces.
         max_pixels: videos with larger frames are refused.
         batch_size: frames per call of ``predict``, at most.
-        stride: frames between two analysed ones, plus 1.
-        output: annotated MP4 with every frame of the source; one that was not analysed shows the
+        selection: the part of the video, and which of its frames are analysed.
+        output: annotated MP4 with every frame of that part; one that was not analysed shows the
             faces of the analysed one before it. Needs ``annotate``. None writes nothing.
-        annotate: draws faces on a frame.
+        annotate: draws on a frame; called in a thread of its own.
+        stop: asked after each batch; once it says True, a live source ends.
 
     Raises:
         VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
             ``output`` is then not written.
+        av.FFmpegError: if the annotated video cannot be encoded.
     """
-    if stride < 1 or batch_size < 1:
-        raise ValueError(f"stride and batch_size must be 1 or more, got {stride}, {batch_size}")
-    writing = output is not None
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(
-            VideoReader(
-                path,
-                max_pixels,
-                queue_size=FRAMES_AHEAD * batch_size,
-                step=1 if writing else stride,
-                with_audio=writing,
-            )
+            _open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
         )
-        writer = None
-        if writing:
+        writer = encoder = None
+        if output is not None:
             writer = VideoWriter(stack.enter_context(atomic_path(output)), reader)
-        loop = _Loop(predict, on_frame, annotate, writer, batch_size, stride)
+            stack.callback(writer.abandon)
+            drawing = _Drawing(writer, annotate)
+            encoder = stack.enter_context(
+                Consumer(drawing.add, FRAMES_AHEAD * batch_size, name="encode")
+            )
+        loop = _Loop(predict, on_frame, encoder, batch_size)
         for item in reader:
             loop.add(item)
+            if reader.is_live and stop():
+                reader.stop()
         loop.flush()
-        if not reader.frames:
-            raise VideoError(path, reader.fault or "no frame in the video stream")
+        if not loop.frames:
+            raise VideoError(path, reader.fault or _no_frame(selection))
         if writer is not None:
+            encoder.finish()
             writer.close()
-        note = None if writer is None else writer.audio_note
-        return VideoReport(reader.frames, loop.analysed_frames, reader.fault, note)
+        return loop.report(reader, None if writer is None else writer.audio_note)
+
+
+def _open_reader(
+    path: str | os.PathLike, max_pixels: int, ahead: int, selection: Selection, writing: bool
+) -> VideoReader | AnimationReader:
+    if not isinstance(path, LiveSource) and is_animation(path):
+        return AnimationReader(path, max_pixels, ahead, selection, all_frames=writing)
+    return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
+
+
+def _no_frame(selection: Selection) -> str:
+    if not selection.start_s:
+        return "no frame in the video stream"
+    return f"no frame from {selection.start_s:g} s on"
+
+
+class _Shown(NamedTuple):
+    """A frame to be written, and what is drawn on it; None: nothing."""
+
+    frame: Frame
+    drawn: Any
 
 
 class _Loop:
-    """Collects frames until a batch is full, then detects, draws and writes them in order."""
+    """Collects frames until a batch is full, then detects and hands them on in order."""
 
     def __init__(
         self,
         predict: Predict,
         on_frame: OnFrame,
-        annotate: Annotate | None,
-        writer: VideoWriter | None,
+        encoder: Consumer | None,
         batch_size: int,
-        stride: int,
     ) -> None:
-        self.analysed_frames = 0
-        self._predict, self._on_frame, self._annotate = predict, on_frame, annotate
-        self._writer = writer
-        self._batch_size, self._stride = batch_size, stride
+        self.frames = 0  # that came
+        self._analysed_frames = 0
+        self._first_size = (0, 0)
+        self._predict, self._on_frame, self._encoder = predict, on_frame, encoder
+        self._batch_size = batch_size
         self._pending: list[Frame | av.Packet] = []
-        self._latest: Faces | None = None
+        self._batch: list[np.ndarray] = []
+        self._held_bytes = 0
+        self._drawn: Any = None
+        self._drawn_size: tuple[int, int] | None = None
 
     def add(self, item: Frame | av.Packet) -> None:
         self._pending.append(item)
-        frames = [item for item in self._pending if isinstance(item, Frame)]
-        full = sum(map(self._is_analysed, frames)) == self._batch_size
-        if full or len(frames) == FRAMES_AHEAD * self._batch_size:
+        if not isinstance(item, Frame):
+            return
+        if not self.frames:
+            self._first_size = item.image.shape[:2]
+        self.frames += 1
+        self._held_bytes += item.image.nbytes
+        if item.analysed:
+            self._batch.append(item.image)
+        if len(self._batch) == self._batch_size or self._held_bytes >= MAX_HELD_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        pending, self._pending = self._pending, []
-        batch = [item.image for item in pending if self._is_analysed(item)]
+        pending, batch = self._pending, self._batch
+        self._pending, self._batch, self._held_bytes = [], [], 0
         found = iter(self._predict(batch) if batch else ())
         for item in pending:
-            if isinstance(item, av.Packet):
-                self._writer.write_audio(item)
-                continue
-            if self._is_analysed(item):
-                self.analysed_frames += 1
-                self._latest = next(found)
-                self._on_frame(item, self._latest)
-            if self._writer is not None:
-                self._writer.write(self._annotated(item.image), item)
+            if isinstance(item, Frame) and item.analysed:
+                self._analysed_frames += 1
+                faces = next(found)
+                drawn = self._on_frame(item, faces)
+                self._drawn = faces if drawn is None else drawn
+                self._drawn_size = tuple(faces.image_size)
+            if self._encoder is not None:
+                self._encoder.put(self._shown(item) if isinstance(item, Frame) else item)
 
-    def _annotated(self, image: np.ndarray) -> np.ndarray:
-        if self._latest.image_size != image.shape[:2]:  # the video changed its size on the way
-            return image
-        return self._annotate(image, self._latest)
+    def report(self, reader: VideoReader | AnimationReader, note: str | None) -> VideoReport:
+        if reader.skipped:
+            lost = f"{reader.skipped} frames came while there was no time for them"
+            note = lost if note is None else f"{note}; {lost}"
+        height, width = self._first_size
+        return VideoReport(
+            frames=reader.frames,
+            analysed_frames=self._analysed_frames,
+            fault=reader.fault,
+            note=note,
+            width=width,
+            height=height,
+            end_s=reader.end_s,
+        )
 
-    def _is_analysed(self, item: Frame | av.Packet) -> bool:
-        return isinstance(item, Frame) and item.index % self._stride == 0
+    def _shown(self, frame: Frame) -> _Shown:
+        # The video may change its size on the way
+        fits = self._drawn_size == frame.image.shape[:2]
+        return _Shown(frame, self._drawn if fits else None)
+
+
+class _Drawing:
+    """Draws and writes, in the thread of the encoder."""
+
+    def __init__(self, writer: VideoWriter, annotate: Annotate) -> None:
+        self._writer, self._annotate = writer, annotate
+
+    def add(self, item: _Shown | av.Packet) -> None:
+        if isinstance(item, av.Packet):
+            self._writer.write_audio(item)
+            return
+        frame, drawn = item
+        image = frame.image if drawn is None else self._annotate(frame.image, drawn)
+        self._writer.write(image, frame)

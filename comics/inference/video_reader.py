@@ -6,6 +6,7 @@ does not depend on the length of a video.
 * Frames are turned upright as the video's display matrix says.
 * Presentation times are kept as they are, so a variable frame rate stays variable.
 * A video that is cut short is delivered up to the cut, and its fault reported.
+* Of a part of a video, only that part is decoded, from the nearest key frame before it on.
 
 Shape letters: H, W height and width of the upright frame.
 """
@@ -14,50 +15,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple
 
 import av
-import numpy as np
 
-# Containers that are opened. Playlists and image sequences are not among them: they name other
-# files and network addresses, and a video from a stranger must not make us read those.
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegvideo,mpegts,flv,asf,ogg,h264,hevc"
-)
+from comics.inference.background import Producer
+from comics.inference.frames import Frame, Selection, VideoError, upright
+from comics.inference.video_source import describe_error, open_source
+
+__all__ = ["Frame", "VideoError", "VideoReader", "upright"]
+
 FALLBACK_RATE = Fraction(25)  # frames per second, where a file does not say
 SHORT_BY = 0.5  # seconds that may be missing at the end before a video counts as cut short
-QUEUE_POLL = 0.1  # seconds between looks at whether the reader has been closed
-
-
-class VideoError(ValueError):
-    """A video that cannot be used: ``path`` and ``reason`` say which and why."""
-
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
-        super().__init__(os.fspath(path), reason)
-        self.path = os.fspath(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-class Frame(NamedTuple):
-    """One upright frame: [H, W, 3] uint8 RGB, its position in the video, and its time.
-
-    ``pts`` and ``duration`` are in units of the video's time base; ``time_s`` is in seconds since
-    the first frame.
-    """
-
-    image: np.ndarray
-    index: int
-    pts: int
-    duration: int
-    time_s: float
+# Seconds before the start of a part to which the reader goes, until it finds a frame before that
+# start: files without an index lead to the middle of a group of pictures, whose rest is lost
+SEEK_MARGINS = (0.0, 3.0, 15.0)
+SOUND_BEHIND = 10.0  # seconds that sound may lie behind the pictures of its time in a file
+TIME_SLACK = 1e-6  # seconds; times are rounded floats
+MAX_PIXELS_SLACK = 2  # decoders count whole blocks; this is their limit, the exact one is ours
 
 
 @dataclass
@@ -69,6 +46,9 @@ class Reading:
     frames: int = 0
     corrupt_frames: int = 0
     last_end: float = 0.0  # seconds; where the latest packet of any stream ends
+    offset_s: Fraction = Fraction(0)  # where the part starts, on the scale of pts
+    reached_end: bool = False  # of the part that is looked at
+    end_s: float = 0.0  # seconds since the first frame; where the latest frame delivered ends
     stopped_by: str | None = None
 
 
@@ -78,10 +58,11 @@ class VideoReader:
     Iterating yields ``Frame`` and ``av.Packet`` (sound). Afterwards ``fault`` says what was wrong.
 
     Args:
-        path: video or GIF.
+        path: video or GIF; or a ``LiveSource``.
         max_pixels: larger frames are refused before anything is decoded.
         queue_size: frames decoded ahead.
-        step: deliver every ``step``-th frame only.
+        selection: the part of the video, and which of its frames are analysed.
+        all_frames: also deliver the frames of that part that are not analysed.
         with_audio: also deliver the packets of the first sound track.
 
     Raises:
@@ -93,23 +74,28 @@ class VideoReader:
         path: str | os.PathLike,
         max_pixels: int,
         queue_size: int = 8,
-        step: int = 1,
+        selection: Selection = Selection(),  # noqa: B008  (it is frozen)
+        all_frames: bool = True,
         with_audio: bool = False,
     ) -> None:
         self.path = path
-        self._step = step
-        self._queue: queue.Queue = queue.Queue(maxsize=queue_size)
-        self._closed = threading.Event()
+        self._max_pixels = max_pixels
+        self._selection, self._all_frames = selection, all_frames
         self._reading = Reading()
         with contextlib.ExitStack() as resources:
-            file = resources.enter_context(_open_file(path))
-            self._container = resources.enter_context(_open_container(file, path))
+            self._container, self._is_live = open_source(path, resources)
             self.stream = _video_stream(self._container, path, max_pixels)
             self.stream.thread_type = "AUTO"
+            self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS_SLACK * max_pixels)}
             audio = self._container.streams.audio
             self.audio_stream = audio[0] if with_audio and audio else None
             self._resources = resources.pop_all()
-        self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
+        self._producer = Producer(
+            self._items(),
+            queue_size,
+            name="decode",
+            may_skip=_is_frame if self._is_live else None,
+        )
 
     @property
     def rate(self) -> Fraction:
@@ -122,9 +108,25 @@ class VideoReader:
         return self.stream.time_base
 
     @property
+    def is_live(self) -> bool:
+        """Whether it comes as it happens: it has no end, and frames for which there is no time
+        are lost."""
+        return self._is_live
+
+    @property
     def frames(self) -> int:
-        """Frames decoded so far, delivered or not."""
+        """Frames of the part that have been decoded so far, delivered or not."""
         return self._reading.frames
+
+    @property
+    def end_s(self) -> float:
+        """Seconds from the video's first frame to the end of the latest one decoded."""
+        return self._reading.end_s
+
+    @property
+    def skipped(self) -> int:
+        """Frames of a live source that came while there was no room for them."""
+        return self._producer.skipped
 
     @property
     def fault(self) -> str | None:
@@ -139,56 +141,86 @@ class VideoReader:
             faults.append(f"{damaged} frames are damaged or missing")
         return "; ".join(faults) or None
 
+    @property
+    def offset_s(self) -> Fraction:
+        """Where the part starts, on the scale of ``pts``; 0 of a whole video. Known once there is
+        a frame."""
+        return self._reading.offset_s
+
+    def pixel_aspect(self, height: int) -> Fraction | None:
+        """Width of a pixel over its height, of an upright frame of that height; None: square."""
+        aspect = self.stream.sample_aspect_ratio
+        if not aspect or aspect == 1:
+            return None
+        return aspect if self.stream.height == height else 1 / aspect
+
+    def stop(self) -> None:
+        """Let iterating end after the frames that wait."""
+        self._producer.stop()
+
     def __enter__(self) -> VideoReader:
-        self._thread.start()
+        self._producer.__enter__()
         return self
 
     def __exit__(self, *_) -> None:
-        self._closed.set()
-        self._thread.join()
+        self._producer.__exit__()
         self._resources.close()
 
     def __iter__(self) -> Iterator[Frame | av.Packet]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def _decode(self) -> None:
-        """Body of the thread: puts every item, then None, or the exception that ended it."""
-        try:
-            for item in self._items():
-                if not self._put(item):
-                    return
-            self._put(None)
-        except Exception as error:  # of any kind: it belongs to the thread that iterates
-            self._put(error)
-
-    def _put(self, item: object) -> bool:
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=QUEUE_POLL)
-                return True
-        return False
+        return iter(self._producer)
 
     def _items(self) -> Iterator[Frame | av.Packet]:
-        numbered = _Numbered(self.time_base)
+        """Body of the thread."""
+        numbered = _Numbered(self.time_base, self._selection, first=self._seek())
         for packet in self._packets():
-            if packet.stream is self.stream:
+            time_s = numbered.packet_time_s(packet)
+            if packet.stream is self.stream and not self._reading.reached_end:
                 yield from self._frames(packet, numbered)
-            elif packet.stream is self.audio_stream and packet.dts is not None:
+            elif packet.stream is self.audio_stream and self._is_heard(time_s):
                 yield packet
+            if self._reading.reached_end and self._is_past(packet, time_s):
+                return
         if self._reading.stopped_by:  # no end of the stream was seen: get what is held back
             yield from self._frames(None, numbered)
 
+    def _is_heard(self, time_s: float | None) -> bool:
+        """Whether a sound packet belongs to the part."""
+        start, end = self._selection.start_s, self._selection.end_s
+        if time_s is None:
+            return False
+        return (not start or time_s >= start) and (end is None or time_s < end)
+
+    def _is_past(self, packet: av.Packet, time_s: float | None) -> bool:
+        """Whether no sound of the part comes after this packet; its frames have all been seen."""
+        if self.audio_stream is None or time_s is None:
+            return self.audio_stream is None
+        slack = 0 if packet.stream is self.audio_stream else SOUND_BEHIND
+        return time_s >= self._selection.end_s + slack
+
     def _frames(self, packet: av.Packet | None, numbered: _Numbered) -> Iterator[Frame]:
         for decoded in self._decode_packet(packet):
+            pts = numbered.next_pts(decoded)
+            time_s = numbered.time_s(pts)
+            if numbered.is_before(time_s) or self._is_too_large(decoded):
+                continue
+            if self._selection.end_s is not None and time_s >= self._selection.end_s:
+                self._reading.reached_end = True
+                return
             index = self._reading.frames
             self._reading.frames += 1
+            self._reading.offset_s = numbered.offset_s
             self._reading.corrupt_frames += decoded.is_corrupt
-            pts = numbered.next_pts(decoded)
-            if index % self._step == 0:
-                yield numbered.frame(decoded, index, pts)
+            self._reading.end_s = time_s + float((decoded.duration or 0) * self.time_base)
+            analysed = numbered.picker.picks(index, time_s)
+            if analysed or self._all_frames:
+                image = upright(decoded.to_ndarray(format="rgb24"), decoded.rotation)
+                yield Frame(image, index, pts, decoded.duration or 0, time_s, analysed)
+
+    def _is_too_large(self, decoded: av.VideoFrame) -> bool:
+        """Whether a frame is above the limit, though the stream's header was not."""
+        too_large = decoded.width * decoded.height > self._max_pixels
+        self._reading.broken_packets += too_large
+        return too_large
 
     def _packets(self) -> Iterator[av.Packet]:
         try:
@@ -199,7 +231,7 @@ class VideoReader:
                 self._reading.packets += packet.stream is self.stream and packet.size > 0
                 yield packet
         except (av.FFmpegError, OSError) as error:
-            self._reading.stopped_by = _describe(error)
+            self._reading.stopped_by = describe_error(error)
 
     def _decode_packet(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         try:
@@ -210,7 +242,29 @@ class VideoReader:
             self._reading.broken_packets += 1
             return []
 
+    def _seek(self) -> int | None:
+        """Go to a key frame before the part; the pts of the video's first frame, where known."""
+        start, wanted = self.stream.start_time, self._selection.start_s
+        if not wanted or self._is_live or start is None:
+            return None
+        # The last is before the beginning, where some containers need to be sent to find it
+        for margin in (*SEEK_MARGINS, wanted + 1):
+            target = start + int((wanted - margin) / self.time_base)
+            try:
+                self._container.seek(target, stream=self.stream)
+                first = next(self._container.decode(self.stream), None)
+                self._container.seek(target, stream=self.stream)
+            except (av.FFmpegError, OSError):
+                continue
+            if first is None or first.pts is None:
+                continue
+            if float((first.pts - start) * self.time_base) <= wanted:
+                break
+        return start
+
     def _is_short(self) -> bool:
+        if self._is_live or self._reading.reached_end:
+            return False
         counted = self.stream.frames  # 0 where the container does not count them
         if counted and self._reading.packets >= counted:
             return False
@@ -227,15 +281,23 @@ class VideoReader:
         return 0.0 if duration is None else duration / av.time_base
 
     def _expected(self) -> str:
-        return f" of {self.stream.frames}" if self.stream.frames else ""
+        whole = not self._selection.start_s and self._selection.end_s is None
+        return f" of {self.stream.frames}" if self.stream.frames and whole else ""
 
 
 class _Numbered:
-    """Gives frames rising presentation times, also where a file has none or repeats them."""
+    """Gives frames rising presentation times, also where a file has none or repeats them.
 
-    def __init__(self, time_base: Fraction) -> None:
-        self._time_base = time_base
-        self._first: int | None = None
+    Args:
+        time_base: seconds per unit of a presentation time.
+        selection: what is looked at.
+        first: presentation time of the video's first frame; None: of the first that comes.
+    """
+
+    def __init__(self, time_base: Fraction, selection: Selection, first: int | None) -> None:
+        self.picker = selection.picker()
+        self._time_base, self._start_s = time_base, selection.start_s
+        self._first = first
         self._last: int | None = None
 
     def next_pts(self, frame: av.VideoFrame) -> int:
@@ -247,35 +309,26 @@ class _Numbered:
             self._first = self._last
         return self._last
 
-    def frame(self, decoded: av.VideoFrame, index: int, pts: int) -> Frame:
-        image = upright(decoded.to_ndarray(format="rgb24"), decoded.rotation)
-        time_s = float((pts - self._first) * self._time_base)
-        return Frame(image, index, pts, decoded.duration or 0, time_s)
+    def time_s(self, pts: int) -> float:
+        return float((pts - self._first) * self._time_base)
+
+    @property
+    def offset_s(self) -> Fraction:
+        if not self._start_s:
+            return Fraction(0)
+        return self._first * self._time_base + Fraction(self._start_s)
+
+    def packet_time_s(self, packet: av.Packet) -> float | None:
+        if packet.dts is None:
+            return None
+        return float(packet.dts * packet.time_base - (self._first or 0) * self._time_base)
+
+    def is_before(self, time_s: float) -> bool:
+        return bool(self._start_s) and time_s < self._start_s - TIME_SLACK
 
 
-def upright(image: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn [H, W, 3] counter-clockwise by ``rotation`` degrees, to the nearest quarter turn."""
-    return np.ascontiguousarray(np.rot90(image, k=round(rotation / 90) % 4))
-
-
-def _open_file(path: str | os.PathLike) -> BinaryIO:
-    try:
-        file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
-    except (OSError, ValueError) as error:
-        raise VideoError(path, f"cannot be read: {_describe(error)}") from error
-    if not os.fstat(file.fileno()).st_size:
-        file.close()
-        raise VideoError(path, "the file is empty")
-    return file
-
-
-def _open_container(file: BinaryIO, path: str | os.PathLike) -> av.container.InputContainer:
-    # A Python file, since a name may hold bytes that are not UTF-8, or look like an FFmpeg URL
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-    try:
-        return av.open(file, metadata_errors="replace", options=options)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"not a readable video: {_describe(error)}") from error
+def _is_frame(item: Frame | av.Packet) -> bool:
+    return isinstance(item, Frame)
 
 
 def _video_stream(container, path: str | os.PathLike, max_pixels: int):
@@ -296,7 +349,3 @@ def _video_stream(container, path: str | os.PathLike, max_pixels: int):
             f"pixels, more than the {max_pixels} allowed (INPUT.MAX_PIXELS)",
         )
     return streams[0]
-
-
-def _describe(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

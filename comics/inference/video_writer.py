@@ -1,5 +1,7 @@
 """Writing an annotated video: H.264 in MP4, with the times and the sound of its source.
 
+The times of a part of a video are kept but for their start, which is 0.
+
 H.264 in 4:2:0 needs even sides: an odd one is padded by repeating its last row or column. The
 first sound track is copied, not re-encoded; where MP4 cannot hold it, it is left out.
 
@@ -8,14 +10,17 @@ Shape letters: H, W height and width of the frame.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 from av.codec.context import Flags
 
-from comics.inference.video_reader import Frame, VideoReader
+from comics.inference.frames import Frame
+from comics.inference.video_reader import VideoReader
 
 ENCODER = "libx264"
 # Visually close to the source, and quick. No B-frames: MP4 stores times in decoding order, and
@@ -45,8 +50,9 @@ class VideoWriter:
             self._open(image.shape[0], image.shape[1])
         picture = av.VideoFrame.from_ndarray(self._fitted(image), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace=BT709)
-        picture.pts, picture.duration = frame.pts, frame.duration
-        picture.time_base = self._reader.time_base
+        time_base = self._reader.time_base
+        picture.pts, picture.duration = frame.pts - self._offset(time_base), frame.duration
+        picture.time_base = time_base
         self._container.mux(self._video.encode(picture))
 
     def write_audio(self, packet: av.Packet) -> None:
@@ -54,6 +60,9 @@ class VideoWriter:
         if self._container is None:
             self._waiting.append(packet)
         elif self._audio is not None:
+            offset = self._offset(packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts - offset
+            packet.dts -= offset
             packet.stream = self._audio
             try:
                 self._container.mux(packet)
@@ -67,6 +76,16 @@ class VideoWriter:
             self._container.mux(self._video.encode(None))
             self._container.close()
 
+    def abandon(self) -> None:
+        """Let go of the file without finishing it; harmless after ``close``."""
+        if self._container is not None:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                self._container.close()
+
+    def _offset(self, time_base: Fraction) -> int:
+        """What is taken from times: a part of a video starts at 0."""
+        return round(self._reader.offset_s / time_base)
+
     def _open(self, height: int, width: int) -> None:
         reader = self._reader
         self._size = (height + height % 2, width + width % 2)
@@ -79,10 +98,8 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         context.flags |= Flags.frame_duration  # keeps how long the last frame is shown
-        aspect = reader.stream.sample_aspect_ratio
-        if aspect and aspect != 1:
-            turned = reader.stream.height != height
-            context.sample_aspect_ratio = 1 / aspect if turned else aspect
+        if aspect := reader.pixel_aspect(height):
+            context.sample_aspect_ratio = aspect
         self._audio = self._add_audio()
         for packet in self._waiting:
             self.write_audio(packet)

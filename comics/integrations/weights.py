@@ -202,7 +202,10 @@ def plan_loading(
         ValueError: naming the file, if nothing fits, or not as a whole (``check_architecture``).
     """
     if isinstance(model, FaceForensics):
-        raise ValueError("convert the detector and the face method, then use combine_weights.py")
+        raise ValueError(
+            f"{checkpoint.path}: a joined model takes no weights: convert the detector and the "
+            "face method, then join them by tools/combine_weights.py"
+        )
     source_format, converted, unknown = convert(checkpoint, model)
     prefix = detector_prefix(model)
     if backbone_only:

@@ -319,15 +319,15 @@ def test_torchvision_weights_start_the_backbone(tmp_path, caplog):
 
     from comics.config import load_config
     from comics.engine.train import load_initial_weights
+    from comics.integrations.weights import load_foreign_weights
     from comics.modeling.build import build_model
 
-    tool = load_tool()
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)
     source = resnet18()
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
     model = build_model(load_config(config, ["MODEL.RESNETS.NORM", "FrozenBN"]))
-    load_initial_weights(model, str(tmp_path / "resnet18.pth"), tool.load_foreign_weights)
+    load_initial_weights(model, str(tmp_path / "resnet18.pth"), load_foreign_weights)
     state = model.detector.backbone.bottom_up.state_dict()
     assert torch.equal(state["stem.conv.weight"], source.conv1.weight)
     assert torch.equal(state["res5.1.conv2.conv.weight"], source.layer4[1].conv2.weight)
@@ -335,4 +335,4 @@ def test_torchvision_weights_start_the_backbone(tmp_path, caplog):
 
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other.pth: none of its 1 tensors is known"):
-        load_initial_weights(model, str(tmp_path / "other.pth"), tool.load_foreign_weights)
+        load_initial_weights(model, str(tmp_path / "other.pth"), load_foreign_weights)

@@ -15,6 +15,8 @@ LEVELS = {
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,
     "integrations": 4,
+    "commands": 5,
+    "cli": 6,
 }  # fmt: skip
 FORBIDDEN_PAIRS = {("modeling", "data"), ("data", "modeling")}
 VAGUE_NAMES = {"utils", "util", "misc", "helpers", "common"}

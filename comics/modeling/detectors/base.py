@@ -3,8 +3,12 @@
 A detector is split at its features, so that ``Comics`` can enhance them without knowing the
 detector::
 
-    images -> preprocess -> extract_features -> training_output | infer
+    images -> preprocess -> extract_features -> training_output | dense -> select
                                   ^ Comics' frequency attention acts here
+
+Inference is split again: ``dense`` is what convolutions do, for whole images; ``select`` is the rest,
+whose shapes depend on what is found. So the first can run elsewhere (``comics.inference.export``),
+and the second is the same code in both places.
 
 Shape letters: B images; C channels; H, W padded height and width; h, w of a pyramid level;
 P proposals; F faces of the whole batch.
@@ -81,7 +85,15 @@ class Detector(nn.Module):
         pixel_mean, pixel_std: three values each on the 0-255 scale, in the order ``pixel_format``.
         pixel_format: "RGB" or "BGR", the channel order that the weights expect.
         size_divisibility: padded sizes are multiples of this (largest bottom-up stride).
+
+    Attributes:
+        selection_parts: names of the submodules whose weights ``select`` uses.
+        pooled_heads: those among them that see only features pooled from boxes, called with tensors
+            and returning tensors of one row per box: networks of their own.
     """
+
+    selection_parts: tuple[str, ...] = ()
+    pooled_heads: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -115,10 +127,13 @@ class Detector(nn.Module):
         )
         batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
         for row, image in zip(batch, images, strict=True):
-            ordered = image.flip(0) if self.pixel_format == "BGR" else image
-            normalised = (ordered - self.pixel_mean) / self.pixel_std
-            row[:, : image.shape[1], : image.shape[2]] = normalised
+            row[:, : image.shape[1], : image.shape[2]] = self.normalise(image)
         return ImageBatch(batch, sizes)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB [..., 3, H, W] on the 0-255 scale to what the backbone expects, of the same shape."""
+        ordered = images.flip(-3) if self.pixel_format == "BGR" else images
+        return (ordered - self.pixel_mean) / self.pixel_std
 
     def extract_features(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Pyramid of features: level name -> [B, C, h, w]."""
@@ -130,6 +145,29 @@ class Detector(nn.Module):
         """Losses, and what the contrastive heads need."""
         raise NotImplementedError
 
+    def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All that ``select`` needs of the images: name -> tensor, [B, ...] each.
+
+        Convolutions and the like only: shapes follow from those of ``features``, never from values.
+        Names are unique and their order is fixed; maps of levels are named by ``name_levels``.
+        """
+        raise NotImplementedError
+
+    def select(
+        self,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Faces]:
+        """Detections of each image from what ``dense`` gives: candidates, suppression, masks.
+
+        Args:
+            dense: of B images.
+            sizes: (height, width) of each image before padding.
+            output_sizes: (height, width) to express its detections in.
+        """
+        raise NotImplementedError
+
     def infer(
         self,
         features: dict[str, Tensor],
@@ -137,7 +175,7 @@ class Detector(nn.Module):
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Detections of each image, in an image of the (height, width) asked for."""
-        raise NotImplementedError
+        return self.select(self.dense(features), batch.sizes, output_sizes)
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -166,6 +204,16 @@ class Detector(nn.Module):
             check_targets(targets, batch.sizes)
             return self.training_output(self.extract_features(batch), batch, targets)
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
+
+
+def name_levels(name: str, levels: Sequence[str], maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Maps of a pyramid's levels as entries of ``Detector.dense``: "<name>_<level>" -> map."""
+    return {f"{name}_{level}": one for level, one in zip(levels, maps, strict=True)}
+
+
+def levels_named(dense: dict[str, Tensor], name: str, levels: Sequence[str]) -> list[Tensor]:
+    """The maps that ``name_levels`` has named, in the order of the levels."""
+    return [dense[f"{name}_{level}"] for level in levels]
 
 
 def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, int]]) -> None:

@@ -18,10 +18,16 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from comics.config import CfgNode
-from comics.modeling.detectors.base import ImageBatch, TrainingOutput, pad_to
+from comics.modeling.detectors.base import (
+    ImageBatch,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+    pad_to,
+)
 from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
-from comics.modeling.detectors.fcos_head import PREDICTION_STD
+from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
 from comics.modeling.detectors.fcos_selection import Detections
 from comics.modeling.layers import conv3x3_at_cells
 from comics.ops.roi_masks import crop_and_resize
@@ -54,6 +60,8 @@ class BlendMask(FCOS):
         ValueError: if the basis module's levels, ``pooler_scale`` or ``label_step`` do not fit
             the backbone, or the quality branch predicts IoU (the mask loss needs centre-ness).
     """
+
+    selection_parts = ("attention",)
 
     def __init__(
         self,
@@ -133,37 +141,44 @@ class BlendMask(FCOS):
             )
         return TrainingOutput(losses, features, self.proposals(dense), mask_features)
 
-    def infer(
+    def mask_maps(self, features: dict[str, Tensor], head: HeadOutput) -> dict[str, Tensor]:
+        """ "bases", and the "box_tower" of each level: attention is predicted at detections only.
+
+        Everywhere it would be M * A * A channels wide, three times the tower.
+        """
+        if not self.mask_on:
+            return {}
+        bases, _ = self.basis_module(features)
+        return {"bases": bases, **name_levels("box_tower", self.levels, head.box_tower)}
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
         if not self.mask_on:
-            return super().infer(features, batch, output_sizes)
-        head, detections = self.dense_inference(features)
-        squares = self.square_masks(features, head.box_tower, detections)
+            return super().select(dense, sizes, output_sizes)
+        detections = self.detections(dense)
+        squares = self.square_masks(dense, detections)
         return [
             to_output_with_masks(*image, paste_clipped=self.paste_clipped)
-            for image in zip(detections, squares, batch.sizes, output_sizes, strict=True)
+            for image in zip(detections, squares, sizes, output_sizes, strict=True)
         ]
 
     def square_masks(
-        self,
-        features: dict[str, Tensor],
-        box_tower: Sequence[Tensor],
-        detections: Sequence[Detections],
+        self, dense: dict[str, Tensor], detections: Sequence[Detections]
     ) -> list[Tensor]:
         """Per image the soft masks [P, R, R] in [0, 1] that fill the detections' boxes."""
-        bases, _ = self.basis_module(features)
+        bases = dense["bases"]
         counts = [len(one) for one in detections]
         image = torch.arange(len(counts), device=bases.device).repeat_interleave(
             torch.tensor(counts, device=bases.device)
         )
         attention = conv3x3_at_cells(
             self.attention,
-            box_tower,
+            levels_named(dense, "box_tower", self.levels),
             torch.cat([one.level for one in detections]),
             image,
             torch.cat([one.cell for one in detections]),

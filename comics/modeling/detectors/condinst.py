@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from comics.config import CfgNode
-from comics.modeling.detectors.base import ImageBatch, TrainingOutput
+from comics.modeling.detectors.base import (
+    ImageBatch,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+)
 from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks
 from comics.modeling.detectors.boxinst import BoxSupervision, box_bitmaps, rgb_pixels
 from comics.modeling.detectors.condinst_masks import (
@@ -31,7 +36,7 @@ from comics.modeling.detectors.condinst_masks import (
     sampled_masks,
 )
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output
-from comics.modeling.detectors.fcos_head import PREDICTION_STD
+from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
 from comics.modeling.detectors.fcos_selection import Detections
 from comics.modeling.detectors.mask_branch import MaskBranch, pad_masks, smallest_mask_labels
 from comics.modeling.layers import conv3x3_at_cells
@@ -62,6 +67,8 @@ class CondInst(FCOS):
     Raises:
         ValueError: if both limits are given, or the strides or levels do not fit.
     """
+
+    selection_parts = ("controller", "mask_head")
 
     def __init__(
         self,
@@ -145,20 +152,28 @@ class CondInst(FCOS):
             )
         return TrainingOutput(losses, features, self.proposals(dense), last)
 
-    def infer(
+    def mask_maps(self, features: dict[str, Tensor], head: HeadOutput) -> dict[str, Tensor]:
+        """ "mask_features", and the "box_tower" of each level, for the controller at detections."""
+        if not self.mask_on:
+            return {}
+        mask_features, _ = self.mask_branch(features)
+        towers = name_levels("box_tower", self.levels, head.box_tower)
+        return {"mask_features": mask_features, **towers}
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
         if not self.mask_on:
-            return super().infer(features, batch, output_sizes)
-        head, detections = self.dense_inference(features)
-        soft = self.soft_masks(features, head.box_tower, detections)
+            return super().select(dense, sizes, output_sizes)
+        detections = self.detections(dense)
+        soft = self.soft_masks(dense, detections)
         found = []
         for one, one_soft, size, output_size in zip(
-            detections, soft, batch.sizes, output_sizes, strict=True
+            detections, soft, sizes, output_sizes, strict=True
         ):
             faces, keep = to_output(one, size, output_size)
             masks = full_size_masks(
@@ -168,13 +183,11 @@ class CondInst(FCOS):
         return found
 
     def soft_masks(
-        self,
-        features: dict[str, Tensor],
-        box_tower: Sequence[Tensor],
-        detections: Sequence[Detections],
+        self, dense: dict[str, Tensor], detections: Sequence[Detections]
     ) -> list[Tensor]:
         """Per image the soft masks [P, H / o, W / o] in [0, 1] of the detections."""
-        mask_features, _ = self.mask_branch(features)
+        mask_features = dense["mask_features"]
+        box_tower = levels_named(dense, "box_tower", self.levels)
         counts = [len(one) for one in detections]
         image = torch.arange(len(counts), device=mask_features.device).repeat_interleave(
             torch.tensor(counts, device=mask_features.device)

@@ -18,8 +18,14 @@ from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
-from comics.modeling.detectors.base import Detector, ImageBatch, LevelProposals, TrainingOutput
-from comics.modeling.detectors.fcos_head import PREDICTION_STD as PREDICTION_STD
+from comics.modeling.detectors.base import (
+    Detector,
+    ImageBatch,
+    LevelProposals,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+)
 from comics.modeling.detectors.fcos_head import FCOSHead, HeadOutput
 from comics.modeling.detectors.fcos_losses import FCOSLoss, FCOSLossOutput
 from comics.modeling.detectors.fcos_selection import Detections, Selector, boxes_at_cells
@@ -28,6 +34,8 @@ from comics.ops.boxes import clip_boxes, nonempty, scale_boxes
 from comics.ops.roi_masks import paste_masks
 from comics.registry import DETECTORS
 from comics.structures import Faces
+
+SELECTED_MAPS = ("class_logits", "distances", "quality_logits")  # of the head, read by the selector
 
 
 @dataclass(frozen=True)
@@ -110,18 +118,35 @@ class FCOS(Detector):
         dense = self.dense_training(features, targets)
         return TrainingOutput(dense.loss.losses, features, self.proposals(dense))
 
-    def infer(
+    def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""
+        head = self.head([features[level] for level in self.levels])
+        found = {}
+        for name in SELECTED_MAPS:
+            found |= name_levels(name, self.levels, getattr(head, name))
+        return found | self.mask_maps(features, head)
+
+    def mask_maps(self, features: dict[str, Tensor], head: HeadOutput) -> dict[str, Tensor]:
+        """What masks need besides, as part of ``dense``; FCOS has none."""
+        return {}
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Boxes of each image, clipped to its output size; no masks."""
-        _, detections = self.dense_inference(features)
         return [
-            to_output(found, size, output_size)[0]
-            for found, size, output_size in zip(detections, batch.sizes, output_sizes, strict=True)
+            to_output(*image)[0]
+            for image in zip(self.detections(dense), sizes, output_sizes, strict=True)
         ]
+
+    def detections(self, dense: dict[str, Tensor]) -> list[Detections]:
+        """The detections of each image in pixels of the network's input."""
+        return self.selector.select(
+            *(levels_named(dense, name, self.levels) for name in SELECTED_MAPS)
+        )
 
     def dense_training(
         self,
@@ -147,11 +172,6 @@ class FCOS(Detector):
             assignment,
         )
         return DenseTraining(head, assignment, loss)
-
-    def dense_inference(self, features: dict[str, Tensor]) -> tuple[HeadOutput, list[Detections]]:
-        """Head outputs, and the detections of each image in pixels of the network's input."""
-        head = self.head([features[level] for level in self.levels])
-        return head, self.selector.select(head.class_logits, head.distances, head.quality_logits)
 
     def proposals(self, dense: DenseTraining) -> dict[str, LevelProposals]:
         """Every location that answers for a face, with the box predicted there."""

@@ -127,10 +127,12 @@ def read_basis(path: str | os.PathLike, dim: int, size: int, *, sigmoid: bool) -
 
 def _read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a basis file, of fitting shapes and finite."""
+    if not zipfile.is_zipfile(path):  # numpy would suggest to unpickle it
+        raise MaskBasisError(f"{path} is not an .npz file of arrays: no archive")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise MaskBasisError(f"{path} is not an .npz file of arrays: {error}") from error
     missing = sorted(set(FILE_KEYS.values()) - arrays.keys())
     if missing:

@@ -19,7 +19,14 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
-from comics.modeling.detectors.base import Detector, ImageBatch, LevelProposals, TrainingOutput
+from comics.modeling.detectors.base import (
+    Detector,
+    ImageBatch,
+    LevelProposals,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+)
 from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks
 from comics.modeling.detectors.solov2_heads import InstanceHead, InstanceOutput, MaskHead
 from comics.modeling.detectors.solov2_selection import (
@@ -156,31 +163,41 @@ class SOLOv2(Detector):
             ValueError: if the faces of an image have no masks.
         """
         require_masks(targets)
-        dense, mask_features = self.dense(features)
+        dense, mask_features = self.heads(features)
         assigned = self.assigner.assign(targets, tuple(batch.tensor.shape[-2:]))
         instance_loss, boxes = self._instance_loss(dense, mask_features, assigned, targets)
         losses = {"loss_ins": instance_loss, "loss_cate": self._class_loss(dense, assigned)}
         proposals = self._proposals(features, assigned, boxes)
         return TrainingOutput(losses, features, proposals, mask_features)
 
-    def infer(
+    def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """ "class_logits" and "kernels" of each level's grid, and "mask_features"."""
+        instances, mask_features = self.heads(features)
+        return {
+            **name_levels("class_logits", self.levels, instances.class_logits),
+            **name_levels("kernels", self.levels, instances.kernels),
+            "mask_features": mask_features,
+        }
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
-        dense, mask_features = self.dense(features)
+        mask_features = dense["mask_features"]
+        class_logits, kernels = (
+            levels_named(dense, name, self.levels) for name in ("class_logits", "kernels")
+        )
         with torch.autocast(mask_features.device.type, enabled=False):
-            detections = self.selector.select(dense.class_logits, dense.kernels, mask_features)
+            detections = self.selector.select(class_logits, kernels, mask_features)
             return [
-                self._to_output(found, size, output_size)
-                for found, size, output_size in zip(
-                    detections, batch.sizes, output_sizes, strict=True
-                )
+                self._to_output(*image)
+                for image in zip(detections, sizes, output_sizes, strict=True)
             ]
 
-    def dense(self, features: dict[str, Tensor]) -> tuple[InstanceOutput, Tensor]:
+    def heads(self, features: dict[str, Tensor]) -> tuple[InstanceOutput, Tensor]:
         """What both heads say: classes and kernels, and the mask map [B, E, h, w] float32."""
         instances = self.instance_head([features[level] for level in self.levels])
         return instances, self.mask_head([features[level] for level in self.mask_levels]).float()

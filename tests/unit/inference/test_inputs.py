@@ -2,6 +2,8 @@ import os
 from pathlib import Path, PurePath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from comics.inference.inputs import expand_inputs, is_video
@@ -57,6 +59,12 @@ def test_output_folder_is_passed_over(tree):
     assert relative(expand_inputs([tree], exclude=tree / "sub")) == ["a.PNG", "b.jpg"]
 
 
+def test_a_pattern_passes_over_the_output_folder(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    found = expand_inputs(["**/*.[wm]*", "sub*"], exclude=Path("sub/deep"))
+    assert relative(found) == ["c.webp"]
+
+
 def test_broken_entries_are_reported_and_the_rest_found(tree):
     (tree / "dangling.jpg").symlink_to("nowhere.jpg")
     (tree / "loop.jpg").symlink_to("loop.jpg")
@@ -107,3 +115,43 @@ def test_gif_is_a_video_only_if_it_moves(tmp_path):
     (tmp_path / "broken.gif").write_bytes(b"GIF89a")
     names = ("still.gif", "moving.gif", "broken.gif", "a.MP4", "a.jpg")
     assert [is_video(tmp_path / name) for name in names] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("webcam:0", "webcam:0"),
+        ("rtsp://host:554/stream?id=1", "rtsp://host:554/stream?id=1"),
+        ("rtsps://me:p@ss@host/stream", "rtsps://host/stream"),
+    ],
+)
+def test_live_sources_are_passed_on_without_their_credentials_in_names(source, shown):
+    (file,) = expand_inputs([source, source]).files
+    assert file.live == source
+    assert file.name == shown
+    assert "p@ss" not in f"{file.name} {file.path} {file.relative} {file.shard_name}"
+    assert len(file.relative.parts) == 1
+
+
+@pytest.mark.parametrize("source", ["http://host/a.jpg", "file:///etc/passwd", "webcam:x", "rtsp:"])
+def test_other_addresses_are_no_sources(source):
+    found = expand_inputs([source])
+    assert not found.files and found.faults[0][1] == "no such file or folder"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_animations_are_videos_and_stills_are_pictures(tmp_path, kind):
+    path = tmp_path / f"a.{kind.lower()}"
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(path, kind)
+    assert not is_video(path)
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:])
+    assert is_video(path)
+    path.write_bytes(b"broken")
+    assert not is_video(path)
+
+
+@given(st.text(max_size=60))
+def test_no_argument_fails(argument):
+    found = expand_inputs([f"/nowhere/{argument}"], listed=[f"/nowhere/{argument}"])
+    assert not found.files and found.faults

@@ -1,5 +1,6 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -9,54 +10,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import comics.inference
 from comics.inference.outputs import FileStatus, results_file, summarise, verdict_of
 from comics.structures import FAKE, REAL, Faces
 
 SIZE = (30, 40)
-TEXT, COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
-SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-VERDICT = {"enum": ["no_face_found", "all_faces_real", "forged_face_found", None]}
-SCHEMA = {
-    "type": "object",
-    "required": ["schema_version", "provenance", "categories", "results", "images", "files",
-                 "summary"],
-    "additionalProperties": False,
-    "properties": {
-        "schema_version": {"const": "1.0"},
-        "provenance": {"type": "object"},
-        "categories": {"const": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}]},
-        "results": {"type": "array", "items": {
-            "type": "object",
-            "required": ["image_id", "file_name", "category_id", "bbox", "score",
-                         "fake_probability"],
-            "additionalProperties": False,
-            "properties": {
-                "image_id": COUNT, "file_name": TEXT, "category_id": {"enum": [0, 1]},
-                "bbox": {"type": "array", "items": {"type": "number"}, "minItems": 4,
-                         "maxItems": 4},
-                "score": SHARE, "fake_probability": SHARE,
-                "segmentation": {"type": "object", "required": ["size", "counts"]},
-            }}},
-        "images": {"type": "array", "items": {
-            "type": "object",
-            "required": ["id", "file_name", "width", "height"],
-            "additionalProperties": False,
-            "properties": {"id": COUNT, "file_name": TEXT, "width": COUNT, "height": COUNT,
-                           "frame": COUNT, "time_s": {"type": "number"}}}},
-        "files": {"type": "array", "items": {
-            "type": "object",
-            "required": ["file_name", "kind", "status", "verdict", "faces", "forged_faces",
-                         "reason"],
-            "additionalProperties": False,
-            "properties": {
-                "file_name": TEXT, "kind": {"enum": ["image", "video", "unknown"]},
-                "status": {"enum": ["ok", "partial", "failed"]}, "verdict": VERDICT,
-                "faces": COUNT, "forged_faces": COUNT, "reason": {"type": ["string", "null"]},
-                "output": TEXT, "frames": COUNT, "analysed_frames": COUNT,
-                "frames_with_faces": COUNT, "frames_with_forged_faces": COUNT}}},
-        "summary": {"type": "object", "additionalProperties": COUNT},
-    },
-}  # fmt: skip
+SCHEMA = json.loads((Path(comics.inference.__file__).parent / "results.schema.json").read_text())
 
 
 def two_faces():
@@ -77,7 +36,7 @@ def write(path):
     with results_file(path, {"model": "test"}) as results:
         results.add_image("a.jpg", two_faces())
         results.add_image("b.jpg", Faces.empty(SIZE))
-        results.add_image("c.mp4", two_faces(), frame=5, time_s=0.2)
+        results.add_image("c.mp4", two_faces(), frame=5, time_s=0.2, track_ids=[7, 3])
         results.add_file(FileStatus("a.jpg", "image", "ok", "forged_face_found", 2, 1))
         results.add_file(FileStatus("b.jpg", "image", "ok", "no_face_found"))
         results.add_file(FileStatus("bad.jpg", "image", "failed", reason="empty"))
@@ -90,6 +49,8 @@ def test_document_follows_its_schema(tmp_path):
     assert [image["id"] for image in document["images"]] == [1, 2, 3]
     assert document["images"][2]["frame"] == 5 and "frame" not in document["images"][0]
     assert [entry["image_id"] for entry in document["results"]] == [1, 1, 3, 3]
+    assert [entry.get("track_id") for entry in document["results"]] == [None, None, 7, 3]
+    assert document["summary"]["complete"] is True and document["summary"]["pending"] == 0
     assert document["files"][2] == {
         "file_name": "bad.jpg", "kind": "image", "status": "failed", "verdict": None,
         "faces": 0, "forged_faces": 0, "reason": "empty",
@@ -132,6 +93,50 @@ def test_pycocotools_reads_the_results(tmp_path):
         evaluation.accumulate()
         evaluation.summarize()
         assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_the_schema_is_one_and_knows_every_member_of_a_status():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert asdict(FileStatus("a", "image", "ok")).keys() == set(
+        SCHEMA["$defs"]["file"]["properties"]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": "1.0"},
+        {"more": 1},
+        {"results": [{"image_id": 1}]},
+        {"files": [{"file_name": "a", "kind": "image", "status": "failed", "verdict": None,
+                    "faces": 0, "forged_faces": 0, "reason": None}]},
+        {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": None,
+                    "faces": 0, "forged_faces": 0, "reason": None}]},
+        {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": "no_face_found",
+                    "faces": 0, "forged_faces": 0, "reason": None, "output": "../a.jpg"}]},
+        {"images": [{"id": 1, "file_name": "v", "width": 1, "height": 1, "frame": 0}]},
+    ],
+)  # fmt: skip
+def test_the_schema_refuses_what_is_no_result(tmp_path, change):
+    document = write(tmp_path / "results.json") | change
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA)
+
+
+def test_what_is_left_is_said(tmp_path):
+    with results_file(tmp_path / "r.json", {}) as results:
+        results.pending = 3
+    document = json.loads((tmp_path / "r.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    assert document["summary"]["complete"] is False and document["summary"]["pending"] == 3
+
+
+def test_crops_are_named_face_by_face(tmp_path):
+    with results_file(tmp_path / "r.json", {}) as results:
+        results.add_image("a.jpg", two_faces(), crops=["crops/a.1.jpg", "crops/a.2.jpg"])
+    document = json.loads((tmp_path / "r.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    assert [entry["crop"] for entry in document["results"]] == ["crops/a.1.jpg", "crops/a.2.jpg"]
 
 
 def test_an_exception_writes_nothing(tmp_path):

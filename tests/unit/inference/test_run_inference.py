@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comics.inference import run as run_module
+from comics.inference import files as files_module
+from comics.inference import pictures as pictures_module
 from comics.inference.inputs import expand_inputs
 from comics.inference.outputs import FileStatus
-from comics.inference.run import (
-    RunOptions,
-    describe,
-    describe_summary,
-    exit_code,
-    run_inference,
-)
+from comics.inference.run import exit_code, run_inference
+from comics.inference.run_messages import describe, describe_summary
+from comics.inference.run_options import RunOptions
+from comics.inference.run_video import VideoOptions
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -28,8 +26,8 @@ def save(path, image, **options):
 def run(predictor, inputs, output, **options):
     lines = []
     found = expand_inputs(inputs, exclude=output)
-    files = run_inference(predictor, found, RunOptions(output, **options), lines.append)
-    return files, lines, json.loads((output / "results.json").read_text())
+    outcome = run_inference(predictor, found, RunOptions(output, **options), lines.append)
+    return outcome.files, lines, json.loads((output / "results.json").read_text())
 
 
 def test_pictures_and_videos_of_a_folder(tmp_path, encode_video, make_scene, patch_predictor):
@@ -54,11 +52,12 @@ def test_pictures_and_videos_of_a_folder(tmp_path, encode_video, make_scene, pat
     assert (video.frames, video.analysed_frames) == (5, 5)
     assert (video.frames_with_faces, video.frames_with_forged_faces) == (3, 3)
     media = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
-    assert media == {
-        "results.json", "media/fake.jpg", "media/none.jpg", "media/real.jpg",
-        "media/sub/both.jpg", "media/video.mp4",
+    assert {name for name in media if name.startswith("media/")} == {
+        "media/fake.jpg", "media/none.jpg", "media/real.jpg", "media/sub/both.jpg",
+        "media/video.mp4",
     }  # fmt: skip
-    assert {f["output"] for f in document["files"]} == media - {"results.json"}
+    assert {"results.json", "results.csv", "files.csv"} < media
+    assert {f["output"] for f in document["files"]} == {m for m in media if m.startswith("media")}
     assert document["provenance"] == {"model": "patches"}
     frames = [image for image in document["images"] if "frame" in image]
     assert [(f["frame"], f["time_s"]) for f in frames] == [(i, i / 25) for i in range(5)]
@@ -176,14 +175,18 @@ def test_no_media(tmp_path, encode_video, make_scene, patch_predictor):
     save(tmp_path / "in" / "a.png", make_scene())
     encode_video(tmp_path / "in" / "v.mp4", [make_scene()] * 4)
     _, _, document = run(
-        patch_predictor, [tmp_path / "in"], tmp_path / "out", write_media=False, stride=2
+        patch_predictor,
+        [tmp_path / "in"],
+        tmp_path / "out",
+        write_media=False,
+        video=VideoOptions(stride=2),
     )
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["results.json"]
+    assert not (tmp_path / "out" / "media").exists()
     assert [f["analysed_frames"] for f in document["files"][1:]] == [2]
 
 
 def test_long_pictures_are_written_as_png(tmp_path, make_scene, patch_predictor, monkeypatch):
-    monkeypatch.setattr(run_module, "JPEG_MAX_SIDE", 50)
+    monkeypatch.setattr(pictures_module, "JPEG_MAX_SIDE", 50)
     save(tmp_path / "a.png", make_scene(40, 64))
     _, _, document = run(patch_predictor, [tmp_path / "a.png"], tmp_path / "out")
     assert document["files"][0]["output"] == "media/a.png"
@@ -197,14 +200,14 @@ def test_an_output_that_cannot_be_written_stops_the_run(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_bytes", full)
+    monkeypatch.setattr(files_module, "write_bytes", full)
     inputs = expand_inputs([tmp_path / "a.png"])
     with pytest.raises(OSError, match="No space left"):
         run_inference(patch_predictor, inputs, RunOptions(tmp_path / "out"), lambda _: None)
-    assert not list((tmp_path / "out").iterdir())
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [".comics"]
 
 
-@pytest.mark.parametrize("name", ["batch_size", "stride"])
+@pytest.mark.parametrize("name", ["batch_size", "decoding_threads"])
 def test_options_below_one_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=name):
         RunOptions(tmp_path, **{name: 0})

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from comics.inference.draw import draw_faces
+from comics.inference.frames import Selection
 from comics.inference.video import process_video
 from comics.inference.video_reader import Frame, VideoError, VideoReader, upright
 
@@ -22,7 +23,7 @@ def decoded(path):
     return [frame.time for frame in frames], [f.to_ndarray(format="rgb24") for f in frames]
 
 
-def process(path, predictor, output=None, **options):
+def process(path, predictor, output=None, batch_size=4, **selection):
     seen = []
     report = process_video(
         path,
@@ -31,7 +32,8 @@ def process(path, predictor, output=None, **options):
         max_pixels=MAX_PIXELS,
         output=output,
         annotate=draw_faces,
-        **options,
+        batch_size=batch_size,
+        selection=Selection(**selection),
     )
     return report, seen
 

@@ -1,0 +1,133 @@
+"""From parsed options to a finished run: what ``comics detect`` and ``comics video`` share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
+STDIN = "-"
+
+
+def process_inputs(
+    options: argparse.Namespace,
+    program: str,
+    videos_only: bool = False,
+) -> int:
+    """Run the model over the inputs; returns the exit code.
+
+    Args:
+        options: as ``comics.commands.run_arguments`` and ``video_arguments`` declare them.
+        program: begins error messages.
+        videos_only: pass over pictures.
+    """
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.engine.signals import SIGNAL_EXIT, StopRequest
+    from comics.inference.outputs import summarise
+    from comics.inference.run import exit_code, run_inference
+    from comics.inference.run_messages import describe_summary
+    from comics.inference.run_state import SettingsError
+
+    try:
+        inputs = _inputs(options, videos_only)
+        predictor = _predictor(options)
+        run_options = _run_options(options, predictor)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        return _stop(program, str(error), EXIT_ARGUMENTS)
+    with StopRequest() as request:
+        try:
+            outcome = run_inference(
+                predictor, inputs, run_options, _say, stop=lambda: bool(request.signum)
+            )
+        except SettingsError as error:
+            return _stop(program, str(error), EXIT_ARGUMENTS)
+        except OSError as error:
+            return _stop(
+                program,
+                f"the outputs cannot be written: {error}. What is finished is kept: the same "
+                "command continues",
+                EXIT_OUTPUT,
+            )
+    _say(describe_summary(summarise(outcome.files)))
+    _say(f"Results: {options.output / 'results.json'}")
+    if outcome.pending:
+        message = f"stopped with {outcome.pending} inputs left; the same command continues"
+        return _stop(program, message, SIGNAL_EXIT + request.signum)
+    return exit_code(outcome.files)
+
+
+def _inputs(options: argparse.Namespace, videos_only: bool):
+    """The files to go through.
+
+    Raises:
+        ValueError: if there are none, or a list cannot be read.
+    """
+    from comics.inference.input_lists import read_list
+    from comics.inference.inputs import ExpandedInputs, expand_inputs, is_video
+
+    named = [argument for argument in options.inputs if argument != STDIN]
+    lists = [*options.list, *([STDIN] if STDIN in options.inputs else [])]
+    if not named and not lists:
+        raise ValueError("name an INPUT, or a list of them by --list")
+    if lists.count(STDIN) > 1:
+        raise ValueError("the standard input can be read as one list only")
+    listed = [path for name in lists for path in read_list(name)]
+    inputs = expand_inputs(named, exclude=options.output, listed=listed)
+    if videos_only:
+        videos = [file for file in inputs.files if file.live or is_video(file.path)]
+        inputs = ExpandedInputs(videos, inputs.faults)
+    if not inputs.files and not inputs.faults:
+        raise ValueError(f"no {'video' if videos_only else 'picture or video'} in the inputs")
+    return inputs
+
+
+def _predictor(options: argparse.Namespace):
+    from comics.inference.default_weights import default_weights
+    from comics.inference.predictor import Predictor
+
+    predictor = Predictor.from_file(
+        default_weights(options.weights),
+        options.device,
+        options.score_threshold,
+        options.fake_threshold,
+        options.face_weights,
+        tiling=options.tiling,
+        amp=options.amp,
+        compiled=options.compile,
+    )
+    if options.heat_maps and not predictor.looks_at_faces:
+        raise ValueError("--heat-maps needs a face method: give --face-weights")
+    return predictor
+
+
+def _run_options(options: argparse.Namespace, predictor):
+    from comics.commands.video_arguments import video_options
+    from comics.inference.run_options import RunOptions
+    from comics.inference.shards import Shard
+
+    return RunOptions(
+        output=options.output,
+        batch_size=options.batch_size,
+        write_media=not options.no_media,
+        heat_maps=options.heat_maps,
+        crops=options.crops,
+        shard=Shard.parse(options.shard),
+        overwrite=options.overwrite,
+        decoding_threads=options.decoding_threads,
+        video=video_options(options, predictor.video_rule),
+    )
+
+
+def _say(line: str) -> None:
+    """Print a line; a terminal that lacks its letters, or a reader that has left, stops nothing."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:  # such as "| head": what follows goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
+
+
+def _stop(program: str, message: str, code: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,56 @@
+"""``comics report``: one page of a run, made anew from what the run left."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+SUMMARY = "write report.html of a run: pictures, tables to sort and filter, timelines"
+DESCRIPTION = """\
+Write report.html into the output folder of a run of "comics detect" or "comics video", from its
+results.json and videos/*.json. Those commands do so themselves at their end; this one is for runs
+whose media were moved, or of an earlier version.
+
+The page is one file without requests: thumbnails of the annotated media, tables of files and of
+faces (of a video: of tracks) that can be sorted and filtered, a slider that shows how verdicts
+change with the threshold, and the timeline of each video. A big run shows its most suspicious files
+and faces; results.csv and files.csv hold all.
+"""
+EPILOG = """\
+Exit code: 0 written; 2 no run in that folder, or one that this version cannot read; 1 the page
+cannot be written.
+
+Example:
+  {prog} out
+"""
+EXIT_OK, EXIT_OUTPUT, EXIT_ARGUMENTS = 0, 1, 2
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options and what ``--help`` says."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG.replace("{prog}", parser.prog)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a run")
+    parser.add_argument("--title", help="heading of the page")
+    parser.set_defaults(program=parser.prog)
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.inference.results_reader import ResultsError
+    from comics.inference.run_report import write_run_report
+
+    title = {} if options.title is None else {"title": options.title}
+    try:
+        path = write_run_report(options.folder, **title)
+    except ResultsError as error:
+        print(f"{options.program}: {error}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    except OSError as error:
+        print(f"{options.program}: the page cannot be written: {error}", file=sys.stderr)
+        return EXIT_OUTPUT
+    print(f"Report: {path}")
+    return EXIT_OK

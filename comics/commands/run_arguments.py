@@ -1,0 +1,116 @@
+"""Options that the commands which go through files share, in the groups that ``--help`` shows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+TILING_MODES = ("never", "auto", "always")
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is looked at."""
+    group = parser.add_argument_group("inputs")
+    group.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="picture, video, folder, pattern, webcam:0, rtsp://...; - reads paths from the "
+        "standard input",
+    )
+    group.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file that names one path a line (or NUL-separated); - is the standard input",
+    )
+    group.add_argument(
+        "--shard",
+        default="1/1",
+        metavar="I/N",
+        help="process part I of N only; a file's part follows from its name alone. Each part "
+        "needs a folder of its own",
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What judges, and where."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="model file (.safetensors) of train_net.py (default: the one that the environment "
+        "variable COMICS_WEIGHTS names, or that comes with the package)",
+    )
+    group.add_argument(
+        "--face-weights", metavar="FILE", help="a face method that looks again at every face"
+    )
+    group.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="P",
+        help="drop faces found with less confidence (default: the model's TEST.SCORE_THRESH)",
+    )
+    group.add_argument(
+        "--fake-threshold",
+        type=float,
+        metavar="P",
+        help="call a face forged from this fake_probability on (default: TEST.FAKE_THRESH)",
+    )
+    group.add_argument(
+        "--tiling",
+        choices=TILING_MODES,
+        help="also look at large pictures tile by tile, for small faces: auto where the picture "
+        "would be shrunk much, always where it is larger than a tile; each tile costs as much "
+        "as a picture (default: TEST.TILING.MODE, which is never unless the model says so)",
+    )
+
+
+def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
+    """What changes the time a run takes, and little else."""
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1"
+    )
+    group.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="images at once (default: 4)"
+    )
+    group.add_argument(
+        "--decoding-threads",
+        type=int,
+        default=2,
+        metavar="N",
+        help="pictures decoded at once, while the model works (default: 2)",
+    )
+    group.add_argument(
+        "--amp",
+        action="store_true",
+        help="mixed precision on CUDA: faster, verdicts differ in the third decimal or so",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone first: a minute, then faster; needs a C++ compiler",
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is written."""
+    group = parser.add_argument_group("outputs")
+    group.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for results")
+    group.add_argument(
+        "--no-media", action="store_true", help="write no annotated pictures and videos"
+    )
+    group.add_argument(
+        "--heat-maps",
+        action="store_true",
+        help="for pictures: where the face method sees forgery in each face",
+    )
+    group.add_argument("--crops", action="store_true", help="also write a picture of every face")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin anew in a folder that holds a run, whatever its settings; files that are not "
+        "made again stay",
+    )

@@ -1,0 +1,151 @@
+"use strict";
+// Shows the rows of the JSON in #run. Text goes into the page as text nodes only.
+(() => {
+  const run = JSON.parse(document.getElementById("run").textContent);
+  const PAGE = 50; // rows
+  const byId = (id) => document.getElementById(id);
+  const text = byId("text"), show = byId("show"), slider = byId("threshold");
+  let threshold = run.threshold; // the slider's steps are coarser than the run's value may be
+
+  const element = (name, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+  const fixed = (value) => (value === null ? "–" : value.toFixed(3));
+  const clock = (seconds) => {
+    const tenths = Math.round(seconds * 10);
+    const minutes = Math.floor(tenths / 600), rest = ((tenths % 600) / 10).toFixed(1);
+    const hours = Math.floor(minutes / 60);
+    const padded = rest.padStart(4, "0");
+    return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${padded}` : `${minutes}:${padded}`;
+  };
+  const labels = { ...run.verdicts, failed: "Failed", real: "Real", fake: "Fake" };
+
+  // What a file or face is called at the threshold; at the run's own, what the run called it
+  const fileVerdict = (file) => {
+    if (threshold === run.threshold || file.p === null) return file.verdict;
+    return file.p >= threshold ? "forged_face_found" : "all_faces_real";
+  };
+  const isForged = (face) => (threshold === run.threshold ? face.forged : face.p >= threshold);
+
+  const verdict = (row) => {
+    const badge = element("span", { className: `verdict ${row.verdict}` }, row.shown);
+    return row.reason ? [badge, element("span", { className: "reason" }, row.reason)] : [badge];
+  };
+  const picture = (row) => {
+    if (!row.thumb) return [];
+    const image = element("img", { loading: "lazy", alt: `${row.name}: ${row.shown}` });
+    image.src = row.thumb;
+    return row.link ? [element("a", { href: row.link }, image)] : [image];
+  };
+  const name = (row) => {
+    const shown = row.link ? element("a", { href: row.link }, row.name) : row.name;
+    if (!row.heat) return [shown];
+    return [shown, " ", element("a", { href: row.heat }, "(heat map)")];
+  };
+  const size = (row) => (row.size ? `${Math.round(row.size[0])} × ${Math.round(row.size[1])}` : "–");
+  const time = (row) => (row.time ? row.time.map(clock).join(" – ") : "–");
+  const count = (value) => (value === null ? "–" : String(value));
+
+  const CELLS = {
+    name, verdict, size, time,
+    p: (row) => fixed(row.p), score: (row) => fixed(row.score),
+    faces: (row) => count(row.faces), forged: (row) => count(row.forged), track: (row) => count(row.track),
+  };
+  // What a column is sorted by; null goes last in either direction
+  const KEYS = {
+    name: (row) => row.name.toLowerCase(), verdict: (row) => row.shown,
+    size: (row) => row.size && row.size[0] * row.size[1], time: (row) => row.time && row.time[0],
+  };
+
+  const table = (id, rows) => {
+    const body = byId(id).tBodies[0], pages = byId(`${id}-pages`);
+    const heads = [...byId(id).querySelectorAll("th")];
+    let key = "p", direction = -1, page = 0, found = [];
+
+    const draw = () => {
+      const last = Math.max(0, Math.ceil(found.length / PAGE) - 1);
+      page = Math.min(Math.max(page, 0), last);
+      const shown = found.slice(page * PAGE, (page + 1) * PAGE).map((row) => {
+        const cells = heads.map((head) => {
+          const column = head.dataset.key;
+          const cell = element("td", { className: head.className || `column-${column}` });
+          cell.append(...[CELLS[column](row)].flat());
+          return cell;
+        });
+        return element("tr", {}, element("td", { className: "picture" }, ...picture(row)), ...cells);
+      });
+      if (!shown.length) {
+        const none = element("td", { colSpan: heads.length + 1 }, `No ${id} to show.`);
+        shown.push(element("tr", {}, none));
+      }
+      body.replaceChildren(...shown);
+      pages.hidden = last === 0;
+      pages.querySelector("span").textContent = `Page ${page + 1} of ${last + 1}`;
+      for (const button of pages.querySelectorAll("button")) {
+        const to = page + Number(button.dataset.step);
+        button.setAttribute("aria-disabled", String(to < 0 || to > last));
+      }
+    };
+    const sort = () => {
+      const value = KEYS[key] || ((row) => row[key]);
+      found = rows().map((row) => [value(row), row]);
+      found.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null);
+        return direction * (a < b ? -1 : a > b ? 1 : 0);
+      });
+      found = found.map(([, row]) => row);
+      for (const head of heads) {
+        if (head.dataset.key !== key) head.removeAttribute("aria-sort");
+        else head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+      }
+      draw();
+    };
+    for (const head of heads) {
+      head.querySelector("button").addEventListener("click", () => {
+        const chosen = head.dataset.key;
+        direction = chosen === key ? -direction : head.className === "number" ? -1 : 1;
+        key = chosen;
+        page = 0;
+        sort();
+      });
+    }
+    for (const button of pages.querySelectorAll("button")) {
+      button.addEventListener("click", () => { page += Number(button.dataset.step); draw(); });
+    }
+    return { refresh: () => { page = 0; sort(); return found.length; } };
+  };
+
+  const matches = (row) => row.name.toLowerCase().includes(text.value.trim().toLowerCase());
+  const isShown = (row) => show.value === "all" || row.verdict === show.value || row.status === show.value;
+  const fileRows = () => run.files.map((file) => {
+    const judged = fileVerdict(file);
+    const forged = file.verdict === "failed" ? null : file.ps.filter((p) => p >= threshold).length;
+    return { ...file, verdict: judged, shown: labels[judged], forged };
+  }).filter((row) => matches(row) && isShown(row));
+  const faceRows = () => run.faces.map((face) => {
+    const file = run.files[face.file], forged = isForged(face);
+    return {
+      ...face, name: file.name, link: file.link, status: file.status,
+      verdict: forged ? "forged_face_found" : "all_faces_real", shown: forged ? labels.fake : labels.real,
+    };
+  }).filter((row) => matches(row) && isShown(row));
+
+  const tables = { files: table("files", fileRows), faces: table("faces", faceRows) };
+  const refresh = () => {
+    byId("shown-threshold").textContent = threshold === run.threshold ? run.threshold : threshold.toFixed(2);
+    const files = tables.files.refresh(), faces = tables.faces.refresh();
+    byId("status").textContent =
+      `${files} of ${run.files.length} files and ${faces} of ${run.faces.length} faces match.`;
+  };
+  text.addEventListener("input", refresh);
+  show.addEventListener("change", refresh);
+  slider.addEventListener("input", () => { threshold = Number(slider.value); refresh(); });
+  document.querySelector("form").addEventListener("reset", () => {
+    threshold = run.threshold;
+    setTimeout(refresh); // after the fields have their values again
+  });
+  document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+  refresh();
+})();

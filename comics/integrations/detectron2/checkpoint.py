@@ -1,0 +1,111 @@
+"""Checkpoints in Detectron2's runtime: its own .pth, our .safetensors, and neither runs code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from comics.engine.train import load_initial_weights
+from comics.integrations.checkpoint_files import read_checkpoint
+from comics.integrations.detectron2.rcnn import ComicsRCNN
+from comics.integrations.safe_pickle import read_pickle
+from comics.integrations.weights import load_foreign_weights
+from comics.modeling.comics import TRAINING_ONLY, Comics
+from comics.modeling.detectors.base import Detector
+from comics.modeling.weights import load_state, read_weights
+
+CAFFE2_MOMENTUM = "_momentum"  # end of the names of an optimiser's state in Caffe2's files
+
+
+class ComicsCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer that also reads our model files, and reads pickles safely.
+
+    A .safetensors file must fit the model, but for what only training needs; a .pth or .pkl file
+    may fit in part, as in Detectron2, which lists what does not, but must fit at all.
+    """
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".safetensors"):
+            state = read_weights(filename).state
+            _require_fit(self.model, state, filename)
+            return {"model": state}
+        if filename.endswith(".pkl"):
+            loaded = _read_zoo(filename)
+        else:
+            loaded = super()._load_file(filename)
+        if not loaded.get("matching_heuristics") and not _shared(self.model, loaded["model"]):
+            raise ValueError(
+                f"{filename}: none of its {len(loaded['model'])} tensors is known to "
+                f"{type(self.model).__name__}: it is of another architecture"
+            )
+        return loaded
+
+
+def load_weights(model: nn.Module, path: str, *, must_fit: bool = False) -> None:
+    """Load ``MODEL.WEIGHTS`` into a fresh model; "" leaves its random weights.
+
+    Args:
+        model: not yet prepared for training.
+        path: what the native runtime reads, or a .pth file of Detectron2's trainer; where
+            parts of the model are Detectron2's, anything that its checkpointer reads
+            ("detectron2://...").
+        must_fit: a .safetensors file must hold exactly this model, not a variant of it.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is absent, damaged, or does not fit.
+    """
+    if not path:
+        return
+    if "://" not in path and not Path(path).is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path}")
+    if has_detectron2_names(model):
+        ComicsCheckpointer(model).load(path)
+    elif path.endswith(".pth") and (state := _state_of_trainer(model, path)) is not None:
+        load_state(model, state, path)
+    else:
+        load_initial_weights(model, path, load_foreign_weights, must_fit=must_fit)
+
+
+def has_detectron2_names(model: nn.Module) -> bool:
+    """Whether parts of a model are Detectron2's, and its weights have Detectron2's names."""
+    if isinstance(model, ComicsRCNN):
+        return True
+    detector = getattr(model, "detector", model)  # within Comics or FaceForensics
+    backbone = getattr(getattr(detector, "detector", detector), "backbone", None)
+    return not isinstance(detector, Detector | Comics) or isinstance(backbone, Backbone)
+
+
+def _state_of_trainer(model: nn.Module, path: str) -> dict[str, Tensor] | None:
+    """The weights in a checkpoint of ``ComicsTrainer`` with this model; None for another file."""
+    state = {k: v for k, v in read_checkpoint(path).items() if not k.startswith(TRAINING_ONLY)}
+    return state if state.keys() == model.state_dict().keys() else None
+
+
+def _read_zoo(filename: str) -> dict[str, Any]:
+    """A pickle of Detectron2's model zoo, or of Caffe2."""
+    content = read_pickle(filename)
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = content.get("blobs", content)
+    state = {name: value for name, value in blobs.items() if not name.endswith(CAFFE2_MOMENTUM)}
+    return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _shared(model: nn.Module, state: Mapping[str, Any]) -> set[str]:
+    return model.state_dict().keys() & {name.removeprefix("module.") for name in state}
+
+
+def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith(TRAINING_ONLY)}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misshapen = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or unexpected or misshapen:
+        raise ValueError(
+            f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, of "
+            f"another shape {misshapen}"
+        )

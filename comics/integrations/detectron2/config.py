@@ -1,0 +1,194 @@
+"""One YAML file for both runtimes: our keys in Detectron2's configuration, and back again.
+
+Keys that both have keep their name and meaning; where only the defaults differ, the ones of the
+family that ``MODEL.META_ARCHITECTURE`` belongs to count. The rest of the differences:
+
+* ``MODEL.DEVICE``: Detectron2 knows no "auto"; the default is what there is, and ``settle``
+  resolves an "auto" in a file.
+* ``SEED``: Detectron2's -1 means a new one; ``settle`` draws it.
+* ``MODEL.BACKBONE.NAME``: a name in Detectron2's ``BACKBONE_REGISTRY`` is Detectron2's backbone
+  (``comics.integrations.detectron2.backbone``), every other one ours.
+* ``SOLVER.CLIP_GRADIENTS``: ours clips the norm of all gradients together; Detectron2 has no name
+  for that. It is ``CLIP_TYPE: full_model`` here, the default of our models.
+* Values in the ``REQUIRED`` table: what Detectron2 can do and our data pipeline or models cannot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from fvcore.common.config import CfgNode as PlainNode
+
+from comics.config import get_cfg as get_comics_cfg
+from comics.config import merge_node, merge_overrides
+from comics.integrations.detectron2.backbone import is_detectron2_backbone
+from comics.integrations.runtime import architecture_of, read_yaml
+from comics.modeling.build import COMICS_PREFIX, choose_device
+from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
+from comics.registry import DETECTORS
+
+CLIP_TOGETHER = "full_model"  # of SOLVER.CLIP_GRADIENTS.CLIP_TYPE
+# Levels that Detectron2's R-CNN with a pyramid pools from, with the weights of as many levels of
+# the paper, coarsest last (decision: the paper's are those of p3 to p7)
+RCNN_LEVELS, RCNN_LEVEL_WEIGHTS = ["p2", "p3", "p4", "p5"], [0.1, 0.2, 0.4, 0.7]
+# Keys that only Detectron2 has, and the one value of each that means nothing here
+REQUIRED = {
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.KEYPOINT_ON": False,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.CROP.TYPE": "relative_range",
+    "TEST.AUG.ENABLED": False,
+    "TEST.PRECISE_BN.ENABLED": False,
+}
+
+
+def add_comics_config(cfg: CfgNode, *, detectron2_defaults: bool = False) -> None:
+    """Add every key of ours to Detectron2's ``get_cfg()``, in place.
+
+    Args:
+        cfg: not frozen.
+        detectron2_defaults: keys of both keep Detectron2's default. For models of Detectron2, as
+            ``COMICSGeneralizedRCNN``, whose files are written against those; False, for our
+            models, makes a YAML file mean what it means in the native runtime.
+    """
+    _add(cfg, get_comics_cfg(), keep=detectron2_defaults)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if detectron2_defaults:
+        cfg.DATASETS.VAL = []
+        cfg.MODEL.COMICS.PROPOSAL.LEVELS = list(RCNN_LEVELS)
+        cfg.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = list(RCNN_LEVEL_WEIGHTS)
+    else:
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = CLIP_TOGETHER
+
+
+def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+    """As ``comics.config.load_config``: settled, frozen, and with Detectron2's keys as well.
+
+    The defaults are ours for our models and Detectron2's for its own, so the files of either load.
+
+    Raises:
+        KeyError: for an unknown key or architecture, naming the nearest.
+        ValueError: for a value of the wrong type, or one that this runtime cannot honour.
+        FileNotFoundError: if ``path`` or one of its bases does not exist.
+    """
+    content = read_yaml(path)
+    cfg = get_detectron2_cfg()
+    add_comics_config(cfg, detectron2_defaults=not _is_ours(architecture_of(content, overrides)))
+    merge_node(cfg, content)
+    merge_overrides(cfg, overrides)
+    settle(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def settle(cfg: CfgNode) -> None:
+    """Resolve ``MODEL.DEVICE`` "auto" and ``SEED`` -1 in place, and check what can be checked.
+
+    Raises:
+        KeyError: for an unknown architecture, naming the nearest.
+        ValueError: for a value that this runtime cannot honour, or an absent device.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        choices = [choice for choice, _ in META_ARCH_REGISTRY]
+        nearest = difflib.get_close_matches(name, choices, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        if name == FACE_METHOD:
+            hint = " Face methods run in the native runtime: --runtime native."
+        raise KeyError(
+            f"no meta-architecture named {name!r}.{hint} Choices: {', '.join(sorted(choices))}"
+        )
+    found = leaves(cfg)
+    for key, value in REQUIRED.items():
+        if found[key] != value:
+            raise ValueError(f"{key} must be {value!r} with this project, got {found[key]!r}")
+    cfg.MODEL.DEVICE = str(choose_device(cfg.MODEL.DEVICE))
+    if cfg.SEED < 0:
+        cfg.SEED = secrets.randbelow(2**31)
+
+
+def is_native(cfg: CfgNode) -> bool:
+    """Whether the native runtime can build the same model: the same checkpoint serves both."""
+    return _is_ours(cfg.MODEL.META_ARCHITECTURE) and not is_detectron2_backbone(cfg)
+
+
+def to_comics_config(cfg: CfgNode) -> PlainNode:
+    """Our configuration, frozen: the keys of ours with ``cfg``'s values, in our types."""
+    ours = get_comics_cfg()
+    _take(ours, cfg)
+    ours.freeze()
+    return ours
+
+
+def dump_config(cfg: CfgNode) -> str:
+    """YAML that ``load_config`` reads back.
+
+    For a model of both runtimes: our keys, and those of Detectron2's that are not at their default;
+    with none of these the native runtime reads it too. Else everything.
+    """
+    if not is_native(cfg):
+        return cfg.dump()
+    content = to_comics_config(cfg).clone()
+    content.defrost()
+    ours, defaults = leaves(content), get_detectron2_cfg()
+    add_comics_config(defaults)
+    known = leaves(defaults)
+    for key, value in leaves(cfg).items():
+        if key not in ours and value != known[key]:
+            node = content
+            *parents, last = key.split(".")
+            for parent in parents:
+                node = node.setdefault(parent, PlainNode())
+            node[last] = value
+    return content.dump()
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration, by key with dots."""
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _is_ours(architecture: str) -> bool:
+    name = architecture.removeprefix(COMICS_PREFIX)
+    return name in DETECTORS or architecture in (FACE_FORENSICS, FACE_METHOD)
+
+
+def _add(cfg: CfgNode, ours: Mapping[str, Any], *, keep: bool) -> None:
+    for name, value in ours.items():
+        if isinstance(value, Mapping):
+            if name not in cfg:
+                cfg[name] = CfgNode()
+            _add(cfg[name], value, keep=keep)
+        elif name not in cfg or not keep:
+            cfg[name] = value
+
+
+def _take(ours: PlainNode, theirs: Mapping[str, Any]) -> None:
+    for name, value in ours.items():
+        if isinstance(value, Mapping):
+            _take(value, theirs[name])
+        else:
+            ours[name] = _as(type(value), theirs[name])
+
+
+def _as(kind: type, value: Any) -> Any:
+    """Detectron2 writes tuples for our lists, and whole numbers for some of our floats."""
+    if isinstance(value, tuple | list):
+        return [_as(list, item) if isinstance(item, tuple) else item for item in value]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value

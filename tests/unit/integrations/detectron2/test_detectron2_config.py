@@ -1,0 +1,121 @@
+"""One YAML file, two configurations: the same keys, the same values."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2 import model_zoo  # noqa: E402
+from detectron2.config import get_cfg  # noqa: E402
+
+from comics.config import get_cfg as get_comics_cfg  # noqa: E402
+from comics.config import load_config as load_native  # noqa: E402
+from comics.config import load_config_text  # noqa: E402
+from comics.integrations.detectron2.config import (  # noqa: E402
+    add_comics_config,
+    dump_config,
+    is_native,
+    leaves,
+    load_config,
+    to_comics_config,
+)
+
+CONFIGS = Path(__file__).resolve().parents[4] / "configs"
+DETECTOR_CONFIGS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if "Face" not in p.parts]
+ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+
+
+@pytest.mark.parametrize("path", DETECTOR_CONFIGS, ids=lambda p: "/".join(p.parts[-2:]))
+def test_a_shipped_file_means_the_same_in_both_runtimes(path):
+    native = leaves(load_native(path)) | {"MODEL.DEVICE": "cpu"}
+    assert leaves(to_comics_config(load_config(path, ["MODEL.DEVICE", "cpu"]))) == native
+    plain = get_cfg()
+    add_comics_config(plain)
+    plain.merge_from_file(str(path))
+    plain.MODEL.DEVICE = "cpu"
+    assert leaves(to_comics_config(plain)) == native
+
+
+def test_every_key_of_both_is_there_in_its_own_type():
+    cfg = load_config()
+    assert leaves(get_cfg()).keys() | leaves(get_comics_cfg()).keys() <= leaves(cfg).keys()
+    ours = leaves(get_comics_cfg())
+    for key, value in leaves(to_comics_config(cfg)).items():
+        assert type(value) is type(ours[key]), key
+
+
+def test_a_file_of_the_model_zoo_keeps_detectron2s_defaults():
+    path = model_zoo.get_config_file(ZOO)
+    theirs = get_cfg()
+    theirs.merge_from_file(path)
+    cfg = load_config(path, ["MODEL.DEVICE", "cpu", "SEED", "-1"])
+    given = leaves(cfg)
+    for key, value in leaves(theirs).items():
+        if key not in ("MODEL.DEVICE", "SEED"):
+            assert given[key] == value, key
+    assert cfg.SEED >= 0
+    comics = ["MODEL.META_ARCHITECTURE", "COMICSGeneralizedRCNN", "MODEL.DEVICE", "cpu"]
+    assert load_config(path, comics).MODEL.PIXEL_MEAN == theirs.MODEL.PIXEL_MEAN
+
+
+def test_what_a_run_writes_both_runtimes_read():
+    cfg = load_config(overrides=["SOLVER.BASE_LR", "0.5", "MODEL.DEVICE", "cpu"])
+    assert is_native(cfg)
+    text = dump_config(cfg)
+    assert leaves(load_config_text(text)) == leaves(to_comics_config(cfg))
+
+
+def test_what_a_run_writes_keeps_detectron2s_own_keys(tmp_path):
+    cfg = load_config(overrides=["SOLVER.NESTEROV", "True", "MODEL.DEVICE", "cpu"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(cfg))
+    assert leaves(load_config(path)) == leaves(cfg)
+    with pytest.raises(KeyError, match=r"SOLVER\.NESTEROV"):
+        load_native(path)
+
+
+def test_what_a_run_of_detectron2s_model_writes_is_read_back(tmp_path):
+    path = tmp_path / "config.yaml"
+    cfg = load_config(
+        model_zoo.get_config_file(ZOO),
+        ["MODEL.META_ARCHITECTURE", "COMICSGeneralizedRCNN", "MODEL.DEVICE", "cpu"],
+    )
+    assert not is_native(cfg)
+    path.write_text(dump_config(cfg))
+    assert json.dumps(leaves(load_config(path))) == json.dumps(leaves(cfg))  # tuples are lists
+
+
+@pytest.mark.parametrize(
+    "overrides, error, message",
+    [
+        (["MODEL.FCOS.NROM", "BN"], KeyError, r"unknown .*'MODEL\.FCOS\.NROM'.*'MODEL\.FCOS\.NORM"),
+        (["SEED"], ValueError, "KEY VALUE pairs"),
+        (["SOLVER.MAX_ITER", "many"], ValueError, "Type mismatch"),
+        (["MODEL.META_ARCHITECTURE", "COMICSBlendmask"], KeyError, "mean 'COMICSBlendMask'"),
+        (["MODEL.META_ARCHITECTURE", "FaceMethod"], KeyError, "--runtime native"),
+        (["MODEL.KEYPOINT_ON", "True"], ValueError, "MODEL.KEYPOINT_ON must be False"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], ValueError, "must be 'choice' .*, got 'range'"),
+        (["TEST.AUG.ENABLED", "True"], ValueError, "TEST.AUG.ENABLED must be False"),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error(overrides, error, message):
+    with pytest.raises(error, match=message):
+        load_config(overrides=["MODEL.DEVICE", "cpu", *overrides])
+
+
+def test_yaml_runs_no_code(tmp_path):
+    marker = tmp_path / "ran"
+    (tmp_path / "evil.yaml").write_text(
+        f'OUTPUT_DIR: !!python/object/apply:os.system ["touch {marker}"]\n'
+    )
+    with pytest.raises(Exception, match="python/object"):
+        load_config(tmp_path / "evil.yaml")
+    assert not marker.exists()
+
+
+def test_auto_device_and_new_seed_are_settled():
+    cfg = load_config(overrides=["MODEL.DEVICE", "auto", "SEED", "-1"])
+    assert cfg.MODEL.DEVICE in ("cpu", "cuda") and cfg.SEED >= 0
+    assert cfg.is_frozen()
