@@ -3,6 +3,44 @@
 The package is layered; imports only point left (``docs/architecture.md``)::
 
     ops <- structures <- {data, modeling} <- {evaluation, engine, inference} <- integrations, tools
+
+In short::
+
+    predictor = comics.load("model.safetensors")
+    faces = predictor("photo.jpg")                       # Faces: boxes, labels, fake_probability
+    for index, time_s, faces in predictor("clip.mp4"):   # frame by frame
+        ...
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+
+    from comics.inference.predictor import Predictor
+
 __version__ = "0.1.0"
+
+
+def load(
+    weights: str | os.PathLike | None = None, device: str = "auto", **options: Any
+) -> Predictor:
+    """A predictor, to be called with pictures and videos: see ``Predictor.__call__``.
+
+    Args:
+        weights: a model file; None: the one that the environment variable COMICS_WEIGHTS names,
+            else the one that comes with the package.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+        options: thresholds, face method and the like: see ``Predictor.from_file``.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is absent, broken or of another architecture, a
+            threshold is outside [0, 1], or the device is not there.
+    """
+    # Importing torch takes seconds; `import comics` does not
+    from comics.inference.default_weights import default_weights
+    from comics.inference.predictor import Predictor
+
+    return Predictor.from_file(default_weights(weights), device, **options)

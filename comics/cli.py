@@ -13,7 +13,8 @@ DESCRIPTION = """\
 Give it a photo or a video with many people in it: it finds every face, says which ones are forged,
 and shows where. "comics COMMAND --help" explains each command.
 """
-COMMANDS = ("detect", "video", "report")
+EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+COMMANDS = ("detect", "video", "report", "serve")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    return options.run(options)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:  # before the command itself takes care of it: nothing is begun
+        print(f"comics {options.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -65,12 +65,9 @@ def combine_files(
         for part, file in zip(PARTS, files, strict=True)
         for name, tensor in file.state.items()
     }
-    metadata = {"version": comics.__version__}
-    models = (cfg.MODEL.FACE.DETECTOR, cfg.MODEL.FACE.METHOD)
-    for part, path, file, model in zip(PARTS, paths, files, models, strict=True):
-        metadata |= _described(part, path, file, model)
+    for part, path, file in zip(PARTS, paths, files, strict=True):
         state[temperature_name(part)] = torch.tensor(temperature_of(file.metadata, path))
-    return Combination(cfg, state, metadata)
+    return Combination(cfg, state, combined_metadata(cfg, paths, files))
 
 
 def build_combination(
@@ -117,6 +114,22 @@ def combined_config(
     cfg.MODEL.META_ARCHITECTURE = FACE_FORENSICS
     cfg.freeze()
     return cfg
+
+
+def combined_metadata(
+    cfg: CfgNode, paths: Sequence[Path], files: Sequence[WeightsFile]
+) -> dict[str, str]:
+    """Of each part its model, file name, SHA-256 and what its file says of itself.
+
+    Args:
+        cfg: as ``combined_config`` gives it.
+        paths, files: of the detector and of the face method.
+    """
+    metadata = {"version": comics.__version__}
+    models = (cfg.MODEL.FACE.DETECTOR, cfg.MODEL.FACE.METHOD)
+    for part, path, file, model in zip(PARTS, paths, files, models, strict=True):
+        metadata |= _described(part, path, file, model)
+    return metadata
 
 
 def describe_parts(cfg: CfgNode, metadata: Mapping[str, str]) -> dict[str, object]:

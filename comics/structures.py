@@ -14,6 +14,8 @@ from torch import Tensor
 
 REAL, FAKE = 0, 1
 CLASS_NAMES = ("Real", "Fake")
+HTML_COLUMNS = ("face", "verdict", "P(fake)", "score", "left, top", "width × height")
+MAX_HTML_ROWS = 100  # in a notebook
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,29 @@ class Faces:
         if isinstance(index, Sequence):
             index = torch.as_tensor(index, dtype=torch.int64)
         return self._map(lambda tensor: tensor[index])
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: a row per face, numbers and class names only."""
+        scores, probabilities = self.scores, self.fake_probability
+        rows = []
+        for n, (x0, y0, x1, y1) in enumerate(self.boxes[:MAX_HTML_ROWS].tolist()):
+            cells = [
+                str(n),
+                CLASS_NAMES[int(self.labels[n])],
+                "–" if probabilities is None else f"{float(probabilities[n]):.3f}",
+                "–" if scores is None else f"{float(scores[n]):.3f}",
+                f"{x0:.0f}, {y0:.0f}",
+                f"{x1 - x0:.0f} × {y1 - y0:.0f}",
+            ]
+            rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+        heads = "".join(f"<th>{name}</th>" for name in HTML_COLUMNS)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        height, width = self.image_size
+        count = f"{len(self)} face{'' if len(self) == 1 else 's'} in {width} × {height} pixels"
+        left = len(self) - len(rows)
+        more = f"<p>and {left} more</p>" if left else ""
+        table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{more}"
+        return f"<p>{count}</p>{table if rows else ''}"
 
     def to(self, device: torch.device | str) -> Faces:
         """Move every tensor to ``device``."""

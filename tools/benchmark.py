@@ -4,6 +4,7 @@
   tools/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside pycocotools
   tools/benchmark.py model        BlendMask, COMICS-BlendMask and torchvision's Mask R-CNN
   tools/benchmark.py loader       images per second by workers, and memory over an epoch
+  tools/benchmark.py inference    a video from file to file, beside the model's own speed
   tools/benchmark.py faces        faces of a photo in one pass or one by one; methods beside CE
   tools/benchmark.py sizes        parameters and arithmetic of each configuration (no times)
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
 from benchmark_faces import benchmark_faces
+from benchmark_inference import benchmark_inference
 from benchmark_sizes import benchmark_sizes
 from torch import nn
 
@@ -255,6 +257,16 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--shape", type=int, nargs=2, default=(800, 1088), metavar=("H", "W"), help="pixels"
     )
     sizes.set_defaults(run=benchmark_sizes)
+    inference = commands.add_parser("inference", help="a video from file to file")
+    inference.add_argument("--frames", type=int, default=16)
+    inference.add_argument("--width", type=int, default=640, help="of the clip, pixels")
+    inference.add_argument("--height", type=int, default=360)
+    inference.add_argument("--min-size", type=int, default=192, help="short side that is seen")
+    inference.add_argument("--batch", type=int, default=4, help="frames at once")
+    inference.add_argument("--device", default="auto")
+    inference.add_argument("--threads", type=int, default=1, help="of the model")
+    inference.add_argument("--rounds", type=int, default=3)
+    inference.set_defaults(run=benchmark_inference)
     worker = commands.add_parser("worker", help="one measurement (used internally)")
     worker.add_argument("worker")
     worker.add_argument("words", nargs="*")

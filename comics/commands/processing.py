@@ -27,12 +27,15 @@ def process_inputs(
     from comics.inference.outputs import summarise
     from comics.inference.run import exit_code, run_inference
     from comics.inference.run_messages import describe_summary
+    from comics.inference.run_report import write_run_report
     from comics.inference.run_state import SettingsError
+    from comics.inference.shards import Shard
 
     try:
+        shard = Shard.parse(options.shard)
         inputs = _inputs(options, videos_only)
         predictor = _predictor(options)
-        run_options = _run_options(options, predictor)
+        run_options = _run_options(options, shard, predictor)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         return _stop(program, str(error), EXIT_ARGUMENTS)
     with StopRequest() as request:
@@ -40,6 +43,7 @@ def process_inputs(
             outcome = run_inference(
                 predictor, inputs, run_options, _say, stop=lambda: bool(request.signum)
             )
+            report = write_run_report(options.output)
         except SettingsError as error:
             return _stop(program, str(error), EXIT_ARGUMENTS)
         except OSError as error:
@@ -51,6 +55,7 @@ def process_inputs(
             )
     _say(describe_summary(summarise(outcome.files)))
     _say(f"Results: {options.output / 'results.json'}")
+    _say(f"Report: {report}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
         return _stop(program, message, SIGNAL_EXIT + request.signum)
@@ -101,10 +106,9 @@ def _predictor(options: argparse.Namespace):
     return predictor
 
 
-def _run_options(options: argparse.Namespace, predictor):
+def _run_options(options: argparse.Namespace, shard, predictor):
     from comics.commands.video_arguments import video_options
     from comics.inference.run_options import RunOptions
-    from comics.inference.shards import Shard
 
     return RunOptions(
         output=options.output,
@@ -112,7 +116,7 @@ def _run_options(options: argparse.Namespace, predictor):
         write_media=not options.no_media,
         heat_maps=options.heat_maps,
         crops=options.crops,
-        shard=Shard.parse(options.shard),
+        shard=shard,
         overwrite=options.overwrite,
         decoding_threads=options.decoding_threads,
         video=video_options(options, predictor.video_rule),

@@ -91,7 +91,7 @@ def add_speed_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile",
         action="store_true",
-        help="compile the backbone first: a minute, then faster; needs a C++ compiler",
+        help="compile the backbone first: a minute or more, then faster; needs a C++ compiler",
     )
 
 

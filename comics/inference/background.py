@@ -7,15 +7,54 @@ by an error or by Ctrl-C, ends its thread.
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 POLL = 0.1  # seconds between looks at whether the other side has gone
 
 Item = TypeVar("Item")
+
+
+class WeightedQueue(Generic[Item]):
+    """A queue that holds items up to a total weight; one item alone may weigh more.
+
+    Args:
+        capacity: the total weight.
+        weigh: the weight of an item; None: each weighs 1.
+    """
+
+    def __init__(self, capacity: float, weigh: Callable[[Item], float] | None = None) -> None:
+        self._capacity, self._weigh = capacity, weigh or (lambda _: 1)
+        self._items: deque[tuple[Item, float]] = deque()
+        self._held = 0.0
+        self._changed = threading.Condition()
+
+    def put(self, item: Item, timeout: float | None = 0) -> bool:
+        """Add an item; whether there was room for it within ``timeout`` seconds."""
+        weight = self._weigh(item)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_room(weight), timeout):
+                return False
+            self._items.append((item, weight))
+            self._held += weight
+            self._changed.notify_all()
+            return True
+
+    def get(self, timeout: float) -> tuple[Item] | None:
+        """The oldest item, in a tuple; None if there was none within ``timeout`` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._items, timeout):
+                return None
+            item, weight = self._items.popleft()
+            self._held = self._held - weight if self._items else 0.0
+            self._changed.notify_all()
+            return (item,)
+
+    def _has_room(self, weight: float) -> bool:
+        return not self._items or self._held + weight <= self._capacity
 
 
 class Producer(Generic[Item]):
@@ -23,8 +62,9 @@ class Producer(Generic[Item]):
 
     Args:
         items: what is iterated; its errors are raised where the items are taken.
-        size: of the queue.
+        size: of the queue: the weight of the items that wait.
         name: of the thread.
+        weigh: as of ``WeightedQueue``.
         may_skip: for sources that do not wait: items for which it is true are dropped while the
             queue is full; None: every item waits for room.
 
@@ -35,13 +75,14 @@ class Producer(Generic[Item]):
     def __init__(
         self,
         items: Iterable[Item],
-        size: int,
+        size: float,
         name: str,
+        weigh: Callable[[Item], float] | None = None,
         may_skip: Callable[[Item], bool] | None = None,
     ) -> None:
         self.skipped = 0
         self._items, self._may_skip = items, may_skip
-        self._queue: queue.Queue = queue.Queue(maxsize=size)
+        self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -55,44 +96,43 @@ class Producer(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         while True:
-            try:
-                item = self._queue.get(timeout=POLL)
-            except queue.Empty:
+            taken = self._queue.get(POLL)
+            if taken is None:
                 if self._closed.is_set():
                     return
                 continue
-            if item is None:
+            parcel = taken[0]
+            if parcel.error is not None:
+                raise parcel.error
+            if parcel.is_end:
                 return
-            if isinstance(item, Exception):
-                raise item
-            yield item
+            yield parcel.item
 
     def stop(self) -> None:
         """Let iterating end after the items that wait; for sources without an end."""
         self._closed.set()
 
     def _run(self) -> None:
-        """Body of the thread: puts every item, then None, or the exception that ended it."""
+        """Body of the thread: puts every item, then the end, or the exception that ended it."""
         try:
             for item in self._items:
-                if not self._put(item):
+                if not self._put(
+                    _Parcel(item), self._may_skip is not None and self._may_skip(item)
+                ):
                     return
-            self._put(None)
+            self._put(_Parcel(is_end=True))
         except Exception as error:  # of any kind: it belongs to the thread that iterates
-            self._put(error)
+            self._put(_Parcel(error=error))
 
-    def _put(self, item: object) -> bool:
-        if self._queue.full() and self._may_skip is not None and self._is_skipped(item):
-            self.skipped += 1
+    def _put(self, parcel: _Parcel, may_be_lost: bool = False) -> bool:
+        """Whether to go on."""
+        if may_be_lost:
+            self.skipped += not self._queue.put(parcel)
             return not self._closed.is_set()
         while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=POLL)
+            if self._queue.put(parcel, POLL):
                 return True
         return False
-
-    def _is_skipped(self, item: object) -> bool:
-        return item is not None and not isinstance(item, Exception) and self._may_skip(item)
 
 
 class Consumer(Generic[Item]):
@@ -102,15 +142,22 @@ class Consumer(Generic[Item]):
 
     Args:
         consume: called with every item.
-        size: of the queue; ``put`` waits while it is full.
+        size: of the queue, as of ``Producer``; ``put`` waits while it is full.
         name: of the thread.
+        weigh: as of ``WeightedQueue``.
     """
 
-    def __init__(self, consume: Callable[[Item], object], size: int, name: str) -> None:
+    def __init__(
+        self,
+        consume: Callable[[Item], object],
+        size: float,
+        name: str,
+        weigh: Callable[[Item], float] | None = None,
+    ) -> None:
         self._consume = consume
-        self._queue: queue.Queue = queue.Queue(maxsize=size)
+        self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
         self._closed = threading.Event()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Consumer[Item]:
@@ -127,30 +174,50 @@ class Consumer(Generic[Item]):
         Raises:
             Exception: the one that an earlier item caused, if any did.
         """
-        self._offer((item,))
+        self._offer(_Parcel(item))
 
     def finish(self) -> None:
         """Wait until every item has been consumed; raises as ``put``."""
-        self._offer(None)
+        self._offer(_Parcel(is_end=True))
         self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _offer(self, item: tuple[Item] | None) -> None:
+    def _offer(self, parcel: _Parcel) -> None:
         while True:
             if self._error is not None:
                 raise self._error
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=POLL)
+            if self._queue.put(parcel, POLL):
                 return
 
     def _run(self) -> None:
         try:
             while not self._closed.is_set():
-                with contextlib.suppress(queue.Empty):
-                    item = self._queue.get(timeout=POLL)
-                    if item is None:
-                        return
-                    self._consume(item[0])
+                taken = self._queue.get(POLL)
+                if taken is None:
+                    continue
+                if taken[0].is_end:
+                    return
+                self._consume(taken[0].item)
         except Exception as error:  # of any kind: it belongs to the thread that puts
             self._error = error
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """An item on its way, or what ends the way."""
+
+    item: Any = None
+    error: Exception | None = None
+    is_end: bool = False
+
+
+def _weigh_parcel(weigh: Callable[[Any], float] | None) -> Callable[[_Parcel], float]:
+    """Weights of parcels; the end and errors weigh nothing."""
+
+    def weight(parcel: _Parcel) -> float:
+        if parcel.is_end or parcel.error is not None:
+            return 0
+        return 1 if weigh is None else weigh(parcel.item)
+
+    return weight

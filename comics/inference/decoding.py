@@ -17,7 +17,7 @@ from comics.data.images import ImageError, read_image, read_image_size
 from comics.inference.inputs import InputFile, file_fault
 
 AHEAD_PER_WORKER = 2  # pictures: one at work, one that waits to be taken
-BYTES_AHEAD = 2**29  # of decoded pictures that wait; one picture may always be decoded
+BYTES_AHEAD = 2**28  # of decoded pictures that wait; one picture may always be decoded
 CHANNELS = 3
 
 Decoded = tuple[InputFile, np.ndarray | ImageError]

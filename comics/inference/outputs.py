@@ -10,7 +10,8 @@ docs/results.md its page for readers)::
                  score, segmentation (RLE), and file_name, fake_probability; of a video's face also
                  track_id (unique in its file); with crops also crop (a file of the run)],
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
-                 also frame (position in the video) and time_s (seconds since its first frame)],
+                 also frame (position in the part that was looked at) and time_s (seconds since
+                 the video's first frame)],
      "files":   [one entry per input file: FileStatus],
      "summary": {status: count, "complete": whether no input is left, "pending": inputs left}}
 
@@ -51,7 +52,7 @@ class FileStatus:
         kind: "image", "video"; "unknown" of what could not be looked at.
         status: "ok"; "partial": a video of which not everything could be read; "failed".
         verdict: "no_face_found", "all_faces_real", "forged_face_found"; None if it failed. Of a
-            video: over all its analysed frames, so one frame is enough for "forged_face_found".
+            video: of its tracks, see comics.inference.track_verdicts; one frame is not enough.
         faces, forged_faces: counts; of a video, summed over its analysed frames.
         reason: what went wrong, or was left out (a sound track); None if nothing.
         output: the annotated picture or video, relative to the results file; None without one.

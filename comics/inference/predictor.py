@@ -6,34 +6,28 @@ Shape letters: H, W height and width of an image as given; h, w as the model see
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import comics
-from comics.config import CfgNode
 from comics.data.images import image_to_tensor, tensor_to_image
-from comics.data.transforms import MASK_THRESHOLD, resize_image, shortest_side_size
+from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.acceleration import autocast, compile_backbones
+from comics.inference.model_files import LoadedModel, load_detector
+from comics.inference.placement import to_original
+from comics.inference.sources import FrameFaces, Source, faces_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
 from comics.inference.track_verdicts import VideoRule
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, form_verdicts
-from comics.modeling.build import choose_device, load_model
-from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD, FaceForensics
+from comics.modeling.build import choose_device
+from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
-from comics.ops.boxes import clip_boxes, scale_boxes
 from comics.ops.crops import square_windows, usable_boxes
 from comics.ops.verdicts import LOGIT_MARGIN, fuse_probabilities
-from comics.pipeline import (
-    build_combination,
-    combine_files,
-    describe_parts,
-    temperature_of,
-)
 from comics.structures import FAKE, REAL, Faces
 
 TILES_PER_FORWARD = 4  # at least; more where more images are given at once
@@ -105,7 +99,7 @@ class Predictor:
                 ``path`` finds.
             tiling: "never", "auto", "always"; None: as TEST.TILING.MODE of its configuration.
             amp: mixed precision, on CUDA; elsewhere it changes nothing.
-            compiled: compile the backbone, which takes a minute and makes each image faster.
+            compiled: compile the backbone: a minute or more, again for sizes that are new to it.
 
         Raises:
             FileNotFoundError, ValueError: if a file is absent, broken or of another
@@ -113,20 +107,34 @@ class Predictor:
                 machine cannot compile.
         """
         place = choose_device(device)
-        model, cfg, origin, temperature = _load(path, face_weights, place)
-        rule = VerdictRule.from_config(cfg, temperature)
+        loaded = load_detector(path, face_weights, place)
+        if compiled:
+            compile_backbones(loaded.model, place)
+        return cls.of_model(loaded, place, score_threshold, fake_threshold, tiling, amp)
+
+    @classmethod
+    def of_model(
+        cls,
+        loaded: LoadedModel,
+        device: torch.device,
+        score_threshold: float | None = None,
+        fake_threshold: float | None = None,
+        tiling: str | None = None,
+        amp: bool = False,
+    ) -> Predictor:
+        """Of a model that is on the device already; arguments and errors as ``from_file``."""
+        cfg = loaded.cfg
+        rule = VerdictRule.from_config(cfg, loaded.temperature)
         given = {"score_threshold": score_threshold, "fake_threshold": fake_threshold}
         rule = replace(rule, **{k: v for k, v in given.items() if v is not None})
-        if compiled:
-            compile_backbones(model, place)
         return cls(
-            model,
+            loaded.model,
             rule,
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             max_pixels=cfg.INPUT.MAX_PIXELS,
-            device=place,
-            provenance=origin,
+            device=device,
+            provenance=loaded.origin,
             tiling=Tiling.from_config(cfg, tiling),
             amp=amp,
             video_rule=replace(VideoRule.from_config(cfg), fake_threshold=rule.fake_threshold),
@@ -134,8 +142,13 @@ class Predictor:
 
     @property
     def looks_at_faces(self) -> bool:
-        """Whether a face method takes part, and heat maps can be had."""
+        """Whether a face method takes part."""
         return isinstance(self.model, FaceForensics)
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether ``heat_maps`` can be had."""
+        return self.looks_at_faces
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -158,6 +171,27 @@ class Predictor:
                 "temperature": self.rule.temperature,
             },
         }
+
+    def __call__(
+        self, source: Source | Sequence[Source], *, batch_size: int = 4, **selection: float | None
+    ) -> Faces | list[Faces] | Iterator[FrameFaces]:
+        """The faces of a picture, of a list of pictures, or of each frame of a video.
+
+        Args:
+            source: a path; an RGB picture (array, tensor, Pillow image); or a list of such. A path
+                of a video, an animation, or "webcam:0", "rtsp://..." is a video.
+            batch_size: pictures or frames that go through the model together.
+            selection: of a video: ``stride``, ``max_fps``, ``start_s``, ``end_s``, see
+                ``comics.inference.frames.Selection``.
+
+        Returns:
+            ``Faces``; a list of them; or, of a video, an iterator of (index, time_s, faces).
+
+        Raises:
+            TypeError, ValueError: naming what cannot be used; ``ImageError`` and ``VideoError``
+                are such. A video's faults beyond its name are met while iterating.
+        """
+        return faces_of(self, source, batch_size, selection)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Faces]:
@@ -283,22 +317,6 @@ class Predictor:
         return replace(faces, fake_probability=fused, labels=labels)
 
 
-def to_original(faces: Faces, size: tuple[int, int]) -> Faces:
-    """Faces in an image of (h, w), expressed in the one of (H, W) that it was resized from.
-
-    Boxes are clipped to the image. Every face is kept, also one whose mask is empty: it was found.
-    """
-    (height, width), (old_height, old_width) = size, faces.image_size
-    boxes = scale_boxes(faces.boxes, width / old_width, height / old_height)
-    masks = faces.masks
-    if masks is not None and (old_height, old_width) != (height, width):
-        masks = torch.zeros((len(faces), height, width), dtype=torch.bool)
-        for row, mask in zip(masks, faces.masks, strict=True):
-            soft = resize_image(mask.numpy().astype(np.uint8) * 255, size)
-            row.copy_(torch.from_numpy(soft > MASK_THRESHOLD))
-    return replace(faces, boxes=clip_boxes(boxes, size), image_size=(height, width), masks=masks)
-
-
 def _full_precision(faces: Faces) -> Faces:
     """Boxes and scores as float32, whatever precision they were computed in."""
     return replace(faces, boxes=faces.boxes.float(), scores=faces.scores.float())
@@ -321,36 +339,3 @@ def _as_array(image: np.ndarray | Tensor, position: int) -> np.ndarray:
             f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape}"
         )
     return array
-
-
-def _load(
-    path: str | os.PathLike, face_weights: str | os.PathLike | None, device: torch.device
-) -> tuple[nn.Module, CfgNode, dict[str, object], float]:
-    """Model, configuration, origin, and the temperature of the last P(fake)."""
-    if face_weights is not None:
-        pair = combine_files(path, face_weights)
-        sha256 = pair.metadata["detector_weights_sha256"]
-        origin = _origin(path, pair.cfg, pair.metadata, sha256)
-        return build_combination(pair, device), pair.cfg, origin, 1.0
-    model, cfg, file = load_model(path, device)
-    if cfg.MODEL.META_ARCHITECTURE == FACE_METHOD:
-        raise ValueError(
-            f"{path} holds a face method, which finds no faces: name a detector's model file, and "
-            "this one as face weights (--face-weights)"
-        )
-    origin = _origin(path, cfg, file.metadata, file.sha256)
-    return model, cfg, origin, temperature_of(file.metadata, path)
-
-
-def _origin(
-    path: str | os.PathLike, cfg: CfgNode, metadata: Mapping[str, str], sha256: str
-) -> dict[str, object]:
-    origin = {
-        "model": cfg.MODEL.META_ARCHITECTURE,
-        "weights": Path(path).name,
-        "weights_sha256": sha256,
-        "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k != "config"},
-    }
-    if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
-        origin["parts"] = describe_parts(cfg, metadata)
-    return origin

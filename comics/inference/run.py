@@ -59,6 +59,8 @@ from comics.structures import Faces
 VIDEOS_FOLDER = "videos"
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
 EXIT_OK, EXIT_SOME_FAILED = 0, 3
 
 
@@ -168,8 +170,8 @@ class _Job:
     key: tuple | None
 
 
-class _StoppablePredictor:
-    """A predictor for videos, which ends them where the run is to stop."""
+class _VideoPredictor:
+    """A predictor for videos: ends them where the run is to stop, and makes do with less memory."""
 
     def __init__(self, predictor: FacePredictor, stop: Callable[[], bool]) -> None:
         self.max_pixels = predictor.max_pixels
@@ -178,7 +180,12 @@ class _StoppablePredictor:
     def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
         if self._stop():
             raise _Stopped
-        return self._predictor.predict(images)
+        try:
+            return self._predictor.predict(images)
+        except OUT_OF_MEMORY:
+            if len(images) == 1:
+                raise
+            return [faces for image in images for faces in self._predictor.predict([image])]
 
 
 class _Run:
@@ -281,7 +288,7 @@ class _Run:
     def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
         try:
             found = self._predictor.predict([image for _, image in batch])
-        except (MemoryError, torch.OutOfMemoryError):
+        except OUT_OF_MEMORY:
             if len(batch) > 1:
                 for item in batch:
                     self._batch([item])
@@ -318,11 +325,8 @@ class _Run:
             self._state.add_image(name, faces, frame.index, frame.time_s, track_ids, crops)
 
         # A live source has no end but this one: what came until then counts
-        predictor = self._predictor
-        if job.file.live is None:
-            predictor = _StoppablePredictor(predictor, self._stop)
-        live = job.file.live is not None  # it has no end of its own: to stop it is no failure
-        predictor = self._predictor if live else _StoppablePredictor(self._predictor, self._stop)
+        is_live = job.file.live is not None
+        predictor = _VideoPredictor(self._predictor, (lambda: False) if is_live else self._stop)
         try:
             status = run_video(
                 job.file,
@@ -340,6 +344,8 @@ class _Run:
         except _Stopped:
             self._state.discard()
             return
+        except OUT_OF_MEMORY:
+            status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
         if status.status == FAILED:
             self._state.discard()
             self._fail(job.position, status.file_name, status.kind, status.reason)

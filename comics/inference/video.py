@@ -19,7 +19,7 @@ from comics.inference.animation_reader import AnimationReader, is_animation
 from comics.inference.background import Consumer
 from comics.inference.files import atomic_path
 from comics.inference.frames import Frame, Selection, VideoError
-from comics.inference.video_reader import VideoReader
+from comics.inference.video_reader import VideoReader, weight
 from comics.inference.video_source import LiveSource
 from comics.inference.video_writer import VideoWriter
 from comics.structures import Faces
@@ -93,7 +93,7 @@ def process_video(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(
-            _open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
+            open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
         )
         writer = encoder = None
         if output is not None:
@@ -101,7 +101,7 @@ def process_video(
             stack.callback(writer.abandon)
             drawing = _Drawing(writer, annotate)
             encoder = stack.enter_context(
-                Consumer(drawing.add, FRAMES_AHEAD * batch_size, name="encode")
+                Consumer(drawing.add, FRAMES_AHEAD * batch_size, name="encode", weigh=_weight)
             )
         loop = _Loop(predict, on_frame, encoder, batch_size)
         for item in reader:
@@ -117,9 +117,21 @@ def process_video(
         return loop.report(reader, None if writer is None else writer.audio_note)
 
 
-def _open_reader(
+def open_reader(
     path: str | os.PathLike, max_pixels: int, ahead: int, selection: Selection, writing: bool
 ) -> VideoReader | AnimationReader:
+    """The reader for a video, animation or live source; arguments as of ``VideoReader``.
+
+    Args:
+        path: of it.
+        max_pixels: larger frames are refused.
+        ahead: frames decoded ahead.
+        selection: the part of the video, and which of its frames are analysed.
+        writing: deliver sound, and frames that are not analysed, too.
+
+    Raises:
+        VideoError: if it cannot be opened.
+    """
     if not isinstance(path, LiveSource) and is_animation(path):
         return AnimationReader(path, max_pixels, ahead, selection, all_frames=writing)
     return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
@@ -136,6 +148,10 @@ class _Shown(NamedTuple):
 
     frame: Frame
     drawn: Any
+
+
+def _weight(item: _Shown | av.Packet) -> float:
+    return weight(item.frame if isinstance(item, _Shown) else item)
 
 
 class _Loop:
@@ -160,9 +176,13 @@ class _Loop:
         self._drawn_size: tuple[int, int] | None = None
 
     def add(self, item: Frame | av.Packet) -> None:
-        self._pending.append(item)
         if not isinstance(item, Frame):
+            if self._pending:  # its place is behind them
+                self._pending.append(item)
+            elif self._encoder is not None:
+                self._encoder.put(item)
             return
+        self._pending.append(item)
         if not self.frames:
             self._first_size = item.image.shape[:2]
         self.frames += 1

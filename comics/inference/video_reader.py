@@ -34,6 +34,7 @@ SHORT_BY = 0.5  # seconds that may be missing at the end before a video counts a
 SEEK_MARGINS = (0.0, 3.0, 15.0)
 SOUND_BEHIND = 10.0  # seconds that sound may lie behind the pictures of its time in a file
 TIME_SLACK = 1e-6  # seconds; times are rounded floats
+SOUND_WEIGHT = 1 / 64  # of a sound packet in a queue; a frame weighs 1
 MAX_PIXELS_SLACK = 2  # decoders count whole blocks; this is their limit, the exact one is ours
 
 
@@ -94,6 +95,7 @@ class VideoReader:
             self._items(),
             queue_size,
             name="decode",
+            weigh=weight,
             may_skip=_is_frame if self._is_live else None,
         )
 
@@ -325,6 +327,11 @@ class _Numbered:
 
     def is_before(self, time_s: float) -> bool:
         return bool(self._start_s) and time_s < self._start_s - TIME_SLACK
+
+
+def weight(item: Frame | av.Packet) -> float:
+    """What an item counts in a queue that is to hold so many frames."""
+    return 1 if _is_frame(item) else SOUND_WEIGHT
 
 
 def _is_frame(item: Frame | av.Packet) -> bool:

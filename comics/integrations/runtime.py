@@ -21,6 +21,8 @@ from comics.modeling.face_forensics import FACE_METHOD
 NATIVE, DETECTRON2 = "native", "detectron2"
 AUTO = "auto"
 BRIDGE = "comics.integrations.detectron2"
+# Detectron2's own model, alone and with COMICS
+DETECTRON2_MODELS = ("GeneralizedRCNN", "COMICSGeneralizedRCNN")
 ARCHITECTURE_KEY = "MODEL.META_ARCHITECTURE"
 
 
@@ -45,20 +47,25 @@ def choose_runtime(wanted: str, architecture: str) -> Choice:
         architecture: ``MODEL.META_ARCHITECTURE``; single-face methods are native.
 
     Raises:
-        ValueError: if "detectron2" is wanted and absent or broken, saying which.
+        ValueError: if Detectron2 is wanted, or the architecture is its own, and it is absent or
+            broken (saying which), or "native" is wanted.
     """
+    needed = wanted == DETECTRON2 or architecture in DETECTRON2_MODELS
+    asked = f"--runtime {DETECTRON2}" if wanted == DETECTRON2 else f"the model {architecture}"
+    if wanted == NATIVE and needed:
+        raise ValueError(f"{asked} needs --runtime {DETECTRON2}")
     if wanted == NATIVE or (wanted == AUTO and architecture == FACE_METHOD):
         return Choice(NATIVE)
     if importlib.util.find_spec("detectron2") is None:
-        if wanted == DETECTRON2:
-            raise ValueError("--runtime detectron2 needs Detectron2, which is not installed")
+        if needed:
+            raise ValueError(f"{asked} needs Detectron2, which is not installed")
         return Choice(NATIVE)
     fault = detectron2_fault()
     if not fault:
         return Choice(DETECTRON2)
     text = f"Detectron2 is installed but cannot be used: {fault}"
-    if wanted == DETECTRON2:
-        raise ValueError(f"--runtime detectron2: {text}")
+    if needed:
+        raise ValueError(f"{asked}: {text}")
     return Choice(NATIVE, f"{text}; --runtime native says no more of it")
 
 

@@ -32,12 +32,17 @@ def build_model(cfg: CfgNode) -> nn.Module:
     if name == FACE_METHOD:
         return build_face_method(cfg)
     if name == FACE_FORENSICS:
-        detector = _build_detector(cfg, cfg.MODEL.FACE.DETECTOR)
+        detector = build_detector(cfg, cfg.MODEL.FACE.DETECTOR)
         return FaceForensics.from_config(cfg, detector, build_face_method(cfg))
-    return _build_detector(cfg, name)
+    return build_detector(cfg, name)
 
 
-def _build_detector(cfg: CfgNode, name: str) -> nn.Module:
+def build_detector(cfg: CfgNode, name: str) -> nn.Module:
+    """The detector of that name, alone or with the COMICS additions, whatever ``cfg`` names.
+
+    Raises:
+        KeyError: for an unknown name, listing the choices.
+    """
     detector = DETECTORS.get(name.removeprefix(COMICS_PREFIX)).from_config(cfg)
     return Comics.from_config(cfg, detector) if name.startswith(COMICS_PREFIX) else detector
 

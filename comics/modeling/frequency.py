@@ -71,21 +71,32 @@ class FrequencyAttention(nn.Module):
         fea = cfg.MODEL.COMICS.FEA
         return cls(channels=fea.CHANNELS, truncate=fea.TRUNCATE, residual=fea.RESIDUAL)
 
-    def attention(self, images: Sequence[Tensor], padded_size: tuple[int, int]) -> Tensor:
+    def attention(self, images: Sequence[Tensor] | Tensor, padded_size: tuple[int, int]) -> Tensor:
         """Attention maps [B, 1, H / 2, W / 2] in (0, 1).
 
         Residuals are taken of each image before padding, with its own reflected edges, and only
         they are padded with 0: the end of an image in a padded batch is no edge to the filters.
 
         Args:
-            images: RGB, 0-255, [3, H_i, W_i] each, uint8 or float.
+            images: RGB, 0-255, [3, H_i, W_i] each, uint8 or float; or [B, 3, H', W'] of one size.
             padded_size: (H, W) of the batch.
         """
-        residuals = [srm_residual(image, truncate=self.truncate) for image in images]
-        return self.spatial_attention(self.convs(pad_to(residuals, padded_size)))
+        if isinstance(images, Tensor):
+            residuals = srm_residual(images, truncate=self.truncate)
+            rows, columns = (
+                padded - own for padded, own in zip(padded_size, images.shape[-2:], strict=True)
+            )
+            padded = functional.pad(residuals, (0, columns, 0, rows))
+        else:
+            residuals = [srm_residual(image, truncate=self.truncate) for image in images]
+            padded = pad_to(residuals, padded_size)
+        return self.spatial_attention(self.convs(padded))
 
     def forward(
-        self, features: dict[str, Tensor], images: Sequence[Tensor], padded_size: tuple[int, int]
+        self,
+        features: dict[str, Tensor],
+        images: Sequence[Tensor] | Tensor,
+        padded_size: tuple[int, int],
     ) -> dict[str, Tensor]:
         """The pyramid (level name -> [B, C, h, w]) weighted by ``attention``, same shapes.
 

@@ -1,7 +1,7 @@
 """Noise residuals of the Spatial Rich Model (SRM): what is left of an image after prediction.
 
 Three of the high-pass filters of Fridrich and Kodovsky (2012), as paper 003 (section VI, Fig. 7)
-uses them. Shape letters: H, W height and width of one image in pixels.
+uses them. Shape letters: H, W height and width of an image in pixels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RGB_CHANNELS = 3
 
 
 def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
-    """Residual maps [3, H, W] float32 of an RGB image [3, H, W] on the 0-255 scale.
+    """Residual maps [..., 3, H, W] float32 of RGB [..., 3, H, W], one image or a batch, 0-255.
 
     Map i is filter i applied to each of the three colours and summed over them: the layout of
     the usual SRM layer (Zhou et al. 2018, Luo et al. 2021; METHODS 1.2, reconstructed). Edges are
@@ -59,32 +59,34 @@ def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
     every sum of whole-number pixels is exact, so a flat image gives exactly 0.
 
     Raises:
-        ValueError: if ``image`` is not [3, H, W] with at least one pixel.
+        ValueError: if ``image`` is neither [3, H, W] nor [B, 3, H, W], or has no pixel.
     """
-    if image.ndim != 3 or image.shape[0] != RGB_CHANNELS or 0 in image.shape:
+    if image.ndim not in (3, 4) or image.shape[-3] != RGB_CHANNELS or 0 in image.shape:
         raise ValueError(f"an RGB image must be [3, H, W], got {tuple(image.shape)}")
     with torch.autocast(device_type=image.device.type, enabled=False):
-        brightness = _reflect_pad(image.float().sum(dim=0, keepdim=True), SRM_RADIUS)
+        brightness = _reflect_pad(image.float().sum(dim=-3, keepdim=True), SRM_RADIUS)
         numerators = brightness.new_tensor([rows for rows, _ in SRM_FILTERS])[:, None]
         divisors = brightness.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
-        residual = functional.conv2d(brightness[None], numerators)[0] / divisors
+        residual = functional.conv2d(brightness, numerators) / divisors
     return residual.clamp(-truncate, truncate)
 
 
 def _reflect_pad(image: Tensor, padding: int) -> Tensor:
-    """Reflect the edges of [C, H, W]; unlike ``functional.pad``, images may be 1 or 2 px wide."""
+    """Reflect the edges of [..., C, H, W]; unlike ``functional.pad``'s, sides may be 1 or 2 px.
+
+    An exported graph, which takes images of any size, gathers; otherwise padding is faster.
+    """
     height, width = image.shape[-2:]
-    if min(height, width) > padding:
+    if not torch.compiler.is_compiling() and min(height, width) > padding:
         return functional.pad(image, (padding,) * 4, mode="reflect")
     rows = _reflected_positions(height, padding, image.device)
     columns = _reflected_positions(width, padding, image.device)
-    return image[:, rows][:, :, columns]
+    return image[..., rows, :][..., columns]
 
 
 def _reflected_positions(length: int, padding: int, device: torch.device) -> Tensor:
     """Source positions [length + 2 * padding], bouncing between the first and the last one."""
-    last = length - 1
-    if last == 0:
-        return torch.zeros(1 + 2 * padding, dtype=torch.int64, device=device)
-    steps = torch.arange(-padding, length + padding, device=device) % (2 * last)
+    positions = torch.arange(-padding, length + padding, device=device)
+    last = positions[-1] - padding  # as a tensor, which an exported graph can divide by
+    steps = positions % (2 * last).clamp(min=1)  # 1: where there is one position only
     return torch.minimum(steps, 2 * last - steps)

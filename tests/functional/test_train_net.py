@@ -120,6 +120,7 @@ def words(tmp_path):
 
     def command_line(output, *overrides, flags=()):
         sets = (("DATASETS." + part, f"['{faces}']") for part in ("TRAIN", "VAL", "TEST"))
+        flags = ("--runtime", "native", *flags)  # whatever is installed
         place = ("OUTPUT_DIR", tmp_path / output)
         words = ("--config-file", config, *flags, *place, *itertools.chain(*sets), *overrides)
         return [str(word) for word in words]

@@ -14,7 +14,7 @@ LEVELS = {
     "structures": 1,
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,
-    "integrations": 4,
+    "integrations": 4, "server": 4,
     "commands": 5,
     "cli": 6,
 }  # fmt: skip

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from comics.engine.checkpoint import CheckpointError
 from comics.engine.train import load_initial_weights
 from comics.integrations.checkpoint_files import read_checkpoint
 from comics.integrations.detectron2.rcnn import ComicsRCNN
@@ -37,13 +38,19 @@ class ComicsCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             loaded = _read_zoo(filename)
         else:
-            loaded = super()._load_file(filename)
+            loaded = self._load_pth(filename)
         if not loaded.get("matching_heuristics") and not _shared(self.model, loaded["model"]):
             raise ValueError(
                 f"{filename}: none of its {len(loaded['model'])} tensors is known to "
                 f"{type(self.model).__name__}: it is of another architecture"
             )
         return loaded
+
+    def _load_pth(self, filename: str) -> dict[str, Any]:
+        try:
+            return super()._load_file(filename)
+        except Exception as error:  # damage surfaces as many types
+            raise CheckpointError(f"{filename} is not a readable checkpoint: {error}") from error
 
 
 def load_weights(model: nn.Module, path: str, *, must_fit: bool = False) -> None:

@@ -12,10 +12,12 @@ from torch import nn
 
 from comics.engine.checkpoint import git_revision
 from comics.engine.trainer import MODEL_BEST
+from comics.integrations.detectron2.evaluator import FACE_TASK
 from comics.modeling.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
+MEASURED = "bbox/AP"  # a figure that every validation gives
 VALUE_KEY = "best_value"  # of the model file's metadata
 Export = Callable[[str, Mapping[str, str]], None]  # (name, metadata)
 
@@ -66,9 +68,18 @@ class ExportBest(HookBase):
         self._check()
 
     def _check(self) -> None:
-        value, iteration = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
+        latest = self.trainer.storage.latest()
+        _, iteration = latest.get(MEASURED, (math.nan, -1))
         if iteration == self._checked:
             return
+        value, known = latest.get(self._metric, (math.nan, -1))
+        if known != iteration:
+            if not self._metric.startswith(f"{FACE_TASK}/"):
+                raise ValueError(
+                    f"TEST.BEST_METRIC {self._metric!r} is not among the validation's metrics: "
+                    f"{', '.join(name for name in latest if '/' in name)}"
+                )
+            value = math.nan  # no face was found
         self._checked = iteration
         done = min(self.trainer.iter + 1, self.trainer.max_iter)
         logger.info("iteration %d: %s %.4f", done, self._metric, value)

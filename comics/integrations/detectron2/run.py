@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from types import FrameType
 
 import torch
 from detectron2.config import CfgNode
@@ -24,6 +28,7 @@ from comics.engine import distributed
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder
 from comics.engine.logs import setup_logging
 from comics.engine.measure import measured_sets
+from comics.engine.signals import STOP_SIGNALS
 from comics.engine.step import NonFiniteError
 from comics.engine.tasks import DETECTION, check_trainable
 from comics.engine.train import CONFIG_FILE, SetupError, check_best_metric, setup_errors
@@ -109,21 +114,43 @@ def run(
 def _launch(cfg: CfgNode, resume: bool, eval_only: bool, processes: Processes) -> Outcome:
     reports = multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        launch(
-            _launched,
-            processes.per_machine,
-            num_machines=processes.machines,
-            machine_rank=processes.rank,
-            dist_url=processes.url,
-            args=(cfg, resume, eval_only, reports),
-            timeout=distributed.PATIENCE,
-        )
+        with _forwarded_signals():
+            launch(
+                _launched,
+                processes.per_machine,
+                num_machines=processes.machines,
+                machine_rank=processes.rank,
+                dist_url=processes.url,
+                args=(cfg, resume, eval_only, reports),
+                timeout=distributed.PATIENCE,
+            )
     except multiprocessing.ProcessRaisedException as error:
         if reports.empty():
             raise
         name, text = reports.get()
         raise FAULTS[name](text) from error
+    except multiprocessing.ProcessExitedException as error:
+        raise OSError(f"a process of the run has died: {error}") from error
     return Outcome(*reports.get())
+
+
+@contextmanager
+def _forwarded_signals() -> Iterator[None]:
+    """Pass a stop signal on to the processes of the run, and wait for what they make of it."""
+
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        for process in active_children():
+            os.kill(process.pid, signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {signum: signal.signal(signum, forward) for signum in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 def _launched(cfg: CfgNode, resume: bool, eval_only: bool, reports: SimpleQueue) -> None:

@@ -112,6 +112,7 @@ class ComicsTrainer(DefaultTrainer):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.skipped: set[str] = set()  # images that validations could not read
         self._stop = StopRequest()
+        self._writers: list[EventWriter] = []  # on the main process only
         self._resumed = resume
         self.register_hooks(self.build_hooks())
         self.resume_or_load(resume)
@@ -164,9 +165,13 @@ class ComicsTrainer(DefaultTrainer):
         return 0
 
     def _close_writers(self) -> None:
-        for hook in self._hooks:
-            if isinstance(hook, hooks.PeriodicWriter):
-                hook.after_train()
+        """Of a run that ends early: Detectron2's hook would, but its printer fails if it is asked
+        twice for one iteration.
+        """
+        for writer in self._writers:
+            if not isinstance(writer, CommonMetricPrinter):
+                writer.write()
+            writer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """As ``DefaultTrainer``, with the main process's random generators."""
@@ -219,7 +224,8 @@ class ComicsTrainer(DefaultTrainer):
                 best = (cfg.TEST.BEST_METRIC, self.export, cfg.OUTPUT_DIR)
                 found.append(ExportBest(*best, resume=self._resumed))
         if distributed.is_main():
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=cfg.LOG.PERIOD))
+            self._writers = self.build_writers()
+            found.append(hooks.PeriodicWriter(self._writers, period=cfg.LOG.PERIOD))
         return found
 
     def _validate(self) -> dict[str, Any]:
@@ -231,6 +237,7 @@ class ComicsTrainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """Console, metrics.json, and with ``LOG.TENSORBOARD`` its events."""
         folder = self.cfg.OUTPUT_DIR
+        Path(folder).mkdir(parents=True, exist_ok=True)
         writers = [
             CommonMetricPrinter(self.max_iter, window_size=self.cfg.LOG.PERIOD),
             JSONWriter(str(Path(folder) / METRICS_FILE), window_size=self.cfg.LOG.PERIOD),

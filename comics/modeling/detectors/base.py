@@ -6,9 +6,9 @@ detector::
     images -> preprocess -> extract_features -> training_output | dense -> select
                                   ^ Comics' frequency attention acts here
 
-Inference is split again: ``dense`` is what convolutions do, for whole images; ``select`` is the rest,
-whose shapes depend on what is found. So the first can run elsewhere (``comics.inference.export``),
-and the second is the same code in both places.
+Inference is split again: ``dense`` is what convolutions do for whole images, ``select`` the rest,
+whose shapes depend on what is found. So the first can be exported and run by another program, and
+the second is the same code for both.
 
 Shape letters: B images; C channels; H, W padded height and width; h, w of a pyramid level;
 P proposals; F faces of the whole batch.
@@ -115,11 +115,7 @@ class Detector(nn.Module):
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
         """Normalise RGB images on the 0-255 scale ([3, H_i, W_i], uint8 or float) and pad them."""
-        for position, image in enumerate(images):
-            if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-                raise ValueError(
-                    f"image {position} of the batch must be [3, H, W], got {tuple(image.shape)}"
-                )
+        check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (
             -(-max(side) // self.size_divisibility) * self.size_divisibility
@@ -168,6 +164,12 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def pooled_example(
+        self, head: str, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Random inputs of one of the ``pooled_heads``, for ``count`` boxes; on the CPU."""
+        raise NotImplementedError
+
     def infer(
         self,
         features: dict[str, Tensor],
@@ -214,6 +216,15 @@ def name_levels(name: str, levels: Sequence[str], maps: Sequence[Tensor]) -> dic
 def levels_named(dense: dict[str, Tensor], name: str, levels: Sequence[str]) -> list[Tensor]:
     """The maps that ``name_levels`` has named, in the order of the levels."""
     return [dense[f"{name}_{level}"] for level in levels]
+
+
+def check_images(images: Sequence[Tensor]) -> None:
+    """Raise ``ValueError``, naming the image, unless all are [3, H, W] with at least one pixel."""
+    for position, image in enumerate(images):
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(
+                f"image {position} of the batch must be [3, H, W], got {tuple(image.shape)}"
+            )
 
 
 def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, int]]) -> None:

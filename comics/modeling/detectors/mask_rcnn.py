@@ -21,7 +21,14 @@ from torchvision.models.detection.image_list import ImageList
 
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
-from comics.modeling.detectors.base import Detector, ImageBatch, LevelProposals, TrainingOutput
+from comics.modeling.detectors.base import (
+    Detector,
+    ImageBatch,
+    LevelProposals,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+)
 from comics.modeling.detectors.mask_rcnn_heads import BoxDetections, BoxHead, MaskHead, mask_loss
 from comics.modeling.detectors.mask_rcnn_pooler import PyramidPooler
 from comics.modeling.detectors.mask_rcnn_rpn import ProposalNetwork
@@ -55,6 +62,9 @@ class MaskRCNN(Detector):
     Raises:
         ValueError: if the backbone lacks a level that a part needs.
     """
+
+    selection_parts = ("box_head", "mask_head")
+    pooled_heads = ("box_head", "mask_head")
 
     def __init__(
         self,
@@ -142,23 +152,53 @@ class MaskRCNN(Detector):
         finest = features[self.mask_pooler.levels[0]]
         return TrainingOutput(losses, features, self.proposals(positive), finest)
 
-    def infer(
+    def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The first stage's "objectness" and "deltas" per level, and the "features" to pool."""
+        levels = self.proposal_network.levels
+        objectness, deltas = self.proposal_network.head([features[level] for level in levels])
+        pooled = self.box_pooler.levels
+        return {
+            **name_levels("objectness", levels, objectness),
+            **name_levels("deltas", levels, deltas),
+            **name_levels("features", pooled, [features[level] for level in pooled]),
+        }
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
-        proposals, _ = self._propose(features, batch)
+        pooled = self.box_pooler.levels
+        features = dict(zip(pooled, levels_named(dense, "features", pooled), strict=True))
+        proposals = self.proposals_of(dense, sizes)
         logits, deltas = self.box_head(self.box_pooler(features, proposals))
-        detections = self.box_head.select(logits, deltas, proposals, batch.sizes)
-        squares = (
-            self.square_masks(features, detections) if self.mask_on else [None] * len(batch.sizes)
-        )
+        detections = self.box_head.select(logits, deltas, proposals, sizes)
+        squares = self.square_masks(features, detections) if self.mask_on else [None] * len(sizes)
         return [
-            to_faces(*parts)
-            for parts in zip(detections, squares, batch.sizes, output_sizes, strict=True)
+            to_faces(*image) for image in zip(detections, squares, sizes, output_sizes, strict=True)
         ]
+
+    def proposals_of(
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """The first stage's proposals: per image [N, 4], best first."""
+        levels = self.proposal_network.levels
+        return self.proposal_network.propose(
+            levels_named(dense, "objectness", levels), levels_named(dense, "deltas", levels), sizes
+        )
+
+    def pooled_example(
+        self, head: str, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Features for the box head; features and labels for the mask head."""
+        pooler = self.box_pooler if head == "box_head" else self.mask_pooler
+        shape = (count, self.backbone.out_channels, pooler.size, pooler.size)
+        pooled = torch.randn(shape, generator=generator)
+        if head == "box_head":
+            return (pooled,)
+        return pooled, torch.randint(self.box_head.num_classes, (count,), generator=generator)
 
     def square_masks(
         self, features: Mapping[str, Tensor], detections: Sequence[BoxDetections]
@@ -198,13 +238,13 @@ class MaskRCNN(Detector):
         self,
         features: Mapping[str, Tensor],
         batch: ImageBatch,
-        targets: Sequence[Faces] | None = None,
+        targets: Sequence[Faces],
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals of each image, and with targets the losses of the first stage."""
+        """Proposals of each image, and the losses of the first stage."""
         proposals, losses = self.proposal_network(
             ImageList(batch.tensor, batch.sizes),
             {level: features[level] for level in self.proposal_network.levels},
-            None if targets is None else [{"boxes": faces.boxes.float()} for faces in targets],
+            [{"boxes": faces.boxes.float()} for faces in targets],
         )
         names = {"loss_objectness": "loss_rpn_cls", "loss_rpn_box_reg": "loss_rpn_loc"}
         return proposals, {names[name]: loss for name, loss in losses.items()}

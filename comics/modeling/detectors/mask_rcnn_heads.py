@@ -127,7 +127,7 @@ class BoxHead(nn.Module):
         features = self.layers(pooled)
         logits = self.class_logits(features).float()
         deltas = self.box_deltas(features).float()
-        return logits, deltas.view(len(deltas), self.box_deltas.out_features // 4, 4)
+        return logits, deltas.view(deltas.shape[0], self.box_deltas.out_features // 4, 4)
 
     def loss(self, logits: Tensor, deltas: Tensor, sampled: SampledProposals) -> dict[str, Tensor]:
         """Cross-entropy and box loss, means over the P sampled proposals; 0 without any."""
@@ -234,7 +234,7 @@ class MaskHead(nn.Module):
         logits = self.predictor(self.convs(pooled)).float()
         if logits.shape[1] == 1:
             return logits[:, 0]
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+        return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def mask_loss(logits: Tensor, wanted: Tensor) -> Tensor:

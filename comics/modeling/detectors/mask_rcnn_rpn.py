@@ -20,7 +20,11 @@ from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import (
+    RegionProposalNetwork,
+    RPNHead,
+    concat_box_prediction_layers,
+)
 from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
@@ -85,10 +89,14 @@ class PyramidAnchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """Anchors [R, 4] of each image, float32; the same tensor for all."""
-        grids = [tuple(feature.shape[-2:]) for feature in feature_maps]
-        self.set_cell_anchors(torch.float32, feature_maps[0].device)
+        return [self.of_image(feature_maps)] * len(image_list.image_sizes)
+
+    def of_image(self, maps: Sequence[Tensor]) -> Tensor:
+        """Anchors [R, 4] float32 of an image whose levels have the sizes of [..., h, w] maps."""
+        grids = [tuple(one.shape[-2:]) for one in maps]
+        self.set_cell_anchors(torch.float32, maps[0].device)
         levels = self.grid_anchors(grids, [(stride, stride) for stride in self.strides])
-        return [torch.cat(levels)] * len(image_list.image_sizes)
+        return torch.cat(levels)
 
 
 class ProposalHead(RPNHead):
@@ -214,6 +222,27 @@ class ProposalNetwork(RegionProposalNetwork):
             objectness_weight=node.LOSS_WEIGHT,
             box_weight=node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT,
         )
+
+    def propose(
+        self,
+        objectness: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Proposals of each image from the head's output: what ``forward`` does after the head.
+
+        Args:
+            objectness, deltas: per level [B, A, h, w] and [B, 4 A, h, w].
+            sizes: (height, width) of each image before padding.
+
+        Returns:
+            Per image boxes [N, 4], clipped, best first.
+        """
+        counts = [level[0].numel() for level in objectness]
+        anchors = [self.anchor_generator.of_image(objectness)] * len(sizes)
+        logits, flat = concat_box_prediction_layers(list(objectness), list(deltas))
+        boxes = self.box_coder.decode(flat.detach(), anchors).view(len(sizes), -1, 4)
+        return self.filter_proposals(boxes, logits, sizes, counts)[0]
 
     def filter_proposals(
         self,

@@ -18,7 +18,12 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from comics.config import CfgNode
-from comics.modeling.detectors.base import ImageBatch, TrainingOutput
+from comics.modeling.detectors.base import (
+    ImageBatch,
+    TrainingOutput,
+    levels_named,
+    name_levels,
+)
 from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks, target_masks
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
 from comics.modeling.detectors.fcos_head import (
@@ -141,13 +146,23 @@ class MEInstHead(FCOSHead):
         ]
         return MEInstHeadOutput(**vars(output), mask_tower=mask_tower)
 
+    def code_maps(self, mask_tower: Sequence[Tensor]) -> list[Tensor]:
+        """Per level what ``codes_at`` reads: [B, C, h, w] the tower, or [B, D, h, w] all codes.
+
+        A 3x3 convolution is evaluated at the cells asked for; a ``GlobalConv``, whose kernels span
+        the map, everywhere.
+        """
+        if isinstance(self.code, nn.Conv2d):
+            return list(mask_tower)
+        return [self.code(tower) for tower in mask_tower]
+
     def codes_at(
-        self, mask_tower: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor
+        self, code_maps: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor
     ) -> Tensor:
         """Predicted codes [P, D] float32 at cells: [P] level, image and row * w + column each."""
         if isinstance(self.code, nn.Conv2d):
-            return conv3x3_at_cells(self.code, mask_tower, level, image, cell).float()
-        maps = [self.code(tower).flatten(2) for tower in mask_tower]  # its kernels span the map
+            return conv3x3_at_cells(self.code, code_maps, level, image, cell).float()
+        maps = [codes.flatten(2) for codes in code_maps]
         sizes = torch.tensor([m.shape[2] for m in maps], device=cell.device)
         first = sizes.cumsum(0) - sizes
         return torch.cat(maps, dim=2)[image, :, first[level] + cell].float()
@@ -173,6 +188,7 @@ class MEInst(FCOS):
     """
 
     head_type = MEInstHead
+    selection_parts = ("head.code", "coding")
 
     def __init__(
         self,
@@ -237,29 +253,35 @@ class MEInst(FCOS):
         losses["loss_MEInst_mask"] = self._mask_loss(dense, targets)
         return TrainingOutput(losses, features, self.proposals(dense), dense.head.mask_tower)
 
-    def infer(
+    def mask_maps(self, features: dict[str, Tensor], head: MEInstHeadOutput) -> dict[str, Tensor]:
+        """ "code_maps" of each level, see ``MEInstHead.code_maps``."""
+        if not self.mask_on:
+            return {}
+        return name_levels("code_maps", self.levels, self.head.code_maps(head.mask_tower))
+
+    def select(
         self,
-        features: dict[str, Tensor],
-        batch: ImageBatch,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
         """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
         if not self.mask_on:
-            return super().infer(features, batch, output_sizes)
-        head, detections = self.dense_inference(features)
-        squares = self.square_masks(head, detections)
+            return super().select(dense, sizes, output_sizes)
+        detections = self.detections(dense)
+        squares = self.square_masks(dense, detections)
         return [
             to_output_with_masks(*image, paste_clipped=self.paste_clipped)
-            for image in zip(detections, squares, batch.sizes, output_sizes, strict=True)
+            for image in zip(detections, squares, sizes, output_sizes, strict=True)
         ]
 
     def square_masks(
-        self, head: MEInstHeadOutput, detections: Sequence[Detections]
+        self, dense: dict[str, Tensor], detections: Sequence[Detections]
     ) -> list[Tensor]:
         """Per image the soft masks [P, m, m] in (0, 1) that fill the detections' boxes."""
         counts = [len(one) for one in detections]
         codes = self.head.codes_at(
-            head.mask_tower,
+            levels_named(dense, "code_maps", self.levels),
             torch.cat([one.level for one in detections]),
             _image_of_each(detections),
             torch.cat([one.cell for one in detections]),
@@ -305,7 +327,7 @@ class MEInst(FCOS):
         """
         positive = dense.targets.positive
         predicted = self.head.codes_at(
-            dense.head.mask_tower,
+            self.head.code_maps(dense.head.mask_tower),
             dense.targets.level[positive],
             dense.targets.image[positive],
             dense.targets.cell[positive],

@@ -188,10 +188,19 @@ def even_scales(features: Sequence[Tensor]) -> list[Tensor]:
 def with_coordinates(feature: Tensor) -> Tensor:
     """[B, C, h, w] with two more channels, x and y, from -1 at the first cell to 1 at the last."""
     batch, _, height, width = feature.shape
-    like = {"device": feature.device, "dtype": feature.dtype}
-    x = torch.linspace(-1, 1, width, **like).expand(batch, 1, height, width)
-    y = torch.linspace(-1, 1, height, **like)[:, None].expand(batch, 1, height, width)
+    x = _even_steps(width, feature).expand(batch, 1, height, width)
+    y = _even_steps(height, feature)[:, None].expand(batch, 1, height, width)
     return torch.cat((feature, x, y), dim=1)
+
+
+def _even_steps(count: int, like: Tensor) -> Tensor:
+    """[count] from -1 to 1, or -1 alone."""
+    options = {"device": like.device, "dtype": like.dtype}
+    if not torch.compiler.is_compiling():
+        return torch.linspace(-1, 1, count, **options)
+    # An exported graph would keep the count that linspace was traced with
+    index = torch.arange(count, **options)
+    return index * (2 / index[-1].clamp(min=1)) - 1
 
 
 def _tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequential:

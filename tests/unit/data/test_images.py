@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from comics.data import images
 from comics.data.images import (
     ImageError,
     decode_image,
@@ -229,3 +230,21 @@ def test_tensor_round_trip(pixels):
     assert tensor.dtype == torch.uint8
     assert tensor[2, 4, 5] == pixels[4, 5, 2]
     assert np.array_equal(tensor_to_image(tensor), pixels)
+
+
+def test_heic_is_read_where_its_plug_in_is_installed(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the plug-in is optional")
+    pillow_heif.register_heif_opener()
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[:30, :50] = (250, 0, 0)
+    Image.fromarray(image).save(tmp_path / "a.heic", quality=95)
+    read = read_image(tmp_path / "a.heic")
+    assert read_image_size(tmp_path / "a.heic") == read.shape[:2] == (60, 100)
+    assert np.abs(read.astype(int) - image).mean() < 3
+
+
+def test_heic_without_its_plug_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "FORMATS", tuple(set(images.FORMATS) - {"HEIF"}))
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100)
+    with pytest.raises(ImageError, match="pillow-heif"):
+        read_image(tmp_path / "a.heic")

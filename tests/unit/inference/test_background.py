@@ -3,8 +3,10 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from comics.inference.background import Consumer, Producer
+from comics.inference.background import Consumer, Producer, WeightedQueue
 
 
 def wait_for(condition, seconds=5.0):
@@ -142,3 +144,33 @@ def test_leaving_a_consumer_by_an_error_drops_what_waits(error):
         raise error
     assert threading.active_count() == before
     assert len(got) < 40
+
+
+@given(weights=st.lists(st.floats(0, 3), max_size=30), capacity=st.floats(0.5, 4))
+def test_a_queue_holds_no_more_than_its_capacity_but_for_one(weights, capacity):
+    queue = WeightedQueue(capacity, weigh=lambda item: item)
+    held, order = [], []
+    for weight in weights:
+        if queue.put(weight):
+            held.append(weight)
+            assert len(held) == 1 or sum(held) <= capacity + 1e-9
+        else:
+            assert sum(held) + weight > capacity - 1e-9
+            order.append(queue.get(0)[0])
+            assert order[-1] == held.pop(0)
+    assert [queue.get(0)[0] for _ in held] == held
+    assert queue.get(0) is None
+
+
+def test_light_items_leave_room_for_heavy_ones():
+    items = ["sound"] * 20 + ["frame"] * 3
+    taken = []
+
+    def source():
+        for item in items:
+            taken.append(item)
+            yield item
+
+    with Producer(source(), 2, "test", weigh=lambda i: 1 if i == "frame" else 0.01) as producer:
+        assert wait_for(lambda: taken == items[:22])
+        assert list(producer) == items

@@ -51,7 +51,7 @@ def test_a_document_that_is_cut_or_damaged_is_an_error_as_it_is_for_json(data):
         assert list(_Reader(io.StringIO(damaged), 3).members()) == expected
 
 
-@pytest.mark.parametrize("text", ["", "[]", "12", '{"a": 1} x', '{"a": [1, 2}', '{1: 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "12", '{"a": 1} x', '{"a": [1, 2}', "{1: 2}"])
 def test_what_is_no_object_is_named(tmp_path, text):
     path = tmp_path / "results.json"
     path.write_text(text)

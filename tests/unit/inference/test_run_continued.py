@@ -260,12 +260,15 @@ def test_a_thousand_files_of_which_a_hundred_are_broken(tmp_path, make_scene, pa
     folder.mkdir()
     Image.fromarray(make_scene(16, 24, [(RED, 2, 2, 12, 12)])).save(tmp_path / "good.png")
     good = (tmp_path / "good.png").read_bytes()
+    noise = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    noise = (tmp_path / "noise.png").read_bytes()
     Image.fromarray(np.zeros((1100, 1000, 3), np.uint8)).save(tmp_path / "bomb.png")
     bomb = (tmp_path / "bomb.png").read_bytes()
     for number in range(900):
         (folder / f"{number:03}.png").write_bytes(good)
     for number in range(10):
-        (folder / f"cut{number}.png").write_bytes(good[: len(good) - 12 - number])
+        (folder / f"cut{number}.png").write_bytes(noise[: len(noise) // 2 + number])
         (folder / f"empty{number}.jpg").write_bytes(b"")
         (folder / f"text{number}.jpg").write_text("not a picture")
         (folder / f"video{number}.mp4").write_bytes(good)

@@ -69,7 +69,14 @@ def test_autocast_does_not_cost_precision():
     assert torch.equal(inside, srm_residual(image, truncate=3.0))
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (4, 4), (3, 0, 4), (2, 3, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (4, 4), (3, 0, 4), (2, 2, 3, 4, 4)])
 def test_malformed_image_is_named(shape):
     with pytest.raises(ValueError, match=r"must be \[3, H, W\]"):
         srm_residual(torch.zeros(shape), truncate=3.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (12, 7)])
+def test_a_batch_of_one_size_gives_what_each_image_gives(size):
+    images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+    single = [srm_residual(image, truncate=3.0) for image in images]
+    assert torch.equal(srm_residual(images, truncate=3.0), torch.stack(single))

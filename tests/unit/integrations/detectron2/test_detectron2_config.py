@@ -23,7 +23,10 @@ from comics.integrations.detectron2.config import (  # noqa: E402
 )
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
-DETECTOR_CONFIGS = [p for p in sorted(CONFIGS.rglob("*.yaml")) if "Face" not in p.parts]
+DETECTOR_CONFIGS = [
+    p for p in sorted(CONFIGS.rglob("*.yaml")) if not {"Face", "Detectron2"} & set(p.parts)
+]
+OWN = CONFIGS / "Detectron2" / "COMICS-Mask-RCNN_R_50_FPN_1x.yaml"
 ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -58,6 +61,20 @@ def test_a_file_of_the_model_zoo_keeps_detectron2s_defaults():
     assert cfg.SEED >= 0
     comics = ["MODEL.META_ARCHITECTURE", "COMICSGeneralizedRCNN", "MODEL.DEVICE", "cpu"]
     assert load_config(path, comics).MODEL.PIXEL_MEAN == theirs.MODEL.PIXEL_MEAN
+
+
+def test_our_file_for_its_mask_rcnn_is_the_model_zoos_model():
+    device = ["MODEL.DEVICE", "cpu"]
+    ours, theirs = (leaves(load_config(path, device)) for path in
+                    (OWN, model_zoo.get_config_file(ZOO)))  # fmt: skip
+    changed = {key for key, value in theirs.items() if ours[key] != value}
+    assert {key for key in changed if key.startswith("MODEL.")} == {
+        "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.ROI_HEADS.NUM_CLASSES"
+    }  # fmt: skip
+    training = leaves(load_native(CONFIGS / "Base-OpenForensics.yaml"))
+    for key, value in training.items():
+        if key.split(".")[0] in ("SOLVER", "DATASETS") and "CLIP" not in key:
+            assert list(ours[key]) == value if isinstance(value, list) else ours[key] == value, key
 
 
 def test_what_a_run_writes_both_runtimes_read():
@@ -96,7 +113,11 @@ def test_what_a_run_of_detectron2s_model_writes_is_read_back(tmp_path):
         (["MODEL.META_ARCHITECTURE", "COMICSBlendmask"], KeyError, "mean 'COMICSBlendMask'"),
         (["MODEL.META_ARCHITECTURE", "FaceMethod"], KeyError, "--runtime native"),
         (["MODEL.KEYPOINT_ON", "True"], ValueError, "MODEL.KEYPOINT_ON must be False"),
-        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], ValueError, "must be 'choice' .*, got 'range'"),
+        (
+            ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"],
+            ValueError,
+            "must be 'choice' .*, got 'range'",
+        ),
         (["TEST.AUG.ENABLED", "True"], ValueError, "TEST.AUG.ENABLED must be False"),
     ],
 )

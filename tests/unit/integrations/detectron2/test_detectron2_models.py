@@ -156,7 +156,9 @@ def test_bgr_images_give_what_rgb_images_give(tiny_overrides, scenes, native_fil
     load_weights(model, str(path))
     with torch.no_grad():
         expected = native.eval()(images, output_sizes=output_sizes(images))
-        found = [predicted_faces(one["instances"]) for one in model(inputs(images, None, None, "BGR"))]
+        found = [
+            predicted_faces(one["instances"]) for one in model(inputs(images, None, None, "BGR"))
+        ]
     assert_same_faces(found, expected)
 
 

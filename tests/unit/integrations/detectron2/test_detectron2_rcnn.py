@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage  # noqa: E402
 from comics.integrations.detectron2 import load_config, load_weights  # noqa: E402
 from comics.integrations.detectron2.instances import sample_to_input  # noqa: E402
 from comics.integrations.detectron2.rcnn import RCNNDetector, build_comics_rcnn  # noqa: E402
+from comics.structures import Faces  # noqa: E402
 
 ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 TINY = [
@@ -78,9 +79,7 @@ def test_without_additions_it_is_detectron2s_model(scenes):
     for name, loss in expected.items():
         assert torch.equal(found[name], loss), name
     with torch.no_grad():
-        detections = [
-            model.eval()(inputs(scenes, with_targets=False)) for model in (theirs, ours)
-        ]
+        detections = [model.eval()(inputs(scenes, with_targets=False)) for model in (theirs, ours)]
     assert len(detections[0][0]["instances"]) > 0
     for expected, found in zip(*detections, strict=True):
         expected, found = expected["instances"], found["instances"]
@@ -162,16 +161,12 @@ def test_proposals_have_the_level_and_face_of_detectron2s_rules(scenes):
     images, targets = scenes
     big = torch.nn.functional.interpolate(images[0][None].float(), scale_factor=4)[0]
     (faces, _) = targets
-    from comics.structures import Faces
-
     grown = Faces(faces.boxes * 4, (384, 512), faces.labels, masks=faces.masks.repeat_interleave(
         4, dim=1).repeat_interleave(4, dim=2))  # fmt: skip
     detector = model.detector
     batch = detector.preprocess([big, images[0]])
     with EventStorage():
-        output = detector.training_output(
-            detector.extract_features(batch), batch, [grown, faces]
-        )
+        output = detector.training_output(detector.extract_features(batch), batch, [grown, faces])
     assert list(output.proposals) == ["p2", "p3", "p4", "p5"]
     seen = 0
     for level, found in output.proposals.items():

@@ -16,6 +16,8 @@ from detectron2.utils.events import EventStorage  # noqa: E402
 
 from comics.config import load_config as load_native  # noqa: E402
 from comics.data.images import read_image  # noqa: E402
+from comics.data.loader import build_train_loader  # noqa: E402
+from comics.engine.checkpoint import CheckpointError  # noqa: E402
 from comics.engine.optim import optimizer_from_config, scheduler_from_config  # noqa: E402
 from comics.engine.step import NonFiniteError, TrainingStep  # noqa: E402
 from comics.inference.predictor import Predictor  # noqa: E402
@@ -24,7 +26,7 @@ from comics.integrations.detectron2.config import to_comics_config  # noqa: E402
 from comics.integrations.detectron2.instances import predicted_faces  # noqa: E402
 from comics.integrations.detectron2.train import ComicsTrainer  # noqa: E402
 from comics.modeling.build import load_model  # noqa: E402
-from comics.modeling.weights import read_weights  # noqa: E402
+from comics.modeling.weights import read_weights, save_weights  # noqa: E402
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def options(tiny_overrides, face_set, tmp_path):
             "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96",
             "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2",
             "SOLVER.BASE_LR", "0.005", "SOLVER.WARMUP_ITERS", "2", "LOG.PERIOD", "1",
-            "TEST.EVAL_PERIOD", "2", "FCOS_ONLY" if False else "SEED", "3", *more,
+            "TEST.EVAL_PERIOD", "2", "SEED", "3", *more,
         )  # fmt: skip
 
     yield make
@@ -71,7 +73,9 @@ def test_a_run_ends_with_checkpoints_metrics_and_model_files(options, tmp_path):
     assert file.metadata["iteration"] == "4" and cfg.SOLVER.BASE_LR == 0.005
     state = trainer.plain_model.inference_state_dict()
     assert largest_gap(file.state, state) == 0
-    assert {"iteration", "best_value"} <= read_weights(folder / "model_best.safetensors").metadata.keys()
+    assert {"iteration", "best_value"} <= read_weights(
+        folder / "model_best.safetensors"
+    ).metadata.keys()
     logged = lines(folder)
     assert [line["iteration"] for line in logged if "total_loss" in line][:4] == [0, 1, 2, 3]
     assert "loss_proposal_contrast" in logged[0] and "metric/pixel_faces" in logged[0]
@@ -109,8 +113,6 @@ def test_best_model_is_not_overwritten_by_a_worse_one_after_resuming(options, tm
     ComicsTrainer(load_config(overrides=options("out", "SOLVER.MAX_ITER", "2"))).train()
     path = tmp_path / "out" / "model_best.safetensors"
     file = read_weights(path)
-    from comics.modeling.weights import save_weights
-
     cfg = to_comics_config(load_config(overrides=options("out")))
     metadata = {k: v for k, v in file.metadata.items() if k != "config"}
     save_weights(path, file.state, cfg, {**metadata, "best_value": "0.99"})
@@ -126,8 +128,6 @@ def test_steps_change_weights_as_the_native_runtimes(options, accumulate, native
     native_cfg = load_native(overrides=overrides)
     native, path = native_file(native_cfg)
     trainer = ComicsTrainer(load_config(overrides=[*overrides, "MODEL.WEIGHTS", str(path)]))
-    from comics.data.loader import build_train_loader
-
     native.train()
     step = TrainingStep(native, optimizer_from_config(native_cfg, native),
                         device=torch.device("cpu"), clip_norm=0.5)  # fmt: skip
@@ -200,7 +200,9 @@ def test_loss_that_is_not_finite_ends_the_run_before_the_weights(options, tmp_pa
         return {**forward(inputs), "loss_mask": torch.tensor(float("nan"), requires_grad=True)}
 
     trainer.plain_model.forward = broken
-    with pytest.raises(NonFiniteError, match=r"iteration 1: loss is not finite: loss_mask = nan.*png"):
+    with pytest.raises(
+        NonFiniteError, match=r"iteration 1: loss is not finite: loss_mask = nan.*png"
+    ):
         trainer.train()
     for name, parameter in trainer.plain_model.named_parameters():
         assert torch.equal(parameter, before[name])
@@ -222,6 +224,27 @@ def test_signal_ends_the_run_after_the_step(options, tmp_path):
     file = read_weights(tmp_path / "out" / "model_last.safetensors")
     assert file.metadata["iteration"] == "1"
     assert ComicsTrainer(load_config(overrides=options("out")), resume=True).start_iter == 1
+
+
+def test_broken_checkpoint_and_unknown_metric_are_named(options, tmp_path):
+    unknown = ["TEST.BEST_METRIC", "bbox/APx", "SOLVER.MAX_ITER", "1", "MODEL.MASK_ON", "False"]
+    trainer = ComicsTrainer(load_config(overrides=options("out", *unknown, name="FCOS")))
+    with pytest.raises(ValueError, match="TEST.BEST_METRIC 'bbox/APx' is not among .*bbox/AP50"):
+        trainer.train()
+    path = tmp_path / "out" / "model_final.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="model_final.pth is not a readable checkpoint"):
+        ComicsTrainer(load_config(overrides=options("out", name="FCOS")), resume=True)
+
+
+def test_mixed_precision_on_the_cpu(options):
+    mixed = ["SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "1", "DATASETS.VAL", "[]"]
+    trainer = ComicsTrainer(load_config(overrides=options("out", *mixed)))
+    seen = []
+    stage = trainer.plain_model.detector.backbone.bottom_up.res5
+    stage.register_forward_hook(lambda _module, _in, out: seen.append(out.dtype))
+    assert trainer.train() == 0
+    assert seen == [torch.bfloat16]
 
 
 def test_detectron2s_own_sampler_is_honoured(options):

@@ -233,7 +233,7 @@ def test_proposals_are_the_same():
         proposals, _ = theirs.proposal_generator(prepared, theirs.backbone(prepared.tensor))
         own = ours.eval().preprocess(images)
         assert_close(own.tensor, prepared.tensor)
-        found, _ = ours._propose(ours.extract_features(own), own)
+        found = ours.proposals_of(ours.dense(ours.extract_features(own)), own.sizes)
     for boxes, wanted in zip(found, proposals, strict=True):
         assert len(boxes) > 100
         assert_close(boxes, wanted.proposal_boxes.tensor, rtol=1e-4, atol=1e-3)

@@ -139,8 +139,7 @@ def test_masks_at_the_border_are_pasted_as_asked(monkeypatch, clipped, first):
     found = Detections(torch.tensor([[-16.0, 8, 16, 24]]), torch.ones(1), zero, zero, zero)
     soft = torch.zeros(1, 8, 8)
     soft[:, :, 4:] = 1.0
-    head = type("Head", (), {"box_tower": []})
-    monkeypatch.setattr(model, "dense_inference", lambda features: (head, [found]))
+    monkeypatch.setattr(model, "detections", lambda dense: [found])
     monkeypatch.setattr(model, "square_masks", lambda *arguments: [soft])
     with torch.no_grad():
         faces = model([sample()[0]], output_sizes=[(128, 192)])[0]

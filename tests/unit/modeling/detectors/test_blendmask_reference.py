@@ -29,17 +29,19 @@ def differ(one, other):
 
 @pytest.fixture(scope="module")
 def dense(blendmask_reference):
-    """Model, pyramid, head output and detections of the evaluation image."""
+    """Model, pyramid, head output, dense maps and detections of the evaluation image."""
     model = blendmask_reference.eval_model()
     with torch.no_grad():
         batch = model.preprocess([blendmask_reference.image("eval_image")])
         features = model.extract_features(batch)
-        return model, features, *model.dense_inference(features)
+        maps = model.dense(features)
+        head = model.head([features[level] for level in model.levels])
+        return model, features, head, maps, model.detections(maps)
 
 
 @torch.no_grad()
 def test_pyramid_head_bases_and_square_masks(blendmask_reference, dense):
-    model, features, head, detections = dense
+    model, features, head, maps, detections = dense
     expected = blendmask_reference.data["intermediate"]
     for level, value in expected["features"].items():
         torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
@@ -55,13 +57,13 @@ def test_pyramid_head_bases_and_square_masks(blendmask_reference, dense):
     torch.testing.assert_close(model.basis_module.bases(last), bases)
     before = expected["detections_before_masks"]
     torch.testing.assert_close(detections[0].boxes, before["boxes"], rtol=0, atol=0.02)
-    squares = model.square_masks(features, head.box_tower, detections)[0]
+    squares = model.square_masks(maps, detections)[0]
     torch.testing.assert_close(squares, expected["square_masks"][:, 0], rtol=0, atol=1e-3)
 
 
 @torch.no_grad()
 def test_attention_at_detections_equals_the_dense_convolution(blendmask_reference, dense):
-    model, _, head, (found,) = dense
+    model, _, head, _, (found,) = dense
     dense_maps = [model.attention(tower).flatten(2) for tower in head.box_tower]
     everywhere = torch.stack(
         [dense_maps[level][0, :, cell] for level, cell in zip(found.level, found.cell, strict=True)]

@@ -282,8 +282,8 @@ def test_bfloat16_autocast_keeps_losses_and_masks_in_float32_and_near():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             batch = model.preprocess([image])
             features = model.extract_features(batch)
-            head, detections = model.dense_inference(features)
-            soft = model.soft_masks(features, head.box_tower, detections)[0]
+            maps = model.dense(features)
+            soft = model.soft_masks(maps, model.detections(maps))[0]
             mixed = model([image])[0]
     assert soft.dtype == mixed.boxes.dtype == torch.float32
     assert mixed.masks.any() and plain.masks.any()

@@ -37,17 +37,19 @@ def differ(one, other):
 
 @pytest.fixture(scope="module")
 def dense(condinst_reference):
-    """Model, pyramid, head output and detections of the evaluation image."""
+    """Model, pyramid, head output, dense maps and detections of the evaluation image."""
     model = condinst_reference.eval_model()
     with torch.no_grad():
         batch = model.preprocess([condinst_reference.image("eval_image")])
         features = model.extract_features(batch)
-        return model, features, *model.dense_inference(features)
+        maps = model.dense(features)
+        head = model.head([features[level] for level in model.levels])
+        return model, features, head, maps, model.detections(maps)
 
 
 @torch.no_grad()
 def test_pyramid_head_mask_features_and_soft_masks(condinst_reference, dense):
-    model, features, head, detections = dense
+    model, features, head, maps, detections = dense
     expected = condinst_reference.data["intermediate"]
     for level, value in expected["features"].items():
         torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
@@ -63,7 +65,7 @@ def test_pyramid_head_mask_features_and_soft_masks(condinst_reference, dense):
     torch.testing.assert_close(model.mask_branch.mask_features(last), mask_features)
     before = expected["detections_before_postprocess"]
     torch.testing.assert_close(detections[0].boxes, before["boxes"], rtol=0, atol=0.02)
-    soft = model.soft_masks(features, head.box_tower, detections)[0]
+    soft = model.soft_masks(maps, detections)[0]
     wanted = condinst_reference.data["eval"]["single"]["soft_masks"][:, 0]
     torch.testing.assert_close(soft, wanted, rtol=0, atol=1e-3)
 
@@ -71,7 +73,7 @@ def test_pyramid_head_mask_features_and_soft_masks(condinst_reference, dense):
 @torch.no_grad()
 def test_queries_of_detections(condinst_reference, dense):
     """Generated weights (also as the dense convolution gives them), locations and levels."""
-    model, _, head, (found,) = dense
+    model, _, head, _, (found,) = dense
     expected = condinst_reference.data["intermediate"]
     controller = model.controller(head.box_tower[1])
     torch.testing.assert_close(controller, expected["controller_p4"], rtol=1e-3, atol=1e-3)

@@ -47,7 +47,7 @@ def test_pyramid_and_head(fcos_reference):
     ):
         for mine, value in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-3)
-    _, (found,) = model.dense_inference(features)
+    (found,) = model.detections(model.dense(features))
     before = expected["detections_before_postprocess"]
     torch.testing.assert_close(found.boxes, before["boxes"], rtol=0, atol=0.02)
     assert torch.equal(found.labels, before["classes"])

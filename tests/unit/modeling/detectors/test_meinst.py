@@ -281,7 +281,7 @@ def test_codes_at_cells_equal_the_dense_prediction(gcn):
     level = torch.tensor([2, 0, 1, 0, 1])
     image = torch.tensor([0, 1, 1, 0, 0])
     cell = torch.tensor([0, 23, 4, 0, 2])
-    codes = model.head.codes_at(towers, level, image, cell)
+    codes = model.head.codes_at(model.head.code_maps(towers), level, image, cell)
     for code, index, row, column in zip(codes, level, image, cell, strict=True):
         dense = model.head.code(towers[index]).flatten(2)[row, :, column]
         torch.testing.assert_close(code, dense, rtol=1e-4, atol=1e-5)
@@ -421,7 +421,7 @@ def test_masks_at_the_border_are_pasted_as_asked(monkeypatch, clipped, first):
     found = Detections(torch.tensor([[-16.0, 8, 16, 24]]), torch.ones(1), zero, zero, zero)
     soft = torch.zeros(1, 8, 8)
     soft[:, :, 4:] = 1.0
-    monkeypatch.setattr(model, "dense_inference", lambda features: (None, [found]))
+    monkeypatch.setattr(model, "detections", lambda dense: [found])
     monkeypatch.setattr(model, "square_masks", lambda *arguments: [soft])
     with torch.no_grad():
         faces = model([sample()[0]], output_sizes=[(128, 192)])[0]

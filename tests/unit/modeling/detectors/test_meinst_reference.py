@@ -44,7 +44,9 @@ def test_pyramid_head_and_square_masks(either_reference):
     features = model.extract_features(model.preprocess([either_reference.image("eval_image")]))
     for level, value in expected.get("features", {}).items():
         torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
-    head, detections = model.dense_inference(features)
+    maps = model.dense(features)
+    head = model.head([features[level] for level in model.levels])
+    detections = model.detections(maps)
     codes = [model.head.code(tower) for tower in head.mask_tower]
     for ours, theirs in (
         (head.class_logits, expected["cls_logits"]),
@@ -55,7 +57,7 @@ def test_pyramid_head_and_square_masks(either_reference):
         for mine, value in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, value, rtol=1e-3, atol=2e-3)
     before = expected["detections_before_postprocess"]
-    squares = model.square_masks(head, detections)[0]
+    squares = model.square_masks(maps, detections)[0]
     assert len(squares) == len(before["boxes"])
     for box, label, mask in zip(
         before["boxes"], before["classes"], before["pred_masks"][:, 0], strict=True

@@ -218,7 +218,7 @@ def test_proposals_lie_at_their_grid_cells_and_have_the_boxes_of_their_masks(mon
         kernel[:, 0] = torch.linspace(-1, 1, kernel.shape[-1])  # negative left of the middle
     logits = [torch.zeros(2, 2, s, s) for s in grids]
     dense = InstanceOutput(logits, kernels)
-    monkeypatch.setattr(model, "dense", lambda _: (dense, mask_map))
+    monkeypatch.setattr(model, "heads", lambda _: (dense, mask_map))
     output = model.training_output(features, batch, targets)
     assert list(output.proposals) == ["p2", "p3", "p4", "p5", "p6"]
     assigned = model.assigner.assign(targets, (64, 96))

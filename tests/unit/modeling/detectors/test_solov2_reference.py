@@ -64,7 +64,7 @@ def test_pyramid_classes_kernels_and_mask_map(solov2_reference):
     assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
     for level, value in expected["features"].items():
         torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
-    dense, mask_features = model.dense(features)
+    dense, mask_features = model.heads(features)
     for ours, theirs in (
         (dense.class_logits, expected["cate_logits"]),
         (dense.kernels, expected["kernels"]),

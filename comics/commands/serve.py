@@ -1,0 +1,197 @@
+"""``comics serve``: a web page and an API that look at one uploaded file at a time."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from comics.commands.run_arguments import add_model_arguments
+
+SUMMARY = "a web page where one drops a photo or short video, and its API"
+DESCRIPTION = """\
+Serve a page where one drops a photo or a short video and sees the verdict, and the API behind it:
+
+  POST /api/detect   a form with a field "file"; the answer is the results document that
+                     "comics detect" writes, or {"error": {"code", "message"}}
+  GET  /healthz      whether it works, with which model, how many uploads it holds
+  GET  /openapi.json the API's description
+
+The model looks at one file at a time; others wait, and beyond --queue are refused with 503. No file
+is kept unless --keep names a folder. There are no accounts and no encryption: to let others use it,
+put a proxy in front that has both. On a loopback address only requests that name that address are
+answered, and pages of other sites may not use it.
+
+It needs the extra "serve": pip install 'comics-forensics[serve]'
+"""
+EPILOG = """\
+Exit code: 0 ended by Ctrl-C or SIGTERM, after the requests at hand; 2 unusable arguments; 1 the
+address cannot be listened on.
+
+Examples:
+  {prog} --weights model.safetensors
+  curl -F file=@photo.jpg http://127.0.0.1:8000/api/detect
+"""
+EXIT_OK, EXIT_ADDRESS, EXIT_ARGUMENTS = 0, 1, 2
+GRACE_S = 30  # for requests at hand, once the server is told to end
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options and what ``--help`` says."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG.replace("{prog}", parser.prog)
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    group.add_argument(
+        "--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)"
+    )
+    group.add_argument(
+        "--allowed-host",
+        action="append",
+        metavar="NAME",
+        help="answer only requests that name this host; may be repeated (default: the loopback "
+        "names on a loopback address, else any)",
+    )
+    group.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep uploads, results and annotated media there",
+    )
+    add_model_arguments(parser)
+    group.add_argument(
+        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1"
+    )
+    _add_limits(parser)
+    parser.set_defaults(program=parser.prog)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    for name, default, unit, text in (
+        ("max-upload", 64, "MIB", "mebibytes of an upload"),
+        ("max-upload-time", 120, "SECONDS", "in which an upload must have arrived"),
+        ("max-megapixels", 50, "MP", "of a picture, or of a video's frame"),
+        ("max-video", 60, "SECONDS", "of a video"),
+        ("max-fps", 5, "F", "frames per second of a video that are analysed"),
+        ("max-time", 300, "SECONDS", "for which the model works on one file"),
+    ):
+        text = f"{text} (default: {default})"
+        group.add_argument(f"--{name}", type=float, default=float(default), metavar=unit, help=text)
+    group.add_argument(
+        "--queue",
+        type=int,
+        default=8,
+        metavar="N",
+        help="uploads that may wait while the model works (default: 8)",
+    )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        return _stop(
+            options,
+            f"{error.name} is not installed: pip install 'comics-forensics[serve]'",
+            EXIT_ARGUMENTS,
+        )
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.inference.default_weights import default_weights
+    from comics.inference.predictor import Predictor
+    from comics.server.app import build_app
+
+    try:
+        limits = _limits(options)
+        if options.keep is not None:
+            options.keep.mkdir(parents=True, exist_ok=True)
+        predictor = Predictor.from_file(
+            default_weights(options.weights),
+            options.device,
+            options.score_threshold,
+            options.fake_threshold,
+            options.face_weights,
+            tiling=options.tiling,
+        )
+        allowed = _allowed_hosts(options.host, options.allowed_host)
+        app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        return _stop(options, str(error), EXIT_ARGUMENTS)
+    return _serve(options, app)
+
+
+def _limits(options: argparse.Namespace):
+    from comics.server.limits import MEBIBYTE, ServerLimits
+
+    return ServerLimits(
+        upload_bytes=round(options.max_upload * MEBIBYTE),
+        upload_s=options.max_upload_time,
+        pixels=round(options.max_megapixels * 1_000_000),
+        video_s=options.max_video,
+        video_fps=options.max_fps,
+        processing_s=options.max_time,
+        queue=options.queue,
+    )
+
+
+def _allowed_hosts(host: str, given: list[str] | None) -> tuple[str, ...]:
+    from comics.server.shield import LOOPBACK_HOSTS
+
+    if given:
+        return tuple(name.lower() for name in given)
+    return LOOPBACK_HOSTS if host.lower() in LOOPBACK_HOSTS else ()
+
+
+def _serve(options: argparse.Namespace, app) -> int:
+    """Listen until a signal says to end."""
+    import logging
+    import socket
+
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listening = socket.create_server((options.host, options.port), family=family)
+    except (OSError, OverflowError) as error:
+        return _stop(options, f"cannot listen on {options.host}: {error}", EXIT_ADDRESS)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
+    print(f"Serving on http://{host}:{listening.getsockname()[1]}", flush=True)
+    with listening, _ended_by_signals():
+        uvicorn.Server(config).run(sockets=[listening])
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A signal to end is no fault: uvicorn raises the one that ended it once more."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: None) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(options: argparse.Namespace, message: str, code: int) -> int:
+    print(f"{options.program}: {message}", file=sys.stderr)
+    return code

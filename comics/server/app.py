@@ -1,0 +1,231 @@
+"""The application: its page, its API, and what becomes of an upload.
+
+An upload lies in a folder of its own, which is deleted when its results are known; with ``keep`` it
+stays, with the results and annotated media. Logs tell sizes, verdicts and times, no names and
+contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI, File, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+import comics
+from comics.inference.html_pages import content_policy, read_template, render
+from comics.inference.run_options import FacePredictor
+from comics.server.detection import detect_file
+from comics.server.errors import CODES, ApiError, error_content
+from comics.server.gate import Places, UploadGate, UploadRefused
+from comics.server.limits import ServerLimits
+from comics.server.openapi import content, error_responses, results_schemas
+from comics.server.shield import Shield
+from comics.server.worker import ClientGone, ModelWorker, Stop
+
+logger = logging.getLogger(__name__)
+
+DETECT_PATH = "/api/detect"
+PACKAGE, TEMPLATE, SCRIPT = "comics.server", "index.html", "index.js"
+PAGE_POLICY = {
+    "connect-src": "'self'",
+    "img-src": "data: blob:",
+    "media-src": "blob:",
+}
+CLIENT_GONE = 499  # nobody reads it; what logs of servers usually say
+FIELD = File(description="A picture, or a short video.")
+
+
+def build_app(
+    predictor: FacePredictor,
+    limits: ServerLimits | None = None,
+    *,
+    keep: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+) -> ASGIApp:
+    """The server's application.
+
+    Args:
+        predictor: forms the verdicts; it is only called from one thread at a time.
+        limits: of uploads.
+        keep: folder where uploads and their results stay; None: nothing is kept.
+        allowed_hosts: see ``Shield``.
+    """
+    limits = limits or ServerLimits()
+    service = _Service(predictor, limits, keep)
+    app = FastAPI(
+        title="comics",
+        version=comics.__version__,
+        description="Finds every face in a picture or a short video, and says which are forged.",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=service.lifespan,
+    )
+    _add_error_answers(app)
+    app.add_api_route("/", service.page, response_class=HTMLResponse, include_in_schema=False)
+    app.add_api_route(
+        "/healthz",
+        service.health,
+        summary="Whether the server works, with which model, and how many uploads it holds.",
+        response_model=None,
+        responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
+    )
+    app.add_api_route(
+        DETECT_PATH,
+        service.detect,
+        methods=["POST"],
+        summary="The faces of one file: the results document that comics detect writes.",
+        response_model=None,
+        responses={
+            200: {"description": "Results", "content": content("Results")},
+            **error_responses(400, 403, 408, 413, 415, 422, 500, 503),
+        },
+    )
+    _add_schemas(app)
+    return Shield(UploadGate(app, DETECT_PATH, limits, service.places), allowed_hosts)
+
+
+class _Service:
+    """What the routes do."""
+
+    def __init__(self, predictor: FacePredictor, limits: ServerLimits, keep: Path | None) -> None:
+        self.places = Places()
+        self._predictor, self._limits, self._keep = predictor, limits, keep
+        self._worker = ModelWorker()
+        script = read_template(SCRIPT, PACKAGE)
+        self._page = render(
+            TEMPLATE,
+            package=PACKAGE,
+            script=script,
+            policy=PAGE_POLICY,
+            title="Faces, real and forged",
+            limits=limits,
+            kept=keep is not None,
+            fake_threshold=predictor.provenance.get("fake_threshold", "?"),
+        )
+        self._page_policy = content_policy(script, PAGE_POLICY | {"frame-ancestors": "'none'"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """While the server runs; at its end the file at hand is given up between two batches."""
+        yield
+        await run_in_threadpool(self._worker.close)
+
+    async def page(self) -> HTMLResponse:
+        """The page for people."""
+        return HTMLResponse(self._page, headers={"Content-Security-Policy": str(self._page_policy)})
+
+    async def health(self) -> dict[str, object]:
+        """For monitors."""
+        provenance = self._predictor.provenance
+        known = ("model", "weights", "weights_sha256", "device", "fake_threshold")
+        return {
+            "status": "ok",
+            "version": comics.__version__,
+            "uploads": self.places.taken,
+            "places": self._limits.places,
+            **{name: provenance[name] for name in known if name in provenance},
+        }
+
+    async def detect(self, request: Request, file: UploadFile = FIELD) -> Response:
+        """Take an upload, and answer with its results."""
+        begun = time.monotonic()
+        folder = self._new_folder()
+        cleanup = partial(shutil.rmtree, folder, ignore_errors=True)
+        if self._keep is not None:
+            cleanup = _nothing
+        path = folder / "upload"
+        try:
+            await run_in_threadpool(_save, file, path)
+        except BaseException:
+            cleanup()
+            raise
+
+        def job(stop: Stop) -> dict[str, object]:
+            keep = self._keep is not None
+            name = file.filename
+            return detect_file(self._predictor, path, name, self._limits, keep=keep, stop=stop)
+
+        try:
+            document = await self._worker.run(job, request.is_disconnected, cleanup)
+        except ClientGone:
+            logger.info("upload of %s bytes: its client left", file.size)
+            return Response(status_code=CLIENT_GONE)
+        verdict, seconds = document["files"][0]["verdict"], time.monotonic() - begun
+        logger.info("upload of %s bytes: %s in %.1f s", file.size, verdict, seconds)
+        return JSONResponse(document)
+
+    def _new_folder(self) -> Path:
+        if self._keep is None:
+            return Path(tempfile.mkdtemp(prefix="comics-"))
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = self._keep / f"{now}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        return folder
+
+
+def _nothing() -> None:
+    """What is left to do for an upload that stays."""
+
+
+def _save(file: UploadFile, path: Path) -> None:
+    with open(path, "xb") as copy:
+        shutil.copyfileobj(file.file, copy)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Every error is answered in the one form that ``openapi.ERROR`` describes."""
+    of_status = {status: code for code, status in reversed(CODES.items())}
+
+    @app.exception_handler(ApiError)
+    async def known(request: Request, error: ApiError) -> JSONResponse:
+        logger.info("%s refused: %s", request.url.path, error.code)
+        return JSONResponse(error.content, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error, UploadRefused):
+            return await known(request, error.error)
+        code = of_status.get(error.status_code, "bad_request")
+        answer = error_content(code, str(error.detail))
+        return JSONResponse(answer, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        answer = ApiError("invalid_request", "; ".join(faults) or "the form is unusable")
+        return JSONResponse(answer.content, answer.status)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        answer = ApiError("internal_error", "the server failed at this; its log says why")
+        return JSONResponse(answer.content, answer.status)
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Describe results and errors in the API's description."""
+    describe = app.openapi
+
+    def described() -> dict[str, object]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if "Results" not in schemas:
+            for name in ("HTTPValidationError", "ValidationError"):  # answers are in another form
+                schemas.pop(name, None)
+            schemas.update(results_schemas())
+        return document
+
+    app.openapi = described

@@ -1,0 +1,206 @@
+"""From an uploaded file to its results: what it is, whether it is within the limits, what it shows.
+
+What a file is, is seen in its content. Its name is only shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import av
+from PIL import Image, UnidentifiedImageError
+
+from comics.data.images import FORMATS, ImageError, read_image_size
+from comics.inference.files import display_name, safe_name
+from comics.inference.frames import VideoError
+from comics.inference.inputs import ANIMATED_FORMATS, VIDEO_EXTENSIONS, ExpandedInputs, InputFile
+from comics.inference.outputs import FAILED
+from comics.inference.run import RESULTS_NAME, run_inference
+from comics.inference.run_options import FacePredictor, RunOptions
+from comics.inference.run_video import VideoOptions
+from comics.inference.track_verdicts import VideoRule
+from comics.inference.video_source import open_source
+from comics.server.errors import ApiError
+from comics.server.limits import ServerLimits
+
+PICTURE, ANIMATION, VIDEO = "picture", "animation", "video"
+MAX_NAME = 200  # characters of an uploaded file's name
+UNNAMED = "upload"
+RESULTS_FOLDER = "results"
+# Members of a file's entry that name files of the run, which no client can reach
+OUTPUT_MEMBERS = ("output", "heat_map", "timeline", "tracks_file")
+PLAIN_VIDEO = VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys()
+OVERRUN_S = 1.0  # a video is followed so far beyond the limit, to see that it goes on
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an upload is.
+
+    Attributes:
+        kind: "picture", "animation" or "video".
+        extension: that its name must have for the run to see the same.
+    """
+
+    kind: str
+    extension: str
+
+
+class LimitedPredictor:
+    """A predictor whose limit of pixels is also the server's."""
+
+    def __init__(self, predictor: FacePredictor, max_pixels: int) -> None:
+        self._predictor = predictor
+        self.max_pixels = min(max_pixels, predictor.max_pixels)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._predictor, name)
+
+
+def detect_file(
+    predictor: FacePredictor,
+    path: Path,
+    client_name: str | None,
+    limits: ServerLimits,
+    *,
+    keep: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, object]:
+    """The results document of one file, as ``comics detect`` would write it.
+
+    Args:
+        predictor: forms the verdicts.
+        path: of the file, alone in its folder; it is renamed, results are written beside it.
+        client_name: what the client calls it; None: nothing.
+        limits: see ``ServerLimits``.
+        keep: also write annotated media, as for a folder that stays.
+        stop: asked between batches whether the work has become useless.
+
+    Raises:
+        ApiError: if it is no picture or video, broken, or beyond the limits.
+        OSError: if its folder cannot be written.
+    """
+    predictor = LimitedPredictor(predictor, limits.pixels)
+    content = identify(path, limits, predictor.max_pixels)
+    path = path.rename(path.with_name(stored_name(client_name, content)))
+    deadline = time.monotonic() + limits.processing_s
+    options = RunOptions(
+        output=path.parent / RESULTS_FOLDER,
+        write_media=keep,
+        video=VideoOptions(
+            max_fps=limits.video_fps,
+            end_s=limits.video_s + OVERRUN_S,
+            rule=getattr(predictor, "video_rule", None) or VideoRule(),
+        ),
+    )
+    run_inference(
+        predictor,
+        ExpandedInputs([InputFile(path, PurePath(path.name))]),
+        options,
+        report=lambda line: None,
+        stop=lambda: stop() or time.monotonic() > deadline,
+    )
+    document = json.loads((options.output / RESULTS_NAME).read_text(encoding="utf-8"))
+    _check(document, limits)
+    return _for_client(document, shown_name(client_name))
+
+
+def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:
+    """What a file is, by its content, from its headers.
+
+    Raises:
+        ApiError: if it is nothing known, empty, or too large once decoded.
+    """
+    if not path.stat().st_size:
+        raise ApiError("unreadable_file", "the file is empty")
+    try:
+        height, width = read_image_size(path, sys.maxsize)
+    except ImageError as error:
+        return _identify_video(path, limits, max_pixels, error)
+    _check_pixels(width, height, max_pixels)
+    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        if getattr(image, "is_animated", False):
+            for extension, name in ANIMATED_FORMATS.items():
+                if image.format == name:
+                    return Content(ANIMATION, extension)
+    return Content(PICTURE, ".jpg")
+
+
+def stored_name(client_name: str | None, content: Content) -> str:
+    """A safe name for the file, whose extension says what it is."""
+    name = safe_name(PurePath(shown_name(client_name).replace("\\", "/")).name)
+    suffix = PurePath(name).suffix.lower()
+    fits = {
+        PICTURE: bool(suffix) and suffix not in PLAIN_VIDEO,
+        ANIMATION: suffix == content.extension,
+        VIDEO: suffix in PLAIN_VIDEO,
+    }
+    return name if fits[content.kind] else f"{name}{content.extension}"
+
+
+def shown_name(client_name: str | None) -> str:
+    """What results call it: printable, not too long."""
+    return display_name(client_name or UNNAMED)[-MAX_NAME:]
+
+
+def _identify_video(
+    path: Path, limits: ServerLimits, max_pixels: int, no_picture: ImageError
+) -> Content:
+    with contextlib.ExitStack() as resources:
+        try:
+            container, _ = open_source(path, resources)
+        except VideoError:
+            unknown = isinstance(no_picture.__cause__, UnidentifiedImageError)
+            code = "unsupported_media_type" if unknown else "unreadable_file"
+            reason = f"{no_picture.reason}; nor a readable video" if unknown else no_picture.reason
+            raise ApiError(code, reason) from None
+        contexts = [stream.codec_context for stream in container.streams.video]
+        if not any(contexts):
+            raise ApiError("unsupported_media_type", "a file without pictures that can be decoded")
+        context = next(filter(None, contexts))
+        _check_pixels(context.width, context.height, max_pixels)
+        if (container.duration or 0) / av.time_base > limits.video_s:
+            raise _too_long(limits)
+    return Content(VIDEO, ".mp4")
+
+
+def _check(document: dict, limits: ServerLimits) -> None:
+    """Raise what the run found wrong."""
+    if not document["summary"]["complete"]:
+        raise ApiError(
+            "processing_too_long", f"it was not done within {limits.processing_s:g} seconds"
+        )
+    (file,) = document["files"]
+    if file["status"] == FAILED:
+        raise ApiError("unreadable_file", file["reason"])
+    if any(image.get("time_s", 0) > limits.video_s for image in document["images"]):
+        raise _too_long(limits)
+
+
+def _for_client(document: dict, name: str) -> dict[str, object]:
+    """The document with the client's name of the file, and without files of the server's."""
+    for member in ("files", "images", "results"):
+        for entry in document[member]:
+            entry["file_name"] = name
+    for entry in document["files"]:
+        for member in OUTPUT_MEMBERS:
+            entry.pop(member, None)
+    return document
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ApiError(
+            "too_many_pixels",
+            f"{width}x{height} is {width * height} pixels; at most {max_pixels} are taken",
+        )
+
+
+def _too_long(limits: ServerLimits) -> ApiError:
+    return ApiError("video_too_long", f"videos may be {limits.video_s:g} seconds long at most")

@@ -1,0 +1,52 @@
+"""What the server answers when it does not answer with results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ApiError(Exception):
+    """An answer other than results: ``{"error": {"code": ..., "message": ...}}``.
+
+    Attributes:
+        status: of HTTP.
+        code: for programs: one of ``CODES``.
+        message: for people; names the fault and the limit.
+        headers: of the answer.
+    """
+
+    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = CODES[code]
+        self.code, self.message = code, message
+        self.headers = dict(headers or {})
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The body, for JSON."""
+        return error_content(self.code, self.message)
+
+
+# Code -> status of HTTP
+CODES = {
+    "bad_request": 400,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "upload_too_slow": 408,
+    "too_many_bytes": 413,
+    "too_many_pixels": 413,
+    "video_too_long": 413,
+    "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "unreadable_file": 422,
+    "processing_too_long": 422,
+    "internal_error": 500,
+    "busy": 503,
+    "shutting_down": 503,
+}
+
+
+def error_content(code: str, message: str) -> dict[str, object]:
+    """The body of an error, for JSON."""
+    return {"error": {"code": code, "message": message}}

@@ -1,0 +1,132 @@
+"""The gate for uploads: how many at once, how large, how slow. Nothing is read before a place is
+free."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from comics.server.errors import ApiError
+from comics.server.limits import ServerLimits
+
+FORM = "multipart/form-data"
+# A refused upload is read on for so long, and thrown away: a browser whose connection is closed
+# while it still sends never sees the answer
+DRAIN_S = 5.0
+
+
+class UploadRefused(HTTPException):
+    """What ends the reading of a form; frameworks pass this kind on.
+
+    Attributes:
+        error: the answer.
+    """
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.status, error.message, error.headers)
+        self.error = error
+
+
+@dataclass
+class Places:
+    """How many uploads are arriving, waiting or looked at now."""
+
+    taken: int = 0
+
+
+class UploadGate:
+    """ASGI middleware for the path of uploads; each holds a place until it is answered.
+
+    Args:
+        app: behind it.
+        path: of uploads.
+        limits: see ``ServerLimits``.
+        places: counts them.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, limits: ServerLimits, places: Places) -> None:
+        self._app, self._path, self._limits, self._places = app, path, limits, places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        upload = scope["type"] == "http" and scope["path"] == self._path
+        if not upload or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(Headers(scope=scope))
+        except ApiError as error:
+            await _drain(receive, self._limits.upload_bytes)
+            await JSONResponse(error.content, error.status, error.headers)(scope, receive, send)
+            return
+        self._places.taken += 1
+        try:
+            await self._app(scope, _Body(receive, self._limits).receive, send)
+        finally:
+            self._places.taken -= 1
+
+    def _check(self, headers: Headers) -> None:
+        if self._places.taken >= self._limits.places:
+            raise ApiError(
+                "busy",
+                f"{self._places.taken} files are being looked at or wait already; try again later",
+                {"Retry-After": "5"},
+            )
+        if headers.get("content-type", "").split(";")[0].strip().lower() != FORM:
+            raise ApiError("unsupported_media_type", f"send the file as {FORM}, in a field 'file'")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._limits.upload_bytes:
+            raise _too_many_bytes(self._limits)
+
+
+class _Body:
+    """Counts and times what arrives, whatever its headers said."""
+
+    def __init__(self, receive: Receive, limits: ServerLimits) -> None:
+        self._receive, self._limits = receive, limits
+        self._deadline = asyncio.get_running_loop().time() + limits.upload_s
+        self._bytes = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        if self._complete:  # what comes now is the end of the connection
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise UploadRefused(
+                ApiError(
+                    "upload_too_slow",
+                    f"the upload did not arrive within {self._limits.upload_s:g} seconds",
+                    {"Connection": "close"},
+                )
+            ) from None
+        self._bytes += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._bytes > self._limits.upload_bytes:
+            if not self._complete:
+                await _drain(self._receive, self._limits.upload_bytes)
+            raise UploadRefused(_too_many_bytes(self._limits))
+        return message
+
+
+def _too_many_bytes(limits: ServerLimits) -> ApiError:
+    return ApiError("too_many_bytes", f"an upload may have {limits.upload_bytes} bytes at most")
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Read and forget the rest of a body, so far as it is short and comes soon."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return

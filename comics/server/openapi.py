@@ -1,0 +1,53 @@
+"""The schema of results and errors, for the description of the API."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+from comics.server.errors import CODES
+
+PREFIX = "#/components/schemas/"
+LOCAL = "#/$defs/"
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "additionalProperties": False,
+            "properties": {
+                "code": {"enum": sorted(CODES)},
+                "message": {"type": "string", "minLength": 1},
+            },
+        }
+    },
+}
+
+
+def results_schemas() -> dict[str, object]:
+    """Name -> schema: "Results", the document of ``comics detect``, and what it is made of."""
+    text = (files("comics.inference") / "results.schema.json").read_text(encoding="utf-8")
+    # A reference to another part of that file leads nowhere from inside an API's description
+    schema = json.loads(text.replace(LOCAL, f"{PREFIX}results_"))
+    schema.pop("$schema", None)
+    parts = {f"results_{name}": part for name, part in schema.pop("$defs").items()}
+    return {"Results": schema, **parts, "Error": ERROR}
+
+
+def content(name: str) -> dict[str, object]:
+    """A JSON body of a schema."""
+    return {"application/json": {"schema": {"$ref": PREFIX + name}}}
+
+
+def error_responses(*statuses: int) -> dict[int, dict[str, object]]:
+    """Responses with the codes that go with each status."""
+    return {
+        status: {
+            "description": ", ".join(code for code, own in CODES.items() if own == status),
+            "content": content("Error"),
+        }
+        for status in statuses
+    }

@@ -1,0 +1,217 @@
+"use strict";
+// Sends a file to /api/detect and shows what comes back. Text goes into the page as text only.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const form = byId("form"), input = byId("file"), drop = byId("drop"), stage = byId("stage");
+  const SVG = "http://www.w3.org/2000/svg";
+  const VERDICTS = {
+    no_face_found: "No face found", all_faces_real: "All faces real", forged_face_found: "Forged face found",
+  };
+  const LINES = 5; // styles of lines
+  let running = null; // of the upload at hand: what ends it
+  let addresses = []; // of blobs, to be given back
+
+  const element = (name, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+  const drawn = (name, attributes, ...children) => {
+    const made = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+  const address = (blob) => {
+    const url = URL.createObjectURL(blob);
+    addresses.push(url);
+    return url;
+  };
+  const percent = (p) => {
+    const rounded = Math.round(100 * p);
+    if (rounded === 100 && p < 1) return ">99%";
+    if (rounded === 0 && p > 0) return "<1%";
+    return `${rounded}%`;
+  };
+  const say = (text, isError = false) => {
+    byId("status").textContent = text;
+    byId("status").classList.toggle("error", isError);
+  };
+  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+  const label = (face) => (face.category_id === 1 ? "fake" : "real");
+  const labelText = (face) => {
+    const p = face.category_id === 1 ? face.fake_probability : 1 - face.fake_probability;
+    return `${label(face).toUpperCase()} ${percent(p)}`;
+  };
+
+  const boxes = (faces, width, height) => {
+    const overlay = drawn("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
+    const size = Math.max(11, Math.sqrt(width * height) * 0.03);
+    for (const face of faces) {
+      const [x, y, w, h] = face.bbox;
+      const place = { x, y, width: w, height: h };
+      overlay.append(drawn("rect", { ...place, class: "box rim" }));
+      overlay.append(drawn("rect", { ...place, class: `box ${label(face)}` }));
+      const above = y > size * 1.3 ? y - size * 0.3 : Math.min(height, y + h + size);
+      const plate = { x, y: above, "font-size": size, class: `plate on-${label(face)}` };
+      overlay.append(drawn("text", plate, labelText(face)));
+    }
+    return overlay;
+  };
+
+  const byFrame = (results) => {
+    const faces = new Map(results.images.map((image) => [image.id, []]));
+    for (const face of results.results) faces.get(face.image_id).push(face);
+    return results.images.map((image) => ({ ...image, faces: faces.get(image.id) }));
+  };
+
+  const showPicture = (file, image) => {
+    const picture = element("img", { alt: `The picture, ${plural(image.faces.length, "face")} marked` });
+    picture.onerror = () => stage.replaceChildren(
+      element("p", { className: "quiet" }, "This browser cannot show this kind of picture."));
+    picture.src = address(file);
+    stage.replaceChildren(picture, boxes(image.faces, image.width, image.height));
+  };
+
+  const showVideo = (file, frames) => {
+    const video = element("video", { controls: true, muted: true, playsInline: true });
+    video.setAttribute("aria-label", "The video, faces marked");
+    video.onerror = () => stage.replaceChildren(
+      element("p", { className: "quiet" }, "This browser cannot show this kind of video."));
+    const draw = () => {
+      let at = 0;
+      while (at + 1 < frames.length && frames[at + 1].time_s <= video.currentTime + 0.02) at += 1;
+      const { faces, width, height } = frames[at];
+      if (stage.lastChild !== video) stage.lastChild.remove(); // the video itself must stay put
+      stage.append(boxes(faces, width, height));
+    };
+    stage.replaceChildren(video);
+    if (!frames.length) return;
+    for (const name of ["loadeddata", "seeked", "timeupdate"]) video.addEventListener(name, draw);
+    if ("requestVideoFrameCallback" in video) {
+      const next = () => { draw(); video.requestVideoFrameCallback(next); };
+      video.requestVideoFrameCallback(next);
+    }
+    video.src = address(file);
+  };
+
+  const tracksOf = (frames) => {
+    const tracks = new Map();
+    for (const frame of frames) {
+      for (const face of frame.faces) {
+        if (!tracks.has(face.track_id)) tracks.set(face.track_id, []);
+        tracks.get(face.track_id).push([frame.time_s, face.fake_probability]);
+      }
+    }
+    return [...tracks].sort(([a], [b]) => a - b);
+  };
+  const median = (values) => {
+    const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
+    return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  };
+
+  const showTimeline = (tracks, end, threshold) => {
+    byId("timeline").hidden = !tracks.length;
+    if (!tracks.length) return;
+    const plot = drawn("svg", { viewBox: "0 -0.03 1 1.06", preserveAspectRatio: "none", "aria-hidden": "true" });
+    if (Number.isFinite(threshold)) {
+      plot.append(drawn("line", { x1: 0, x2: 1, y1: 1 - threshold, y2: 1 - threshold }));
+    }
+    tracks.forEach(([, points], position) => {
+      const places = points.map(([t, p]) => `${end ? t / end : 0},${1 - p}`);
+      if (places.length === 1) places.push(places[0]);
+      plot.append(drawn("polyline", { points: places.join(" "), class: `line-${position % LINES}` }));
+    });
+    byId("plot").replaceChildren(plot, element("span", { className: "quiet" },
+      `From 0 to ${end.toFixed(1)} seconds; bottom 0, top 1; dotted: the threshold, ${threshold}`));
+    byId("plot").setAttribute("aria-label", `P(fake) over time of ${plural(tracks.length, "face")}`);
+  };
+
+  const fillTable = (heads, rows) => {
+    const table = byId("faces");
+    table.tHead.rows[0].replaceChildren(...heads.map((text) => element("th", { scope: "col" }, text)));
+    table.tBodies[0].replaceChildren(...rows.map((cells) =>
+      element("tr", {}, ...cells.map((text) => element("td", {}, text)))));
+    table.hidden = !rows.length;
+  };
+
+  const show = (file, results) => {
+    for (const url of addresses) URL.revokeObjectURL(url);
+    addresses = [];
+    const outcome = results.files[0], frames = byFrame(results), isVideo = outcome.kind === "video";
+    byId("verdict").className = `verdict ${outcome.verdict}`;
+    byId("verdict").textContent = VERDICTS[outcome.verdict];
+    const told = [outcome.file_name];
+    if (isVideo) {
+      const tracks = tracksOf(frames), last = frames.length ? frames[frames.length - 1].time_s : 0;
+      told.push(`${plural(tracks.length, "face")} followed through ${plural(outcome.analysed_frames, "frame")}`);
+      if (outcome.fake_probability !== undefined) told.push(`P(fake) ${outcome.fake_probability.toFixed(3)}`);
+      showVideo(file, frames);
+      showTimeline(tracks, last, results.provenance.fake_threshold);
+      fillTable(["Face", "From (s)", "To (s)", "Frames", "P(fake), median of its frames", "highest"],
+        tracks.map(([track, points]) => [
+          `#${track}`, points[0][0].toFixed(1), points[points.length - 1][0].toFixed(1), String(points.length),
+          median(points.map(([, p]) => p)).toFixed(3), Math.max(...points.map(([, p]) => p)).toFixed(3),
+        ]));
+    } else {
+      told.push(`${plural(outcome.faces, "face")}, ${outcome.forged_faces || "none"} forged`);
+      showPicture(file, frames[0]);
+      byId("timeline").hidden = true;
+      fillTable(["Face", "Verdict", "P(fake)", "Score", "Size"], frames[0].faces.map((face, position) => [
+        String(position + 1), label(face) === "fake" ? "Fake" : "Real", face.fake_probability.toFixed(3),
+        face.score.toFixed(3), `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])}`,
+      ]));
+    }
+    if (outcome.reason) told.push(outcome.reason);
+    byId("summary").textContent = told.join(" · ");
+    byId("download").href = address(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }));
+    byId("result").hidden = false;
+    byId("result").focus();
+  };
+
+  const send = async (file) => {
+    if (running) running.abort();
+    byId("result").hidden = true;
+    if (file.size > Number(form.dataset.bytes)) {
+      say(`${file.name} has ${file.size} bytes, more than the ${form.dataset.bytes} allowed.`, true);
+      return;
+    }
+    const mine = running = new AbortController();
+    byId("cancel").hidden = false;
+    say(`Looking at ${file.name} …`);
+    try {
+      const body = new FormData();
+      body.append("file", file);
+      const answer = await fetch("/api/detect", { method: "POST", body, signal: mine.signal });
+      const content = await answer.json();
+      if (running !== mine) return;
+      if (answer.ok) {
+        show(file, content);
+        say("Done.");
+      } else {
+        say(`${file.name}: ${content.error.message}`, true);
+      }
+    } catch (error) {
+      if (running !== mine) return;
+      say(error.name === "AbortError" ? "Cancelled." : "The server cannot be reached, or closed the connection.", true);
+    }
+    running = null;
+    byId("cancel").hidden = true;
+  };
+
+  const sendFirst = (files) => {
+    if (files.length > 1) say("One file at a time.", true);
+    else if (files.length) send(files[0]);
+  };
+  input.addEventListener("change", () => { sendFirst(input.files); input.value = ""; });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  byId("cancel").addEventListener("click", () => running && running.abort());
+  for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+    window.addEventListener(name, (event) => {
+      event.preventDefault(); // or the browser would open the file itself
+      drop.classList.toggle("over", name === "dragenter" || name === "dragover");
+    });
+  }
+  window.addEventListener("drop", (event) => sendFirst(event.dataTransfer.files));
+  window.addEventListener("paste", (event) => sendFirst(event.clipboardData.files));
+})();

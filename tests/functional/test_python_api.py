@@ -1,0 +1,81 @@
+"""``comics.load`` and what README shows of it, with a tiny model of random weights."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import comics
+from comics.config import load_config
+from comics.inference.predictor import Predictor
+from comics.modeling.build import build_model
+from comics.modeling.weights import save_weights
+from comics.structures import Faces
+
+TINY = [
+    "MODEL.META_ARCHITECTURE", "FCOS", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
+    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
+    "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "10",
+    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "TEST.SCORE_THRESH", "0.05",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    cfg = load_config(overrides=TINY)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_weights(path, build_model(cfg).state_dict(), cfg, {"iteration": "0"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 255, (90, 110, 3), dtype=np.uint8)
+
+
+def test_importing_comics_is_quick():
+    code = (
+        "import comics, sys; comics.load; "
+        "assert not {'torch', 'numpy', 'PIL', 'av', 'cv2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_load_and_call(weights, image, tmp_path):
+    predictor = comics.load(weights, device="cpu")
+    assert isinstance(predictor, Predictor)
+    faces = predictor(image)
+    (expected,) = predictor.predict([image])
+    assert len(faces) and torch.equal(faces.boxes, expected.boxes)
+    assert torch.equal(faces.fake_probability, expected.fake_probability)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    found = predictor([tmp_path / "photo.png", image])
+    assert [type(one) for one in found] == [Faces, Faces]
+    torch.testing.assert_close(found[0].boxes, found[1].boxes)
+    html = faces._repr_html_()
+    assert html.startswith('<img src="data:image/jpeg;base64,') and "<table>" in html
+
+
+def test_options_reach_the_predictor(weights):
+    predictor = comics.load(str(weights), "cpu", score_threshold=0.9, fake_threshold=0.25)
+    assert (predictor.rule.score_threshold, predictor.rule.fake_threshold) == (0.9, 0.25)
+    with pytest.raises(ValueError, match="fake_threshold"):
+        comics.load(weights, "cpu", fake_threshold=2)
+    with pytest.raises(TypeError, match="colour"):
+        comics.load(weights, "cpu", colour="blue")
+
+
+def test_the_default_model(weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("COMICS_WEIGHTS", str(weights))
+    assert comics.load(device="cpu").provenance["weights"] == weights.name
+    monkeypatch.delenv("COMICS_WEIGHTS")
+    monkeypatch.setattr("comics.inference.default_weights.SHIPPED", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="COMICS_WEIGHTS"):
+        comics.load()
+    with pytest.raises(FileNotFoundError, match="none"):
+        comics.load(tmp_path / "none.safetensors")
