@@ -10,10 +10,28 @@ VERSION = re.search(
     r'^__version__ = "(.+)"', (ROOT / "comics/__init__.py").read_text(encoding="utf-8"), re.M
 ).group(1)
 
+SERVE = ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 EXTRAS = {
     "heic": ["pillow-heif"],
+    "onnx": ONNX,
+    "serve": SERVE,
     "tensorboard": ["tensorboard"],
-    "dev": ["hypothesis", "jsonschema", "psutil", "pytest", "pytest-xdist", "ruff", "tensorboard"],
+    "dev": [
+        *SERVE,
+        *ONNX,
+        "httpx2",
+        "hypothesis",
+        "jsonschema",
+        # Drives a Chromium that is there already; it need not download its own
+        "playwright",
+        "psutil",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "schemathesis",
+        "tensorboard",
+    ],
 }
 
 setup(

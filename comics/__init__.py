@@ -30,8 +30,8 @@ def load(
     """A predictor, to be called with pictures and videos: see ``Predictor.__call__``.
 
     Args:
-        weights: a model file; None: the one that the environment variable COMICS_WEIGHTS names,
-            else the one that comes with the package.
+        weights: a model file, or an ONNX file of ``tools/export_onnx.py``; None: the one that the
+            environment variable COMICS_WEIGHTS names, else the one that comes with the package.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         options: thresholds, face method and the like: see ``Predictor.from_file``.
 
@@ -41,6 +41,6 @@ def load(
     """
     # Importing torch takes seconds; `import comics` does not
     from comics.inference.default_weights import default_weights
-    from comics.inference.predictor import Predictor
+    from comics.inference.load import load_predictor
 
-    return Predictor.from_file(default_weights(weights), device, **options)
+    return load_predictor(default_weights(weights), device, **options)

@@ -39,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clusters", type=int, metavar="K", help="short for MODEL.FACE.GUIDE_SPACE.NUM_CLUSTERS K"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="configuration, last"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration, last")
     return parser
 
 

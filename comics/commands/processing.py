@@ -89,20 +89,22 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
 
 def _predictor(options: argparse.Namespace):
     from comics.inference.default_weights import default_weights
-    from comics.inference.predictor import Predictor
+    from comics.inference.load import load_predictor
 
-    predictor = Predictor.from_file(
+    predictor = load_predictor(
         default_weights(options.weights),
         options.device,
-        options.score_threshold,
-        options.fake_threshold,
-        options.face_weights,
+        score_threshold=options.score_threshold,
+        fake_threshold=options.fake_threshold,
+        face_weights=options.face_weights,
         tiling=options.tiling,
         amp=options.amp,
         compiled=options.compile,
     )
     if options.heat_maps and not predictor.looks_at_faces:
         raise ValueError("--heat-maps needs a face method: give --face-weights")
+    if options.heat_maps and not predictor.has_heat_maps:
+        raise ValueError("--heat-maps needs gradients, which ONNX models lack: use .safetensors")
     return predictor
 
 

@@ -107,19 +107,19 @@ def run_serve(options: argparse.Namespace) -> int:
         )
     # After the arguments are known to be sound: these imports take seconds
     from comics.inference.default_weights import default_weights
-    from comics.inference.predictor import Predictor
+    from comics.inference.load import load_predictor
     from comics.server.app import build_app
 
     try:
         limits = _limits(options)
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-        predictor = Predictor.from_file(
+        predictor = load_predictor(
             default_weights(options.weights),
             options.device,
-            options.score_threshold,
-            options.fake_threshold,
-            options.face_weights,
+            score_threshold=options.score_threshold,
+            fake_threshold=options.fake_threshold,
+            face_weights=options.face_weights,
             tiling=options.tiling,
         )
         allowed = _allowed_hosts(options.host, options.allowed_host)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from comics.inference.predictor import Predictor
+if TYPE_CHECKING:
+    from comics.inference.predictor import Predictor
 
 ONNX_SUFFIX = ".onnx"
 
@@ -22,6 +24,8 @@ def load_predictor(path: str | os.PathLike, device: str = "auto", **options) -> 
         FileNotFoundError, ValueError: as ``from_file``; or if ONNX Runtime is not installed.
     """
     if Path(path).suffix.lower() != ONNX_SUFFIX:
+        from comics.inference.predictor import Predictor
+
         return Predictor.from_file(path, device, **options)
     try:
         from comics.inference.onnx_predictor import OnnxPredictor

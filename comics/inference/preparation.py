@@ -22,6 +22,7 @@ from comics.data.preparation import (
     hold_out,
     prepare,
 )
+from comics.inference.load import load_predictor
 from comics.inference.predictor import Predictor
 
 EXIT_BAD_ARGUMENTS, EXIT_SKIPPED = 2, 3
@@ -49,7 +50,7 @@ class DetectorBoxes:
 
 @lru_cache(maxsize=1)
 def _predictor(weights: str, score: float, device: str) -> Predictor:
-    return Predictor.from_file(weights, device=device, score_threshold=score)
+    return load_predictor(weights, device, score_threshold=score)
 
 
 def preparer_parser(description: str) -> argparse.ArgumentParser:

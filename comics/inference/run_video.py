@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
 import torch
 
@@ -120,7 +119,8 @@ def run_video(
         stop: asked after each batch; once it says True, a live source ends there, as a whole one.
 
     Returns:
-        What became of it; "failed" with a reason where it cannot be used.
+        What became of it; "failed" with a reason where it cannot be used, "partial" where not all
+        of it could be read, or its annotated video not be written.
 
     Raises:
         OSError: if an output cannot be written.
@@ -141,9 +141,6 @@ def run_video(
             )
         except VideoError as error:
             return FileStatus(file.name, "video", FAILED, reason=error.reason)
-        except av.FFmpegError as error:
-            reason = f"the annotated video cannot be written: {error}"
-            return FileStatus(file.name, "video", FAILED, reason=reason)
         return _finish(file, options, outputs, outcome, recorder, following.counts)
 
 
@@ -220,12 +217,12 @@ def _finish(
     return FileStatus(
         file_name=file.name,
         kind="video",
-        status=PARTIAL if outcome.fault else OK,
+        status=PARTIAL if outcome.fault or outcome.output_fault else OK,
         verdict=verdict,
         faces=counts["faces"],
         forged_faces=counts["forged"],
-        reason="; ".join(filter(None, (outcome.fault, outcome.note))) or None,
-        output=outputs.media,
+        reason="; ".join(filter(None, (outcome.fault, outcome.note, outcome.output_fault))) or None,
+        output=None if outcome.output_fault else outputs.media,
         frames=outcome.frames,
         analysed_frames=outcome.analysed_frames,
         frames_with_faces=counts["with_faces"],

@@ -10,24 +10,21 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 
 from comics.inference.animation_reader import AnimationReader, is_animation
-from comics.inference.background import Consumer
-from comics.inference.files import atomic_path
+from comics.inference.annotated_video import Annotate, AnnotatedVideo, Shown
 from comics.inference.frames import Frame, Selection, VideoError
-from comics.inference.video_reader import VideoReader, weight
+from comics.inference.video_reader import VideoReader
 from comics.inference.video_source import LiveSource
-from comics.inference.video_writer import VideoWriter
 from comics.structures import Faces
 
 __all__ = ["VideoError", "VideoReport", "process_video"]
 
 Predict = Callable[[list[np.ndarray]], list[Faces]]
-Annotate = Callable[[np.ndarray, Any], np.ndarray]
 OnFrame = Callable[[Frame, Faces], Any]
 FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
 # Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
@@ -44,6 +41,7 @@ class VideoReport:
         analysed_frames: that the detector saw.
         fault: why not everything could be read; None if everything was.
         note: what was left out of the annotated video, or passed over; None if nothing.
+        output_fault: why there is no annotated video though one was asked for; None if there is.
         width, height: of the first frame, upright.
         end_s: seconds from the video's first frame to the end of the last one.
     """
@@ -52,6 +50,7 @@ class VideoReport:
     analysed_frames: int
     fault: str | None
     note: str | None
+    output_fault: str | None = None
     width: int = 0
     height: int = 0
     end_s: float = 0.0
@@ -87,7 +86,8 @@ def process_video(
     Raises:
         VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
             ``output`` is then not written.
-        av.FFmpegError: if the annotated video cannot be encoded.
+        OSError: if the disk is full. Where the annotated video cannot be encoded for another
+            reason, the report says so, and the analysis is whole.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
@@ -95,15 +95,12 @@ def process_video(
         reader = stack.enter_context(
             open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
         )
-        writer = encoder = None
+        annotated = None
         if output is not None:
-            writer = VideoWriter(stack.enter_context(atomic_path(output)), reader)
-            stack.callback(writer.abandon)
-            drawing = _Drawing(writer, annotate)
-            encoder = stack.enter_context(
-                Consumer(drawing.add, FRAMES_AHEAD * batch_size, name="encode", weigh=_weight)
+            annotated = stack.enter_context(
+                AnnotatedVideo(output, reader, annotate, FRAMES_AHEAD * batch_size)
             )
-        loop = _Loop(predict, on_frame, encoder, batch_size)
+        loop = _Loop(predict, on_frame, annotated, batch_size)
         for item in reader:
             loop.add(item)
             if reader.is_live and stop():
@@ -111,10 +108,9 @@ def process_video(
         loop.flush()
         if not loop.frames:
             raise VideoError(path, reader.fault or _no_frame(selection))
-        if writer is not None:
-            encoder.finish()
-            writer.close()
-        return loop.report(reader, None if writer is None else writer.audio_note)
+        if annotated is not None:
+            annotated.finish()
+        return loop.report(reader)
 
 
 def open_reader(
@@ -143,17 +139,6 @@ def _no_frame(selection: Selection) -> str:
     return f"no frame from {selection.start_s:g} s on"
 
 
-class _Shown(NamedTuple):
-    """A frame to be written, and what is drawn on it; None: nothing."""
-
-    frame: Frame
-    drawn: Any
-
-
-def _weight(item: _Shown | av.Packet) -> float:
-    return weight(item.frame if isinstance(item, _Shown) else item)
-
-
 class _Loop:
     """Collects frames until a batch is full, then detects and hands them on in order."""
 
@@ -161,13 +146,13 @@ class _Loop:
         self,
         predict: Predict,
         on_frame: OnFrame,
-        encoder: Consumer | None,
+        annotated: AnnotatedVideo | None,
         batch_size: int,
     ) -> None:
         self.frames = 0  # that came
         self._analysed_frames = 0
         self._first_size = (0, 0)
-        self._predict, self._on_frame, self._encoder = predict, on_frame, encoder
+        self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
         self._batch_size = batch_size
         self._pending: list[Frame | av.Packet] = []
         self._batch: list[np.ndarray] = []
@@ -179,8 +164,8 @@ class _Loop:
         if not isinstance(item, Frame):
             if self._pending:  # its place is behind them
                 self._pending.append(item)
-            elif self._encoder is not None:
-                self._encoder.put(item)
+            elif self._annotated is not None:
+                self._annotated.put(item)
             return
         self._pending.append(item)
         if not self.frames:
@@ -203,40 +188,28 @@ class _Loop:
                 drawn = self._on_frame(item, faces)
                 self._drawn = faces if drawn is None else drawn
                 self._drawn_size = tuple(faces.image_size)
-            if self._encoder is not None:
-                self._encoder.put(self._shown(item) if isinstance(item, Frame) else item)
+            if self._annotated is not None:
+                self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
 
-    def report(self, reader: VideoReader | AnimationReader, note: str | None) -> VideoReport:
+    def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
+        notes = []
+        if self._annotated is not None and self._annotated.note:
+            notes.append(self._annotated.note)
         if reader.skipped:
-            lost = f"{reader.skipped} frames came while there was no time for them"
-            note = lost if note is None else f"{note}; {lost}"
+            notes.append(f"{reader.skipped} frames came while there was no time for them")
         height, width = self._first_size
         return VideoReport(
             frames=reader.frames,
             analysed_frames=self._analysed_frames,
             fault=reader.fault,
-            note=note,
+            note="; ".join(notes) or None,
+            output_fault=None if self._annotated is None else self._annotated.fault,
             width=width,
             height=height,
             end_s=reader.end_s,
         )
 
-    def _shown(self, frame: Frame) -> _Shown:
+    def _shown(self, frame: Frame) -> Shown:
         # The video may change its size on the way
         fits = self._drawn_size == frame.image.shape[:2]
-        return _Shown(frame, self._drawn if fits else None)
-
-
-class _Drawing:
-    """Draws and writes, in the thread of the encoder."""
-
-    def __init__(self, writer: VideoWriter, annotate: Annotate) -> None:
-        self._writer, self._annotate = writer, annotate
-
-    def add(self, item: _Shown | av.Packet) -> None:
-        if isinstance(item, av.Packet):
-            self._writer.write_audio(item)
-            return
-        frame, drawn = item
-        image = frame.image if drawn is None else self._annotate(frame.image, drawn)
-        self._writer.write(image, frame)
+        return Shown(frame, self._drawn if fits else None)

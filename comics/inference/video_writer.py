@@ -26,6 +26,8 @@ ENCODER = "libx264"
 # Visually close to the source, and quick. No B-frames: MP4 stores times in decoding order, and
 # would lose how long the last frame is shown when another is decoded after it.
 ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}
+# Of the codecs whose header MP4 repeats: without it, the file could not be finished
+HEADER_BYTES = {"opus": 19, "flac": 34}
 BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers for the colour matrix and range that are written
 
 
@@ -111,10 +113,13 @@ class VideoWriter:
             return None
         codec = source.codec_context
         name = codec.codec.canonical_name if codec is not None else "of an unknown kind"
-        if name in self._container.supported_codecs:
-            return self._container.add_stream_from_template(source)
-        self.audio_note = f"sound left out: MP4 cannot hold {name}"
-        return None
+        if name not in self._container.supported_codecs:
+            self.audio_note = f"sound left out: MP4 cannot hold {name}"
+            return None
+        if len(codec.extradata or b"") < HEADER_BYTES.get(name, 0):
+            self.audio_note = f"sound left out: its {name} header is broken"
+            return None
+        return self._container.add_stream_from_template(source)
 
     def _fitted(self, image: np.ndarray) -> np.ndarray:
         height, width = self._size

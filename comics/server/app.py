@@ -114,7 +114,6 @@ class _Service:
             title="Faces, real and forged",
             limits=limits,
             kept=keep is not None,
-            fake_threshold=predictor.provenance.get("fake_threshold", "?"),
         )
         self._page_policy = content_policy(script, PAGE_POLICY | {"frame-ancestors": "'none'"})
 

@@ -9,7 +9,7 @@ mapper=...)``): the same transforms, drawn from the loader process's own generat
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,23 @@ EVALUATOR_TYPE = "comics"  # of the metadata
 LARGEST_SEED = 2**63 - 1
 
 
-def register_datasets(cfg: CfgNode) -> None:
-    """Enter every entry of ``DATASETS.TRAIN``, ``VAL`` and ``TEST`` into the catalogs.
+def register_datasets(cfg: CfgNode, entries: Sequence[str] | None = None) -> None:
+    """Enter sets into the catalogs.
 
     An entry that is there already is left as it is, unless it is ours and its files have moved.
+
+    Args:
+        cfg: ``DATASETS`` is read.
+        entries: registered names or annotation files; None: all of ``DATASETS.TRAIN``, ``VAL`` and
+            ``TEST``.
 
     Raises:
         KeyError, DatasetError: for an entry that does not exist.
     """
     root = datasets_root(cfg)
-    for entry in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]):
+    if entries is None:
+        entries = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
+    for entry in dict.fromkeys(entries):
         if entry not in DatasetCatalog:
             register_faces(entry, dataset_files(entry, root))
         elif MetadataCatalog.get(entry).get("evaluator_type") == EVALUATOR_TYPE:

@@ -208,7 +208,7 @@ def _evaluate(cfg: CfgNode) -> Outcome:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
         measured_sets(cfg, cfg.DATASETS.TEST)
-        register_datasets(cfg)
+        register_datasets(cfg, cfg.DATASETS.TEST)
         model = build_fast_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS, must_fit=True)
     _, skipped = measure(cfg, model.eval(), cfg.DATASETS.TEST)

@@ -83,7 +83,8 @@ class ComicsTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode, *, resume: bool = False) -> None:
         TrainerBase.__init__(self)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        register_datasets(cfg)
+        # Those of DATASETS.TEST need not be on this machine
+        register_datasets(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL])
         resume = resume and ComicsCheckpointer(nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()
         seed_everything(cfg.SEED)
         self.plain_model = self.build_model(cfg)
@@ -300,12 +301,13 @@ def measure(
     Args:
         cfg: INPUT, TEST, DATALOADER, DATASETS.ROOT, OUTPUT_DIR and MODEL.MASK_ON are read.
         model: takes Detectron2's inputs.
-        entries: names in the catalogs.
+        entries: as in ``DATASETS``, or names in the catalogs; they are entered there.
 
     Returns:
         Task -> name -> figure (the mean over the sets; with several sets also set -> the same),
         empty but on the main process; and the paths of images that could not be read.
     """
+    register_datasets(cfg, entries)
     found, skipped = {}, []
     for position, entry in enumerate(entries):
         inputs = build_test_inputs(cfg, entry)

@@ -170,15 +170,47 @@ def test_a_video_that_fails_leaves_nothing(tmp_path, run):
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
-def test_a_video_that_cannot_be_encoded_says_so(
+def test_a_video_that_cannot_be_encoded_is_analysed_all_the_same(
     tmp_path, encode_video, make_scene, run, monkeypatch
 ):
     monkeypatch.setattr("comics.inference.video_writer.ENCODER_OPTIONS", {"preset": "nonsense"})
-    path = encode_video(tmp_path / "a.mp4", [make_scene()] * 4)
-    status, *_ = run(path)
-    assert status.status == "failed"
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(30)])
+    status, document, came = run(path)
+    assert (status.status, status.output, status.tracks) == ("partial", None, 2)
     assert "the annotated video cannot be written" in status.reason
+    assert len(came) == document["analysed_frames"] == 30
     assert not list((tmp_path / "out").rglob("*.mp4"))
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_full_disk_is_no_fault_of_the_video(tmp_path, encode_video, make_scene, run, monkeypatch):
+    def full(*_):
+        raise av.error.FFmpegError(28, "No space left on device")
+
+    monkeypatch.setattr("comics.inference.video_writer.VideoWriter.write", full)
+    path = encode_video(tmp_path / "a.mp4", [make_scene()] * 4)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(path)
+    assert not isinstance(caught.value, av.FFmpegError)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_sound_with_a_broken_header_is_left_out(tmp_path, encode_video, make_scene, run):
+    """MP4 repeats the header of Opus at the end of the file, and could not be finished."""
+    path = encode_video(
+        tmp_path / "a.webm", [two_faces(make_scene, 0)] * 6, codec="libvpx-vp9", sound="libopus",
+        options={"deadline": "realtime", "cpu-used": "8"},
+    )  # fmt: skip
+    content = bytearray(path.read_bytes())
+    private = content.index(b"OpusHead") - 1  # the element's length, a byte before it
+    assert content[private - 2 : private] == b"\x63\xa2" and content[private] == 0x80 | 19
+    content[private - 2 : private] = b"\x63\xa3"  # an element that nobody knows
+    path.write_bytes(content)
+    status, *_ = run(path)
+    assert status.reason == "sound left out: its opus header is broken"
+    with av.open(str(tmp_path / "out" / status.output)) as container:
+        assert len(list(container.decode(video=0))) == 6
+        assert not container.streams.audio
 
 
 def test_frames_that_change_their_size_stay_one_track(tmp_path, encode_video, make_scene, run):

@@ -7,60 +7,14 @@ steps, overfitted on a handful of images, saved, reloaded, and asked for the sam
 import pytest
 import torch
 
-from comics.config import load_config
 from comics.modeling.build import FAST_LAYOUT, build_model, load_model
 from comics.modeling.weights import save_weights
 from comics.ops.boxes import box_iou
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
-TINY = [
-    "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
-    "MODEL.RESNETS.WIDTH_PER_GROUP", "16",
-    "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FCOS.NUM_CLS_CONVS", "1",
-    "MODEL.FCOS.NUM_BOX_CONVS", "1", "MODEL.BASIS_MODULE.CONVS_DIM", "16",
-    "MODEL.BASIS_MODULE.NUM_CONVS", "1", "MODEL.BLENDMASK.ATTN_SIZE", "7",
-    "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28", "MODEL.COMICS.PROPOSAL.BANK_SIZE", "64",
-    "MODEL.COMICS.PROPOSAL.DIM", "16", "MODEL.COMICS.PROPOSAL.MATCH", "assigned",
-]  # fmt: skip
-# What a detector needs besides, plain and as its COMICS variant
-TINY_OF = {
-    "MEInst": [
-        "MODEL.MEInst.NUM_CLS_CONVS", "1", "MODEL.MEInst.NUM_BOX_CONVS", "1",
-        "MODEL.MEInst.NUM_MASK_CONVS", "1", "MODEL.MEInst.DIM_MASK", "20",
-    ],
-    "SOLOv2": [
-        "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.TOP_BLOCK", "pool", "MODEL.SOLOV2.NUM_GRIDS", "[16, 12, 8, 6, 4]",
-        "MODEL.SOLOV2.INSTANCE_CHANNELS", "32", "MODEL.SOLOV2.NUM_INSTANCE_CONVS", "1",
-        "MODEL.SOLOV2.MASK_CHANNELS", "32", "MODEL.SOLOV2.NUM_KERNELS", "32",
-        "MODEL.SOLOV2.NUM_MASKS", "32",
-        "MODEL.COMICS.PROPOSAL.LEVELS", "['p2', 'p3', 'p4', 'p5', 'p6']",
-    ],
-    "MaskRCNN": [
-        "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.TOP_BLOCK", "pool", "MODEL.ROI_BOX_HEAD.FC_DIM", "64",
-        "MODEL.ROI_MASK_HEAD.CONV_DIM", "32", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2",
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "200", "MODEL.RPN.PRE_NMS_TOPK_TEST", "100",
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "50",
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32",
-        "MODEL.COMICS.PROPOSAL.LEVELS", "['p2', 'p3', 'p4', 'p5']",
-        "MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS", "[0.1, 0.2, 0.4, 0.7]",
-    ],
-    "CondInst": [
-        "MODEL.CONDINST.MASK_BRANCH.CHANNELS", "16", "MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "1",
-    ],
-}  # fmt: skip
 PLAIN = sorted(name for name, _ in DETECTORS)
 ALL = [*PLAIN, *(f"COMICS{name}" for name in PLAIN if name != "FCOS")]
-
-
-def tiny_config(name: str):
-    own = TINY_OF.get(name.removeprefix("COMICS"), [])
-    return load_config(overrides=[*TINY, *own, "MODEL.META_ARCHITECTURE", name])
 
 
 def scene(seed: int, size=(96, 128)) -> tuple[torch.Tensor, Faces]:
@@ -95,16 +49,24 @@ def training_step(model, optimizer, images, targets):
     return output
 
 
-def prepared(name: str):
-    torch.manual_seed(0)
-    model = build_model(tiny_config(name))
-    if hasattr(model, "prepare_training"):
-        model.prepare_training()
-    return model.train()
+@pytest.fixture
+def prepared(tiny_config):
+    """Function: the model of that name, ready to be trained."""
+
+    def prepare(name: str):
+        torch.manual_seed(0)
+        model = build_model(tiny_config(name))
+        if hasattr(model, "prepare_training"):
+            model.prepare_training()
+        return model.train()
+
+    return prepare
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_two_steps_then_save_and_reload_gives_the_same_output(name, tmp_path):
+def test_two_steps_then_save_and_reload_gives_the_same_output(
+    name, prepared, tiny_config, tmp_path
+):
     model = prepared(name)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01)
     images, targets = map(list, zip(*(scene(i) for i in range(2)), strict=True))
@@ -125,7 +87,7 @@ def test_two_steps_then_save_and_reload_gives_the_same_output(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_trained_parameter_gets_a_gradient(name):
+def test_every_trained_parameter_gets_a_gradient(name, prepared):
     model = prepared(name)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.0)
     images, targets = map(list, zip(*(scene(i) for i in range(2)), strict=True))
@@ -135,7 +97,7 @@ def test_every_trained_parameter_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_batches_without_faces_or_with_one_class_are_legal(name):
+def test_batches_without_faces_or_with_one_class_are_legal(name, prepared):
     model = prepared(name)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.001)
     image, faces = scene(0)
@@ -155,7 +117,7 @@ def test_batches_without_faces_or_with_one_class_are_legal(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_overfits_a_handful_of_images(name):
+def test_overfits_a_handful_of_images(name, prepared):
     model = prepared(name)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
     images, targets = map(list, zip(*(scene(i) for i in range(4)), strict=True))
@@ -176,6 +138,6 @@ def test_overfits_a_handful_of_images(name):
                 assert both > 0.6
 
 
-def test_an_unknown_architecture_lists_the_choices():
+def test_an_unknown_architecture_lists_the_choices(tiny_config):
     with pytest.raises(KeyError, match="BlendMask"):
         build_model(tiny_config("BlendMsk"))

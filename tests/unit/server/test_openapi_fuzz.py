@@ -1,12 +1,13 @@
 """Requests made from the API's own description: every answer must be one that it describes."""
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from comics.server.app import build_app
 from comics.server.limits import ServerLimits
 
 schemathesis = pytest.importorskip("schemathesis")
+checks = pytest.importorskip("schemathesis.specs.openapi.checks")
 pytestmark = pytest.mark.slow
 CASES = 40  # of each operation
 
@@ -22,8 +23,6 @@ def test_no_generated_request_gets_an_answer_that_is_not_described(predictor):
 
 
 def _fuzz(operation, kinds):
-    from hypothesis import given
-
     @settings(
         max_examples=CASES,
         deadline=None,
@@ -36,6 +35,7 @@ def _fuzz(operation, kinds):
         response = case.call()
         kinds.add(response.status_code)
         assert response.status_code != 500
-        case.validate_response(response)
+        # A form that its description allows may still hold a file that is no picture
+        case.validate_response(response, excluded_checks=[checks.positive_data_acceptance])
 
     run()

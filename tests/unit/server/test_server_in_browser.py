@@ -76,6 +76,7 @@ def test_a_dropped_picture(page, make_picture):
     assert page.locator("#faces tbody td").all_inner_texts() == [
         "1", "Fake", "0.900", "0.800", "60 × 40",
     ]  # fmt: skip
+    assert "Model: colours, SHA-256 000000000000…" in page.locator("#origin").inner_text()
     assert page.evaluate("document.activeElement.id") == "result"  # screen readers go on there
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

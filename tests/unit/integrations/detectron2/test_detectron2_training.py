@@ -237,6 +237,12 @@ def test_broken_checkpoint_and_unknown_metric_are_named(options, tmp_path):
         ComicsTrainer(load_config(overrides=options("out", name="FCOS")), resume=True)
 
 
+def test_training_does_not_ask_for_the_sets_to_test_on(options):
+    absent = ["DATASETS.TEST", "['openforensics_test_dev']", "SOLVER.MAX_ITER", "1"]
+    trainer = ComicsTrainer(load_config(overrides=options("out", *absent, "DATASETS.VAL", "[]")))
+    assert trainer.train() == 0
+
+
 def test_mixed_precision_on_the_cpu(options):
     mixed = ["SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "1", "DATASETS.VAL", "[]"]
     trainer = ComicsTrainer(load_config(overrides=options("out", *mixed)))
