@@ -33,7 +33,7 @@ TRACED_BATCH = 2
 # enlarge the rounding of either runtime
 CHECKED_BATCHES = ((1, (270, 390)), (2, (403, 300)))
 CHECKED_BOXES = (1, 5)  # P
-CHECKED_CROPS = ((1, 0), (3, -32))  # (N, pixels more than the crop size)
+CHECKED_CROPS = ((1, 0), (3, 32))  # (N, pixels more than the crop size)
 LARGEST_PIXEL = 255.0
 
 
