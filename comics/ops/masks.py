@@ -57,6 +57,15 @@ def bitmap_to_rle(bitmap: Tensor) -> dict:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def centre_of_mass(masks: Tensor) -> Tensor:
+    """Mean pixel index (x, y) of masks [N, H, W] bool: [N, 2] float64; NaN for an empty mask."""
+    # Counts per column and row first: only they are turned into numbers wider than a bool
+    columns, rows = masks.sum(dim=1).double(), masks.sum(dim=2).double()
+    x = columns @ torch.arange(masks.shape[2], device=masks.device, dtype=torch.float64)
+    y = rows @ torch.arange(masks.shape[1], device=masks.device, dtype=torch.float64)
+    return torch.stack((x, y), dim=1) / rows.sum(dim=1, keepdim=True)
+
+
 def mask_centers(bitmaps: Tensor, boxes: Tensor) -> Tensor:
     """Centres of mass of bitmaps, the mean (x, y) index of their pixels.
 
@@ -67,13 +76,8 @@ def mask_centers(bitmaps: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         [N, 2] float32.
     """
-    # Counts per column and row first: only they are turned into numbers wider than a bool
-    columns, rows = (bitmaps.sum(dim=axis).double() for axis in (1, 2))
-    area = columns.sum(dim=1, keepdim=True)
-    x = columns @ torch.arange(columns.shape[1], device=bitmaps.device).double()
-    y = rows @ torch.arange(rows.shape[1], device=bitmaps.device).double()
-    mass = (torch.stack((x, y), dim=1) / area.clamp(min=1)).float()
-    return torch.where(area > 0, mass, (boxes[:, :2] + boxes[:, 2:]).float() / 2)
+    mass = centre_of_mass(bitmaps).float()
+    return torch.where(mass.isnan(), (boxes[:, :2] + boxes[:, 2:]).float() / 2, mass)
 
 
 def _checked_rle(rle: dict, height: int, width: int) -> dict:

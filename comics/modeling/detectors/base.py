@@ -25,6 +25,8 @@ from torch.nn import functional
 
 from comics.structures import Faces
 
+ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -241,6 +243,13 @@ def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, in
         if bad.any():
             box = faces.boxes[bad][0].tolist()
             raise ValueError(f"target {position} has a box without width or height: {box}")
+
+
+def require_masks(targets: Sequence[Faces]) -> None:
+    """Raise ``ValueError``, naming the target, if there are faces without masks."""
+    for position, faces in enumerate(targets):
+        if len(faces) and faces.masks is None:
+            raise ValueError(f"target {position} has {len(faces)} faces but no masks")
 
 
 def pad_to(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -19,11 +19,13 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
+    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
     pad_to,
+    require_masks,
 )
 from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
@@ -33,8 +35,6 @@ from comics.modeling.layers import conv3x3_at_cells
 from comics.ops.roi_masks import crop_and_resize
 from comics.registry import DETECTORS
 from comics.structures import Faces
-
-ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
 
 
 @DETECTORS.register()
@@ -273,13 +273,6 @@ def blend(crops: Tensor, attention: Tensor, attention_size: int, mode: str) -> T
     corners = False if mode in ("bilinear", "bicubic") else None
     weights = functional.interpolate(coarse, resolution, mode=mode, align_corners=corners)
     return (weights.softmax(dim=1) * crops).sum(dim=1)
-
-
-def require_masks(targets: Sequence[Faces]) -> None:
-    """Raise ``ValueError``, naming the target, if there are faces without masks."""
-    for position, faces in enumerate(targets):
-        if len(faces) and faces.masks is None:
-            raise ValueError(f"target {position} has {len(faces)} faces but no masks")
 
 
 def target_masks(targets: Sequence[Faces], size: int) -> Tensor:

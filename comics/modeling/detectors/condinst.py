@@ -20,12 +20,13 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
+    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
+    require_masks,
 )
-from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks
 from comics.modeling.detectors.boxinst import BoxSupervision, box_bitmaps, rgb_pixels
 from comics.modeling.detectors.condinst_masks import (
     DynamicMaskHead,

@@ -28,6 +28,7 @@ from comics.modeling.detectors.base import (
     TrainingOutput,
     levels_named,
     name_levels,
+    require_masks,
 )
 from comics.modeling.detectors.mask_rcnn_heads import BoxDetections, BoxHead, MaskHead, mask_loss
 from comics.modeling.detectors.mask_rcnn_pooler import PyramidPooler
@@ -142,7 +143,7 @@ class MaskRCNN(Detector):
         Raises:
             ValueError: if the faces of an image have no masks.
         """
-        _require_masks(targets)
+        require_masks(targets)
         proposals, losses = self._propose(features, batch, targets)
         sampled = self.sampler(proposals, targets)
         pooled = self.box_pooler(features, sampled.per_image(len(targets)))
@@ -303,9 +304,3 @@ def _require_levels(strides: Mapping[str, int], node: str, levels: Sequence[str]
             f"MODEL.{node}.IN_FEATURES {missing} are not among the pyramid's {list(strides)}: see "
             "MODEL.FPN.IN_FEATURES and MODEL.FPN.TOP_BLOCK"
         )
-
-
-def _require_masks(targets: Sequence[Faces]) -> None:
-    for position, faces in enumerate(targets):
-        if len(faces) and faces.masks is None:
-            raise ValueError(f"target {position} has {len(faces)} faces but no masks")

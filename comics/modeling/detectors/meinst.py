@@ -19,12 +19,14 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
+    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
+    require_masks,
 )
-from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks, target_masks
+from comics.modeling.detectors.blendmask import target_masks
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
 from comics.modeling.detectors.fcos_head import (
     DeformableTowers,

@@ -20,14 +20,15 @@ from torchvision.ops import roi_align
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
 from comics.modeling.detectors.base import (
+    ADAPTIVE_SAMPLING,
     Detector,
     ImageBatch,
     LevelProposals,
     TrainingOutput,
     levels_named,
     name_levels,
+    require_masks,
 )
-from comics.modeling.detectors.blendmask import ADAPTIVE_SAMPLING, require_masks
 from comics.modeling.detectors.solov2_heads import InstanceHead, InstanceOutput, MaskHead
 from comics.modeling.detectors.solov2_selection import (
     MaskDetections,
@@ -42,11 +43,11 @@ from comics.modeling.detectors.solov2_targets import (
     shrink_masks,
 )
 from comics.ops.boxes import nonempty
-from comics.ops.losses import focal_loss
+from comics.ops.losses import dice_loss, focal_loss
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
-DICE_SMOOTHING = 0.001  # AdelaiDet's, on both squared sums: an empty target has a finite loss
+DICE_SMOOTHING = 0.002  # AdelaiDet's 0.001 on either squared sum: an empty target stays finite
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class SOLOv2(Detector):
                 wanted = shrink_masks(
                     faces.masks, self.mask_stride, size, self.loss.mask_targets
                 ).flatten(1)
-            errors.append(dice_loss(soft, wanted[face[here]]))
+            errors.append(dice_loss(soft, wanted[face[here]], smoothing=DICE_SMOOTHING))
             found = (soft.detach() > self.selector.mask_threshold).view(-1, *size)
             boxes[here] = mask_boxes(found) * self.mask_stride
         joined = torch.cat(errors)
@@ -343,21 +344,6 @@ class SOLOv2(Detector):
             raise ValueError(
                 f"MODEL.SOLOV2.NUM_KERNELS and NUM_MASKS must be equal, got {kernels}, {masks}"
             )
-
-
-def dice_loss(soft: Tensor, wanted: Tensor) -> Tensor:
-    """1 - Dice coefficient with squared sums (Milletari et al. 2016, arXiv:1606.04797).
-
-    Args:
-        soft: [P, cells] float32 in [0, 1].
-        wanted: [P, cells] bool.
-
-    Returns:
-        [P].
-    """
-    common = (soft * wanted).sum(dim=1)
-    predicted = soft.square().sum(dim=1) + DICE_SMOOTHING
-    return 1 - 2 * common / (predicted + wanted.sum(dim=1) + DICE_SMOOTHING)
 
 
 def pyramid_cells(

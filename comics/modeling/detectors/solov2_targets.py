@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from comics.config import CfgNode
+from comics.ops.masks import centre_of_mass
 from comics.structures import Faces
 
 REACH = 1  # cells around the centre's cell that may be positive
@@ -143,14 +144,6 @@ def _cells_around(
     chosen = inside[:, 1, :, None] & inside[:, 0, None, :] & suits[:, None, None]
     face, row, column = chosen.nonzero(as_tuple=True)
     return face, (position[face, 1, row] * grid + position[face, 0, column]).long()
-
-
-def centre_of_mass(masks: Tensor) -> Tensor:
-    """Mean pixel index (x, y) of masks [F, H, W] bool: [F, 2] float64; NaN for an empty mask."""
-    columns, rows = masks.sum(dim=1).double(), masks.sum(dim=2).double()
-    x = columns @ torch.arange(masks.shape[2], device=masks.device, dtype=torch.float64)
-    y = rows @ torch.arange(masks.shape[1], device=masks.device, dtype=torch.float64)
-    return torch.stack((x, y), dim=1) / rows.sum(dim=1, keepdim=True)
 
 
 def shrink_masks(masks: Tensor, stride: int, size: tuple[int, int], how: str) -> Tensor:

@@ -12,7 +12,8 @@ from comics.modeling.detectors.solov2_selection import (
     same_class_overlap,
     suppress_points,
 )
-from comics.modeling.detectors.solov2_targets import centre_of_mass, shrink_masks
+from comics.modeling.detectors.solov2_targets import shrink_masks
+from comics.ops.masks import centre_of_mass
 
 INFERENCE_VARIANTS = ("linear_nms", "sigma_1", "mask_nms", "defaults", "nothing_passes")
 TRAINING_VARIANTS = ("sigma_0.4", "dice_weight_1")

@@ -1,0 +1,111 @@
+"""tools/export_onnx.py, and what its file is for: comics detect."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from comics.config import load_config
+from comics.modeling.build import build_model
+from comics.modeling.weights import save_weights
+
+for needed in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(needed, reason="exporting needs the extra 'onnx'")
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "export_onnx.py"
+FACE = [
+    "MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallResNet",
+    "MODEL.FACE.CROP_SIZE", "32",
+]  # fmt: skip
+DETECTOR = [
+    "MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.BACKBONE.FREEZE_AT", "0",
+    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.OUT_CHANNELS", "32",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FCOS.NUM_CLS_CONVS", "1",
+    "MODEL.FCOS.NUM_BOX_CONVS", "1", "MODEL.FCOS.PRIOR_PROB", "0.3",
+    "MODEL.BASIS_MODULE.CONVS_DIM", "16", "INPUT.MIN_SIZE_TEST", "96",
+    "INPUT.MAX_SIZE_TEST", "160", "TEST.SCORE_THRESH", "0.05",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("export_onnx", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_model(path, overrides):
+    torch.manual_seed(0)
+    cfg = load_config(overrides=overrides)
+    save_weights(path, build_model(cfg).state_dict(), cfg, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def face(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("face") / "dcl.safetensors", FACE)
+
+
+def test_writes_beside_the_model_file_and_says_what(tool, face, capsys):
+    assert tool.main([str(face)]) == 0
+    written = face.with_suffix(".onnx")
+    assert written.is_file()
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    size = written.stat().st_size / 1e6
+    assert line.startswith(f"{written}: {size:.1f} MB, largest difference ")
+    assert float(line.rsplit(" ", 1)[1]) < 1e-4
+
+
+def test_a_difference_above_the_tolerance_is_1(tool, face, tmp_path, capsys):
+    output = tmp_path / "model.onnx"
+    assert tool.main([str(face), "--output", str(output), "--tolerance", "-1"]) == 1
+    assert "model.onnx differs from the model by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusable_arguments_are_2_and_an_unwritable_output_1(tool, face, tmp_path, capsys):
+    assert tool.main([str(tmp_path / "absent.safetensors")]) == 2
+    assert "no model file at" in capsys.readouterr().err
+    (tmp_path / "text.safetensors").write_text("text")
+    assert tool.main([str(tmp_path / "text.safetensors")]) == 2
+    assert "text.safetensors is not a readable" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    assert tool.main([str(face), "--output", str(tmp_path / "file" / "model.onnx")]) == 1
+    assert "the output cannot be written" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(tool, face, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "NEEDED", ("onnx", "no_such_package"))
+    assert tool.main([str(face)]) == 2
+    assert "no_such_package not found: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_comics_detect_takes_the_file(tool, tmp_path, capsys):
+    from comics.cli import main
+
+    weights = save_model(tmp_path / "model.safetensors", DETECTOR)
+    assert tool.main([str(weights)]) == 0
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    results = {}
+    for suffix in (".safetensors", ".onnx"):
+        output = tmp_path / suffix[1:]
+        arguments = ["detect", "--weights", str(weights.with_suffix(suffix)), "--device", "cpu"]
+        assert main([*arguments, "--output", str(output), str(tmp_path / "photo.png")]) == 0
+        results[suffix] = json.loads((output / "results.json").read_text())
+    ours, theirs = results[".onnx"]["annotations"], results[".safetensors"]["annotations"]
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["category_id"] == other["category_id"]
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    heat = ["detect", "--weights", str(weights.with_suffix(".onnx")), "--heat-maps", "--output"]
+    capsys.readouterr()
+    assert main([*heat, str(tmp_path / "heat"), str(tmp_path / "photo.png")]) == 2
+    assert "heat-maps" in capsys.readouterr().err
