@@ -1,6 +1,7 @@
-"""Reading animated pictures that FFmpeg does not decode: WebP, by Pillow, as a video.
+"""Reading animated pictures that FFmpeg does not decode, by Pillow, as a video.
 
-Memory holds the file as it is (compressed) and a few frames.
+These are WebP, and GIF in its version of 1987, which says nothing of times: FFmpeg gives its first
+frame alone. Memory holds the file as it is (compressed) and a few frames.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from comics.inference.frames import Frame, Selection, VideoError
 
 TIME_BASE = Fraction(1, 1000)  # durations are in milliseconds
 DEFAULT_DURATION = 100  # milliseconds, of a frame for which the file says 0, as browsers show it
-FORMATS = ("WEBP",)
+FORMATS = ("WEBP", "GIF")
+OLD_GIF = b"GIF87a"
+GIF_END = b";"  # the last byte of a whole GIF
 
 
 def is_animation(path: str | os.PathLike) -> bool:
@@ -27,7 +30,7 @@ def is_animation(path: str | os.PathLike) -> bool:
             head = file.read(12)
     except (OSError, ValueError):
         return False
-    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith(OLD_GIF) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 class AnimationReader:
@@ -123,6 +126,15 @@ class AnimationReader:
                     image = to_rgb(self._picture, self.path)
                     yield Frame(image, index, pts, duration, time_s, analysed)
             pts += duration
+        if self._picture.format == "GIF" and not _ends_whole(self.path):
+            self.fault = f"the file is cut off after frame {count - 1}"
+
+
+def _ends_whole(path: str | os.PathLike) -> bool:
+    """Whether a GIF has its last byte; Pillow takes the frames that there are."""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == GIF_END
 
 
 def _duration(picture: Image.Image) -> int:

@@ -200,6 +200,23 @@ def test_animated_webp_is_read_with_its_durations_and_transparency(tmp_path, pat
         assert container.duration / av.time_base == pytest.approx(2.45, abs=0.01)
 
 
+def test_a_gif_without_times_has_all_of_its_frames(tmp_path, patch_predictor):
+    frames = [Image.new("P", (32, 24), i) for i in range(4)]
+    for frame in frames:
+        frame.putpalette([value for i in range(256) for value in (i * 40 % 256, 0, 0)])
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    assert content.startswith(b"GIF87a")
+    report, seen = process(tmp_path / "a.gif", patch_predictor)
+    assert [frame.image[0, 0, 0] for frame in seen] == [0, 40, 80, 120]
+    assert report.fault is None
+    for missing, fault in ((1, "cut off after frame 3"), (4, "stopped after frame 3 of 4")):
+        (tmp_path / "cut.gif").write_bytes(content[:-missing])
+        report, seen = process(tmp_path / "cut.gif", patch_predictor)
+        assert fault in report.fault
+        assert len(seen) >= 3
+
+
 def test_animated_webp_that_is_broken(tmp_path, clips, patch_predictor):
     content = clips["webp"].read_bytes()
     (tmp_path / "cut.webp").write_bytes(content[: len(content) // 2])
