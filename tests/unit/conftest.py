@@ -46,9 +46,20 @@ TINY_OF = {
 }  # fmt: skip
 
 
-def config_of(name: str, *overrides: str):
+def words_of(name: str) -> list[str]:
+    """KEY VALUE pairs of a tiny model of that architecture."""
     own = TINY_OF.get(name.removeprefix("COMICS"), [])
-    return load_config(overrides=[*TINY, *own, "MODEL.META_ARCHITECTURE", name, *overrides])
+    return [*TINY, *own, "MODEL.META_ARCHITECTURE", name]
+
+
+def config_of(name: str, *overrides: str):
+    return load_config(overrides=[*words_of(name), *overrides])
+
+
+@pytest.fixture(scope="session")
+def tiny_words():
+    """Function: name of an architecture to the keys and values that make it tiny."""
+    return words_of
 
 
 @pytest.fixture(scope="session")

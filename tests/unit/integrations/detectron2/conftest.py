@@ -25,7 +25,7 @@ KEEP_ALL = [
 
 @pytest.fixture(scope="session")
 def every_detector() -> ModuleType:
-    """The settings and scenes of the tests that cover every detector."""
+    """The scenes of the tests that cover every detector."""
     spec = importlib.util.spec_from_file_location("every_detector", EVERY_DETECTOR)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,14 +33,13 @@ def every_detector() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def tiny_overrides(every_detector):
+def tiny_overrides(tiny_words):
     """KEY VALUE pairs of a tiny model of that name."""
 
     def overrides(name: str, *more: str) -> list[str]:
-        own = every_detector.TINY_OF.get(name.removeprefix("COMICS"), [])
-        architecture = ["MODEL.META_ARCHITECTURE", name, "MODEL.DEVICE", "cpu"]
         without_masks = ["MODEL.COMICS.PIXEL.ENABLED", "False"] if name == "COMICSFCOS" else []
-        return [*every_detector.TINY, *own, *KEEP_ALL, *architecture, *without_masks, *more]
+        device = ["MODEL.DEVICE", "cpu"]
+        return [*tiny_words(name), *KEEP_ALL, *device, *without_masks, *more]
 
     return overrides
 
