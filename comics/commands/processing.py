@@ -33,6 +33,8 @@ def process_inputs(
 
     try:
         shard = Shard.parse(options.shard)
+        if options.heat_maps and options.no_media:
+            raise ValueError("heat maps are media: they cannot be had with --no-media")
         inputs = _inputs(options, videos_only)
         predictor = _predictor(options)
         run_options = _run_options(options, shard, predictor)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from comics.inference.model_files import LoadedModel, describe_origin, require_detector
-from comics.inference.onnx_files import SUFFIX, OnnxFile, providers_for, read_onnx
+from comics.inference.onnx_files import CPU_PROVIDER, SUFFIX, OnnxFile, providers_for, read_onnx
 from comics.inference.onnx_models import OnnxFaceMethod, face_crop_size, make_detector
 from comics.inference.predictor import Predictor
 from comics.modeling.face_forensics import (
@@ -37,6 +37,8 @@ class OnnxPredictor(Predictor):
 
     It has no gradients, hence no heat maps.
     """
+
+    _providers: Sequence[str] = (CPU_PROVIDER,)  # of the session, the one in use first
 
     @classmethod
     def from_file(

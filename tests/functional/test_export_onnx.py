@@ -99,7 +99,7 @@ def test_comics_detect_takes_the_file(tool, tmp_path, capsys):
         arguments = ["detect", "--weights", str(weights.with_suffix(suffix)), "--device", "cpu"]
         assert main([*arguments, "--output", str(output), str(tmp_path / "photo.png")]) == 0
         results[suffix] = json.loads((output / "results.json").read_text())
-    ours, theirs = results[".onnx"]["annotations"], results[".safetensors"]["annotations"]
+    ours, theirs = results[".onnx"]["results"], results[".safetensors"]["results"]
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert one["category_id"] == other["category_id"]
