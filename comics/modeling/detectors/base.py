@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import roi_align
 
 from comics.structures import Faces
 
@@ -250,6 +251,27 @@ def require_masks(targets: Sequence[Faces]) -> None:
     for position, faces in enumerate(targets):
         if len(faces) and faces.masks is None:
             raise ValueError(f"target {position} has {len(faces)} faces but no masks")
+
+
+def pool_map(feature: Tensor, boxes: Sequence[Tensor], size: int, scale: float) -> Tensor:
+    """A map within boxes: [F, C, size, size] float32.
+
+    As many samples per bin as fit, like the ground-truth masks that it is compared with.
+
+    Args:
+        feature: [B, C, h, w].
+        boxes: per image [F_i, 4], pixels.
+        size: cells a side.
+        scale: cells of the map per pixel.
+    """
+    return roi_align(
+        feature.float(),
+        [b.float() for b in boxes],
+        size,
+        spatial_scale=scale,
+        sampling_ratio=ADAPTIVE_SAMPLING,
+        aligned=True,
+    )
 
 
 def pad_to(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -19,18 +19,18 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
-    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
     pad_to,
+    pool_map,
     require_masks,
 )
 from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
-from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
+from comics.modeling.detectors.fcos import DenseTraining, SquareMaskFCOS
 from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
-from comics.modeling.detectors.fcos_selection import Detections
+from comics.modeling.detectors.fcos_selection import Detections, detected_cells
 from comics.modeling.layers import conv3x3_at_cells
 from comics.ops.roi_masks import crop_and_resize
 from comics.registry import DETECTORS
@@ -38,7 +38,7 @@ from comics.structures import Faces
 
 
 @DETECTORS.register()
-class BlendMask(FCOS):
+class BlendMask(SquareMaskFCOS):
     """FCOS with masks.
 
     Args:
@@ -79,7 +79,7 @@ class BlendMask(FCOS):
         mask_on: bool = True,
         **fcos,
     ) -> None:
-        super().__init__(**fcos)
+        super().__init__(paste_clipped=paste_clipped, mask_on=mask_on, **fcos)
         self.basis_module = basis_module
         self.attention_size = attention_size
         self.attention_mode = attention_mode
@@ -89,8 +89,6 @@ class BlendMask(FCOS):
         self.instance_weight = instance_weight
         self.semantic_weight = semantic_weight
         self.label_step = label_step
-        self.paste_clipped = paste_clipped
-        self.mask_on = mask_on
         self.num_bases = basis_module.bases.out_channels
         self.attention = nn.Conv2d(
             self.backbone.out_channels, self.num_bases * attention_size**2, 3, padding=1
@@ -151,56 +149,24 @@ class BlendMask(FCOS):
         bases, _ = self.basis_module(features)
         return {"bases": bases, **name_levels("box_tower", self.levels, head.box_tower)}
 
-    def select(
-        self,
-        dense: dict[str, Tensor],
-        sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
-        if not self.mask_on:
-            return super().select(dense, sizes, output_sizes)
-        detections = self.detections(dense)
-        squares = self.square_masks(dense, detections)
-        return [
-            to_output_with_masks(*image, paste_clipped=self.paste_clipped)
-            for image in zip(detections, squares, sizes, output_sizes, strict=True)
-        ]
-
     def square_masks(
         self, dense: dict[str, Tensor], detections: Sequence[Detections]
     ) -> list[Tensor]:
         """Per image the soft masks [P, R, R] in [0, 1] that fill the detections' boxes."""
-        bases = dense["bases"]
-        counts = [len(one) for one in detections]
-        image = torch.arange(len(counts), device=bases.device).repeat_interleave(
-            torch.tensor(counts, device=bases.device)
-        )
         attention = conv3x3_at_cells(
             self.attention,
             levels_named(dense, "box_tower", self.levels),
-            torch.cat([one.level for one in detections]),
-            image,
-            torch.cat([one.cell for one in detections]),
+            *detected_cells(detections),
         )
-        crops = self._pool(bases, [one.boxes for one in detections])
-        return list(self._blend(crops, attention).sigmoid().split(counts))
+        crops = self._pool(dense["bases"], [one.boxes for one in detections])
+        soft = self._blend(crops, attention).sigmoid()
+        return list(soft.split([len(one) for one in detections]))
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
     ) -> Tensor:
-        """The basis module's last map within boxes (one [F_i, 4] per image): [F, C, size, size].
-
-        As many samples per bin as fit, like the ground-truth masks that it is compared with.
-        """
-        return roi_align(
-            output.mask_features.float(),
-            [b.float() for b in boxes],
-            size,
-            spatial_scale=self.pooler_scale,
-            sampling_ratio=ADAPTIVE_SAMPLING,
-            aligned=True,
-        )
+        """The basis module's last map within boxes (one [F_i, 4] per image): [F, C, size, size]."""
+        return pool_map(output.mask_features, boxes, size, self.pooler_scale)
 
     def _mask_loss(self, dense: DenseTraining, bases: Tensor, targets: Sequence[Faces]) -> Tensor:
         """Centre-ness-weighted mean of the positives' pixel-wise cross-entropies."""

@@ -16,15 +16,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
-    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
+    pool_map,
     require_masks,
 )
 from comics.modeling.detectors.boxinst import BoxSupervision, box_bitmaps, rgb_pixels
@@ -38,7 +37,7 @@ from comics.modeling.detectors.condinst_masks import (
 )
 from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output
 from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
-from comics.modeling.detectors.fcos_selection import Detections
+from comics.modeling.detectors.fcos_selection import Detections, detected_cells
 from comics.modeling.detectors.mask_branch import MaskBranch, pad_masks, smallest_mask_labels
 from comics.modeling.layers import conv3x3_at_cells
 from comics.ops.losses import dice_loss
@@ -189,14 +188,9 @@ class CondInst(FCOS):
         """Per image the soft masks [P, H / o, W / o] in [0, 1] of the detections."""
         mask_features = dense["mask_features"]
         box_tower = levels_named(dense, "box_tower", self.levels)
-        counts = [len(one) for one in detections]
-        image = torch.arange(len(counts), device=mask_features.device).repeat_interleave(
-            torch.tensor(counts, device=mask_features.device)
-        )
-        level = torch.cat([one.level for one in detections])
-        cell = torch.cat([one.cell for one in detections])
-        queries = self.queries(box_tower, level, image, cell)
-        return list(self.mask_head(mask_features, queries).sigmoid().split(counts))
+        queries = self.queries(box_tower, *detected_cells(detections))
+        soft = self.mask_head(mask_features, queries).sigmoid()
+        return list(soft.split([len(one) for one in detections]))
 
     def queries(
         self, box_tower: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor
@@ -218,18 +212,8 @@ class CondInst(FCOS):
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
     ) -> Tensor:
-        """The mask branch's last map within boxes (one [F_i, 4] per image): [F, C, size, size].
-
-        As many samples per bin as fit, like the ground-truth masks that it is compared with.
-        """
-        return roi_align(
-            output.mask_features.float(),
-            [b.float() for b in boxes],
-            size,
-            spatial_scale=1 / self.mask_branch.stride,
-            sampling_ratio=ADAPTIVE_SAMPLING,
-            aligned=True,
-        )
+        """The mask branch's last map within boxes (one [F_i, 4] per image): [F, C, size, size]."""
+        return pool_map(output.mask_features, boxes, size, 1 / self.mask_branch.stride)
 
     def _mask_losses(
         self,

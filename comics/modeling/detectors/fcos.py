@@ -191,6 +191,43 @@ class FCOS(Detector):
         return found
 
 
+class SquareMaskFCOS(FCOS):
+    """FCOS with a square mask that fills each detection's box; subclasses say which.
+
+    Args:
+        paste_clipped: see ``to_output_with_masks``.
+        mask_on: False leaves the masks out of inference.
+        fcos: arguments of ``FCOS``.
+    """
+
+    def __init__(self, *, paste_clipped: bool, mask_on: bool, **fcos) -> None:
+        super().__init__(**fcos)
+        self.paste_clipped = paste_clipped
+        self.mask_on = mask_on
+
+    def select(
+        self,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Faces]:
+        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
+        if not self.mask_on:
+            return super().select(dense, sizes, output_sizes)
+        detections = self.detections(dense)
+        squares = self.square_masks(dense, detections)
+        return [
+            to_output_with_masks(*image, paste_clipped=self.paste_clipped)
+            for image in zip(detections, squares, sizes, output_sizes, strict=True)
+        ]
+
+    def square_masks(
+        self, dense: dict[str, Tensor], detections: Sequence[Detections]
+    ) -> list[Tensor]:
+        """Per image the soft masks [P, R, R] in [0, 1] that fill the detections' boxes."""
+        raise NotImplementedError
+
+
 def to_output(
     found: Detections, size: tuple[int, int], output_size: tuple[int, int]
 ) -> tuple[Faces, Tensor]:

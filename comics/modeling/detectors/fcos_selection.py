@@ -154,3 +154,20 @@ def boxes_at_cells(
     points = level_locations(*map_size, stride, cell.device)[cell]
     reach = distances * stride
     return torch.cat((points - reach[..., :2], points + reach[..., 2:]), dim=-1)
+
+
+def image_of_each(groups: Sequence[Tensor]) -> Tensor:
+    """[P] int64: position of the image that each row belongs to.
+
+    Args:
+        groups: per image [P_i, ...]; at least one image.
+    """
+    counts = torch.tensor([len(group) for group in groups], device=groups[0].device)
+    return torch.arange(len(groups), device=counts.device).repeat_interleave(counts)
+
+
+def detected_cells(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
+    """Level, image and cell, [P] int64 each, of the detections of all images, in order."""
+    level = torch.cat([one.level for one in found])
+    cell = torch.cat([one.cell for one in found])
+    return level, image_of_each([one.boxes for one in found]), cell

@@ -27,7 +27,7 @@ from comics.modeling.detectors.base import (
     require_masks,
 )
 from comics.modeling.detectors.blendmask import target_masks
-from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output_with_masks
+from comics.modeling.detectors.fcos import DenseTraining, SquareMaskFCOS
 from comics.modeling.detectors.fcos_head import (
     DeformableTowers,
     FCOSHead,
@@ -36,7 +36,7 @@ from comics.modeling.detectors.fcos_head import (
     make_tower,
     run_tower,
 )
-from comics.modeling.detectors.fcos_selection import Detections
+from comics.modeling.detectors.fcos_selection import Detections, detected_cells, image_of_each
 from comics.modeling.detectors.meinst_coding import MaskCoding
 from comics.modeling.layers import conv3x3_at_cells
 from comics.registry import DETECTORS
@@ -171,7 +171,7 @@ class MEInstHead(FCOSHead):
 
 
 @DETECTORS.register()
-class MEInst(FCOS):
+class MEInst(SquareMaskFCOS):
     """FCOS with masks from codes.
 
     Args:
@@ -202,7 +202,7 @@ class MEInst(FCOS):
         mask_on: bool = True,
         **fcos,
     ) -> None:
-        super().__init__(**fcos)
+        super().__init__(paste_clipped=paste_clipped, mask_on=mask_on, **fcos)
         if mask_loss not in MASK_LOSSES:
             raise ValueError(
                 f"MODEL.MEInst.MASK_LOSS_TYPE must be one of {MASK_LOSSES}, got {mask_loss!r}"
@@ -211,8 +211,6 @@ class MEInst(FCOS):
             raise ValueError("MEInst's mask loss needs MODEL.FCOS.BOX_QUALITY 'ctrness'")
         self.coding = coding
         self.loss_on_mask = loss_on_mask
-        self.paste_clipped = paste_clipped
-        self.mask_on = mask_on
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MEInst:
@@ -261,34 +259,14 @@ class MEInst(FCOS):
             return {}
         return name_levels("code_maps", self.levels, self.head.code_maps(head.mask_tower))
 
-    def select(
-        self,
-        dense: dict[str, Tensor],
-        sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
-        if not self.mask_on:
-            return super().select(dense, sizes, output_sizes)
-        detections = self.detections(dense)
-        squares = self.square_masks(dense, detections)
-        return [
-            to_output_with_masks(*image, paste_clipped=self.paste_clipped)
-            for image in zip(detections, squares, sizes, output_sizes, strict=True)
-        ]
-
     def square_masks(
         self, dense: dict[str, Tensor], detections: Sequence[Detections]
     ) -> list[Tensor]:
         """Per image the soft masks [P, m, m] in (0, 1) that fill the detections' boxes."""
-        counts = [len(one) for one in detections]
         codes = self.head.codes_at(
-            levels_named(dense, "code_maps", self.levels),
-            torch.cat([one.level for one in detections]),
-            _image_of_each(detections),
-            torch.cat([one.cell for one in detections]),
+            levels_named(dense, "code_maps", self.levels), *detected_cells(detections)
         )
-        return list(self.coding.decode(codes).split(counts))
+        return list(self.coding.decode(codes).split([len(one) for one in detections]))
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -302,7 +280,7 @@ class MEInst(FCOS):
         reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
         bounds = torch.tensor(self.assigner.sizes_of_interest, device=every.device)
         level = torch.bucketize(reach, bounds.to(reach.dtype))
-        rois = torch.cat((_image_of_each(boxes)[:, None].float(), every), dim=1)
+        rois = torch.cat((image_of_each(boxes)[:, None].float(), every), dim=1)
         pooled, order = [], []
         for index, (feature, stride) in enumerate(
             zip(output.mask_features, self.assigner.strides, strict=True)
@@ -357,10 +335,3 @@ def with_fcos_keys(cfg: CfgNode) -> CfgNode:
         copy.MODEL.FCOS[key] = copy.MODEL.MEInst[key]
     copy.freeze()
     return copy
-
-
-def _image_of_each(groups: Sequence[Detections | Tensor]) -> Tensor:
-    """[P] int64, position of the image that each detection or box belongs to."""
-    first = groups[0] if isinstance(groups[0], Tensor) else groups[0].boxes
-    counts = torch.tensor([len(group) for group in groups], device=first.device)
-    return torch.arange(len(groups), device=first.device).repeat_interleave(counts)

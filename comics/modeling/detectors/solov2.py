@@ -15,18 +15,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.backbone import build_backbone
 from comics.modeling.detectors.base import (
-    ADAPTIVE_SAMPLING,
     Detector,
     ImageBatch,
     LevelProposals,
     TrainingOutput,
     levels_named,
     name_levels,
+    pool_map,
     require_masks,
 )
 from comics.modeling.detectors.solov2_heads import InstanceHead, InstanceOutput, MaskHead
@@ -206,18 +205,8 @@ class SOLOv2(Detector):
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
     ) -> Tensor:
-        """The mask map within boxes (one [F_i, 4] per image): [F, E, size, size].
-
-        As many samples per bin as fit, like the ground-truth masks that it is compared with.
-        """
-        return roi_align(
-            output.mask_features.float(),
-            [b.float() for b in boxes],
-            size,
-            spatial_scale=1 / self.mask_stride,
-            sampling_ratio=ADAPTIVE_SAMPLING,
-            aligned=True,
-        )
+        """The mask map within boxes (one [F_i, 4] per image): [F, E, size, size]."""
+        return pool_map(output.mask_features, boxes, size, 1 / self.mask_stride)
 
     def _class_loss(self, dense: InstanceOutput, assigned: Sequence[LevelTargets]) -> Tensor:
         """Focal loss over all cells, divided by the number of positive cells + 1."""
