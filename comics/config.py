@@ -132,6 +132,10 @@ _C.INPUT.CROP.ENABLED = False  # crop training images
 _C.INPUT.CROP.SIZE = [0.6, 1.0]  # share of each side, drawn from this range
 _C.INPUT.CROP.AFTER_RESIZE = False  # True: faces keep their scale; images are smaller
 
+_C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo or of four
+_C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
+_C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
+
 _C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness

@@ -20,11 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, image_to_tensor, read_image
+from comics.data.mosaic import Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry
 from comics.data.validation import size_mismatch
 from comics.data.views import PhotometricView
 from comics.structures import DetectionBatch, Faces
+
+Photo = tuple[ImageRecord, np.ndarray]  # a record and its image, [H, W, 3] uint8 RGB
 
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers that one seed gives
 # A run stops when more images are broken than the larger of a number and a share of the set
@@ -112,6 +115,7 @@ class TrainDataset(Dataset):
         with_masks: draw the masks of the faces.
         with_key_view: also make the second view.
         max_pixels: larger images count as broken.
+        mosaic: lay samples on squares of one size; None: each keeps its own.
     """
 
     def __init__(
@@ -123,12 +127,13 @@ class TrainDataset(Dataset):
         with_masks: bool = True,
         with_key_view: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        mosaic: Mosaic | None = None,
     ) -> None:
         self.records = PackedRecords(records)
         self.tolerated_broken = tolerated_broken(len(records))
         self._geometry, self._view, self._seed = geometry, view, seed
         self._with_masks, self._with_key_view = with_masks, with_key_view
-        self._max_pixels = max_pixels
+        self._max_pixels, self._mosaic = max_pixels, mosaic
 
     def __len__(self) -> int:
         return len(self.records)
@@ -136,18 +141,33 @@ class TrainDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, list[tuple[int, ImageError]]]:
         """The sample, and the images that were passed over for it."""
         position, index = key
-        record, image, broken = self._read_from(index)
         rng = np.random.default_rng((self._seed, AUGMENTATION, position))
+        photos, broken = self._photos(index, rng)
         sample = augment(
-            record,
-            image,
+            photos,
             rng,
             geometry=self._geometry,
             view=self._view,
             with_masks=self._with_masks,
             with_key_view=self._with_key_view,
+            mosaic=self._mosaic,
         )
         return sample, broken
+
+    def _photos(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[list[Photo], list[tuple[int, ImageError]]]:
+        """The photo of that index, and others drawn beside it where a mosaic needs them."""
+        indices = [index]
+        if self._mosaic is not None:
+            others = self._mosaic.photos(rng) - 1
+            indices += [int(other) for other in rng.integers(0, len(self), others)]
+        photos, broken = [], []
+        for wanted in indices:
+            record, image, passed_over = self._read_from(wanted)
+            photos.append((record, image))
+            broken += passed_over
+        return photos, broken
 
     def _read_from(
         self, index: int
@@ -165,25 +185,26 @@ class TrainDataset(Dataset):
 
 
 def augment(
-    record: ImageRecord,
-    image: np.ndarray,
+    photos: Sequence[Photo],
     rng: np.random.Generator,
     *,
     geometry: Geometry,
     view: PhotometricView | None,
     with_masks: bool = True,
     with_key_view: bool = False,
+    mosaic: Mosaic | None = None,
 ) -> Sample:
-    """The training sample of a decoded image; arguments as of ``TrainDataset``.
+    """The training sample of a decoded photo, or of several; arguments as of ``TrainDataset``.
 
     Args:
-        record: where the image is from, with its faces.
-        image: [H, W, 3] uint8 RGB, as ``read_record`` gives it.
+        photos: the sample's record with its image, [H, W, 3] uint8 RGB as ``read_record`` gives
+            it; after it those that ``mosaic`` lays beside it.
         rng: what everything is drawn from, geometry first, then the query and the key view.
-        geometry, view, with_masks, with_key_view: as of ``TrainDataset``.
+        geometry, view, with_masks, with_key_view, mosaic: as of ``TrainDataset``.
     """
-    faces = record.ground_truth(with_masks)
-    image, faces = geometry(image, faces, rng)
+    record = photos[0][0]
+    moved = [geometry(image, found.ground_truth(with_masks), rng) for found, image in photos]
+    image, faces = moved[0] if mosaic is None else mosaic.lay(moved, rng)
     if faces.masks is not None:
         faces = replace(faces, masks=faces.masks.contiguous())
     if view is None:

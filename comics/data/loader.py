@@ -29,6 +29,7 @@ from comics.data.dataset import (
     too_many_broken,
 )
 from comics.data.images import ImageError
+from comics.data.mosaic import Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
 from comics.data.views import PhotometricView
@@ -204,6 +205,7 @@ def build_train_loader(
         with_masks=cfg.MODEL.MASK_ON,
         with_key_view=needs_key_view(cfg),
         max_pixels=cfg.INPUT.MAX_PIXELS,
+        mosaic=Mosaic(cfg.INPUT.MOSAIC.SIZE, cfg.INPUT.MOSAIC.PROB),
     )
     logger.info("training on %d images of %s", len(records), ", ".join(entries))
     return TrainLoader(_data_loader(cfg, dataset, batch_sampler=sampler), order, len(records))

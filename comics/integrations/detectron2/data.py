@@ -178,7 +178,17 @@ class ComicsDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Constructor arguments from ``INPUT``, ``MODEL.MASK_ON`` and ``MODEL.COMICS``."""
+        """Constructor arguments from ``INPUT``, ``MODEL.MASK_ON`` and ``MODEL.COMICS``.
+
+        Raises:
+            ValueError: for training with ``INPUT.MOSAIC``, which needs several photos at a time.
+        """
+        if is_train and cfg.INPUT.MOSAIC.SIZE > 0:
+            raise ValueError(
+                f"INPUT.MOSAIC.SIZE is {cfg.INPUT.MOSAIC.SIZE}, but ComicsDatasetMapper takes one "
+                "photo at a time: set it to 0, or use build_train_inputs, the loader of the usual "
+                "DATALOADER.SAMPLER_TRAIN"
+            )
         return {
             "is_train": is_train,
             "geometry": training_geometry(cfg) if is_train else evaluation_geometry(cfg),
@@ -209,8 +219,7 @@ class ComicsDatasetMapper:
             resized, _ = self.geometry(image, record.ground_truth(with_masks=False), rng)
             return self._input(image_to_tensor(resized), None, None, record)
         sample = augment(
-            record,
-            image,
+            [(record, image)],
             rng,
             geometry=self.geometry,
             view=self.view,

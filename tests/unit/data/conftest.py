@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comics.config import get_cfg
+
 CATEGORIES = [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}]
 
 
@@ -82,3 +84,20 @@ def make_set(write_set):
         return write_set(content)
 
     return make
+
+
+@pytest.fixture
+def configure():
+    """Builds a small configuration for a set; keys by keyword, dots as double underscores."""
+
+    def build(source, **overrides):
+        cfg = get_cfg()
+        cfg.DATASETS.TRAIN = [str(source)]
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = [24, 28], 48
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 24, 48
+        cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 4, 0
+        pairs = [(key.replace("__", "."), value) for key, value in overrides.items()]
+        cfg.merge_from_list([item for pair in pairs for item in pair])
+        return cfg
+
+    return build

@@ -22,23 +22,6 @@ from comics.data.loader import (
 from comics.data.records import DatasetError, FaceAnnotation, ImageRecord
 
 
-@pytest.fixture
-def configure():
-    """Builds a small configuration for a set; keys by keyword, dots as double underscores."""
-
-    def build(source, **overrides):
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN = [str(source)]
-        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = [24, 28], 48
-        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 24, 48
-        cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 4, 0
-        pairs = [(key.replace("__", "."), value) for key, value in overrides.items()]
-        cfg.merge_from_list([item for pair in pairs for item in pair])
-        return cfg
-
-    return build
-
-
 def take(loader, count):
     return list(itertools.islice(iter(loader), count))
 

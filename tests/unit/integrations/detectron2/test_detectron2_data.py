@@ -137,7 +137,7 @@ def test_mapper_makes_our_samples(config, image_format):
     torch.manual_seed(3)
     rng = np.random.default_rng(int(torch.randint(2**63 - 1, ())))
     record = dict_to_record(item)
-    sample = augment(record, read_record(record), rng, geometry=mapper.geometry,
+    sample = augment([(record, read_record(record))], rng, geometry=mapper.geometry,
                      view=mapper.view, with_masks=True, with_key_view=True)  # fmt: skip
     flip = (lambda x: x.flip(0)) if image_format == "BGR" else (lambda x: x)
     assert torch.equal(flip(found["image"]), sample.image)
@@ -148,6 +148,17 @@ def test_mapper_makes_our_samples(config, image_format):
     testing = ComicsDatasetMapper(cfg, is_train=False)(item)
     assert testing["image"].shape == (3, 48, 72) and "instances" not in testing
     assert "key_image" not in ComicsDatasetMapper(config("MODEL.META_ARCHITECTURE", "FCOS"))(item)
+
+
+def test_squares_of_several_photos_come_from_our_loader_only(config):
+    cfg = config("INPUT.MOSAIC.SIZE", "40", "INPUT.MOSAIC.PROB", "1.0")
+    with pytest.raises(ValueError, match="INPUT.MOSAIC.SIZE is 40.*build_train_inputs"):
+        ComicsDatasetMapper(cfg)
+    register_datasets(cfg)
+    item = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
+    assert ComicsDatasetMapper(cfg, is_train=False)(item)["image"].shape != (3, 40, 40)
+    batch = next(iter(build_train_inputs(cfg)))
+    assert all(item["image"].shape == (3, 40, 40) for item in batch)
 
 
 def test_mapper_and_an_unreadable_image(config, tmp_path, caplog):
