@@ -11,6 +11,7 @@ DETECTRON2 = "detectron2"  # a two-stage detector of Detectron2
 DETECTRON2_BACKBONE = "detectron2-backbone"  # a ResNet alone, in Detectron2's names
 CAFFE2_BACKBONE = "caffe2-backbone"  # a ResNet alone, in Caffe2's names (MSRA's)
 TORCHVISION_RESNET = "torchvision-resnet"  # a classifier; timm's ResNets have the same names
+EFFICIENTNET_PYTORCH = "efficientnet-pytorch"  # an EfficientNet in that package's names
 OTHER = "other"  # none of these: perhaps another model of timm, whose names follow no one scheme
 
 # In this order; a format is the first whose pattern any name begins with
@@ -22,6 +23,7 @@ _BEGINNINGS = (
     (CAFFE2_BACKBONE, r"conv1_w$|res\d_\d+_branch"),
     (DETECTRON2_BACKBONE, r"stem\.conv1\.(weight|norm)|res\d\.\d+\.(conv\d|shortcut)\."),
     (TORCHVISION_RESNET, r"layer1\.0\.conv1\."),
+    (EFFICIENTNET_PYTORCH, r"_conv_stem\.|_blocks\.\d+\._"),
 )
 
 

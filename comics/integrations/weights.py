@@ -28,6 +28,7 @@ from comics.integrations.key_maps import (
     caffe2_resnet,
     condinst,
     detectron2_fpn,
+    efficientnet_pytorch,
     fcos,
     mask_rcnn,
     meinst,
@@ -35,7 +36,7 @@ from comics.integrations.key_maps import (
     torchvision_resnet,
 )
 from comics.integrations.key_maps.rules import rename
-from comics.integrations.key_maps.timm_features import rename_features
+from comics.integrations.key_maps.timm_features import rename_features, surplus_layers
 from comics.integrations.matching import LoadReport, check_architecture, load_matching, match
 from comics.integrations.preprocessing import preprocessing_faults, wanted_preprocessing
 from comics.modeling.backbone import TimmBackbone
@@ -71,7 +72,8 @@ RESNET_FORMATS = (
     formats.DETECTRON2_BACKBONE,
     formats.CAFFE2_BACKBONE,
 )
-TIMM_FORMATS = (formats.TORCHVISION_RESNET, formats.OTHER)  # what timm's models may look like
+# What timm's models may look like, and what is renamed to one
+TIMM_FORMATS = (formats.TORCHVISION_RESNET, formats.EFFICIENTNET_PYTORCH, formats.OTHER)
 # Modules with ``rules(state)``; their keys do not overlap
 ADELAIDET = (fcos, blendmask, condinst, meinst, solov2)
 PIXEL_STATISTICS = ("pixel_mean", "pixel_std")  # ours come from the configuration
@@ -170,9 +172,7 @@ def convert(checkpoint: Checkpoint, model: nn.Module) -> tuple[str, dict[str, Te
     if source_format == formats.COMICS:
         return source_format, _move(state, detector_prefix(model)), []
     if timm_part is not None and source_format in TIMM_FORMATS:
-        network, prefix = timm_part
-        renamed, unknown = rename_features(state, network.state_dict().keys())
-        return source_format, {prefix + name: v for name, v in renamed.items()}, unknown
+        return source_format, *_convert_timm(state, source_format, *timm_part)
     if source_format == formats.ADELAIDET:
         renamed, unknown = convert_adelaidet(state)
     elif source_format == formats.DETECTRON2:
@@ -183,6 +183,25 @@ def convert(checkpoint: Checkpoint, model: nn.Module) -> tuple[str, dict[str, Te
         renamed, unknown = {}, sorted(state)
     prefix = detector_prefix(model)
     return source_format, {prefix + name: v for name, v in renamed.items()}, unknown
+
+
+def _convert_timm(
+    state: Mapping[str, Tensor], source_format: str, network: nn.Module, prefix: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """As ``convert``, for a timm model whose names have that prefix.
+
+    Layers that it lacks within parts that it has are named like its own, so that
+    ``check_architecture`` refuses them.
+    """
+    own = network.state_dict().keys()
+    lost: list[str] = []
+    if source_format == formats.EFFICIENTNET_PYTORCH:
+        state, lost = efficientnet_pytorch.to_timm(state, own)
+    renamed, unknown = rename_features(state, own)
+    surplus = surplus_layers(unknown, own)
+    renamed |= {name: state[name] for name in surplus}
+    others = sorted({*lost, *unknown}.difference(surplus))
+    return {prefix + name: value for name, value in renamed.items()}, others
 
 
 def plan_loading(
@@ -234,7 +253,8 @@ def load_foreign_weights(model: nn.Module, path: str | os.PathLike) -> LoadRepor
     """Load a file of any known format as far as it fits; log, name by name, what does not.
 
     Formats: AdelaiDet's detectors, Detectron2's Mask R-CNN and ResNets, torchvision's ResNets,
-    timm's models, and this project's files of another variant (with or without COMICS).
+    timm's models, EfficientNet-PyTorch's, and this project's files of another variant (with or
+    without COMICS).
 
     Raises:
         FileNotFoundError: if there is no such file.
