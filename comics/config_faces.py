@@ -172,6 +172,7 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.BOX_SCORE = 0.5  # detections of a lower score are not looked at
     # Added on each side of a box, as a share of its longer side; a whole picture gets none
     _C.INPUT.FACE.MARGIN = 0.15
+    _C.INPUT.FACE.MIN_SIDE = 0  # faces with a shorter side, pixels, are not trained on
     _C.INPUT.FACE.BORDER = "replicate"  # what is outside of the picture: "replicate" or "reflect"
     # Forgery methods in the order of their numbers 1, 2, ...; [] = those of the set, sorted
     _C.INPUT.FACE.METHODS = []

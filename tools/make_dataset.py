@@ -66,6 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("TRAIN", "VAL", "DEV", "CHALLENGE"),
         help="shares of photos per split, by a hash of person or file (0.7 0.1 0.1 0.1)",
     )
+    parser.add_argument(
+        "--corrupt-train",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images of train, corrupted like those of test_challenge (default 0)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_forgery_options(parser.add_argument_group("forgery"))
     return parser
@@ -112,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             methods=tuple(options.methods),
             unseen_methods=tuple(options.unseen_methods),
             strength=options.strength,
+            corrupt_train=options.corrupt_train,
         )
         report = generate_dataset(
             options.output, source, settings, counts, options.workers, not options.quiet

@@ -12,8 +12,9 @@ OpenForensics below DATASETS.ROOT, as downloaded and unpacked::
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,22 @@ def dataset_files(entry: str, root: str | os.PathLike) -> DatasetFiles:
             f"{os.fspath(root)!r}, is the folder of the named ones)"
         )
     return files
+
+
+def annotation_digests(entries: Sequence[str], root: str | os.PathLike) -> dict[str, str]:
+    """SHA-256 of the annotation file or manifest behind each entry, to name the data of a run.
+
+    Raises:
+        KeyError, DatasetError: as ``dataset_files``.
+    """
+    digests = {}
+    for entry in entries:
+        path = Path(entry.partition("@")[0])
+        if not path.is_file():
+            path = dataset_files(entry, root).annotations
+        with open(path, "rb") as file:
+            digests[entry] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def load_dataset(entry: str, root: str | os.PathLike) -> list[ImageRecord]:

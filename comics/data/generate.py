@@ -4,7 +4,7 @@
 ``out``; categories are OpenForensics' (0 Real, 1 Fake). Whether a face is forged, and how, is
 drawn from a random stream of its own, that knows neither the face nor its photo. Every image of
 a set is saved once at the end, at a quality drawn without regard to labels; the challenge
-split's are corrupted between two such saves.
+split's (and a share of train, where asked for) are corrupted between two such saves.
 
 Every image has its own seed, so the set does not depend on the number of workers. An image and,
 after it, its record in ``out/.records`` are written to a temporary file and renamed: a run that
@@ -55,6 +55,8 @@ class Settings:
         methods: names of ``METHODS`` used in all splits.
         unseen_methods: names used in the two test splits only.
         strength: of the traces, see ``forge_face``.
+        corrupt_train: probability that an image of train is corrupted, in [0, 1], as all of the
+            challenge split are.
 
     Raises:
         ValueError: for a value out of range, or no method for training.
@@ -66,6 +68,7 @@ class Settings:
     methods: tuple[str, ...] = tuple(METHODS)
     unseen_methods: tuple[str, ...] = ()
     strength: float = 1.0
+    corrupt_train: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.unseen_methods):
@@ -73,6 +76,8 @@ class Settings:
                 raise KeyError(f"no forgery method {name!r}. Choices: {', '.join(METHODS)}")
         if not 0 <= self.fake_share <= 1:
             raise ValueError(f"fake_share must be in [0, 1], got {self.fake_share}")
+        if not 0 <= self.corrupt_train <= 1:
+            raise ValueError(f"corrupt_train must be in [0, 1], got {self.corrupt_train}")
         if not 0 < self.strength <= 3:
             raise ValueError(f"strength must be in (0, 3], got {self.strength}")
         if self.seed < 0:
@@ -168,7 +173,10 @@ def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dic
     )
     image, annotations = _forge(job, photo, labels, source, settings, forging)
     quality = int(saving.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
-    if job.split == "test_challenge":
+    corrupted = job.split == "test_challenge"
+    if job.split == "train":
+        corrupted = saving.random() < settings.corrupt_train
+    if corrupted:
         image = challenge(jpeg_round_trip(image, quality), saving)
     height, width = image.shape[:2]
     record = {

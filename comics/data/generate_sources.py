@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from comics.data.coco_parser import is_safe_path
 from comics.data.forgery import SourceFace, describe_face
 from comics.data.forgery.warps import similarity_transform
 from comics.data.images import read_image
@@ -128,6 +129,9 @@ class PhotoSource:
         self.photos = {str(record["file_name"]): record for record in records}
         if len(self.photos) != len(records):
             raise ValueError(f"{path}: a file_name is listed twice")
+        outside = next((name for name in self.photos if not is_safe_path(name)), None)
+        if outside is not None:
+            raise ValueError(f"{path}: file_name {outside!r} leaves the folder of the photos")
         self.faces: dict[str, list[dict]] = defaultdict(list)
         names = {record["id"]: str(record["file_name"]) for record in records}
         for annotation in annotations:
@@ -154,7 +158,10 @@ class PhotoSource:
                     f"{split}: {count} photos wanted, {len(names)} of {len(self.photos)} fall into "
                     f"it: lower --{split.replace('_', '-')}, or raise its share in --ratio"
                 )
-            jobs += [Job(split, number, name) for number, name in enumerate(names[:count], 1)]
+            # By another hash than that of the split and the order: theirs says what has an identity
+            kept = set(sorted(names, key=lambda name: _hash(f"kept {name}"))[:count])
+            names = [name for name in names if name in kept]
+            jobs += [Job(split, number, name) for number, name in enumerate(names, 1)]
         return jobs
 
     def open(self, job: Job, rng: np.random.Generator) -> Photo:

@@ -110,9 +110,11 @@ class _Painter:
         self.cover = np.zeros((height, width), np.float32)
 
     def paint_body(self) -> None:
+        """What is below the head; it is painted first."""
         self._body()
 
     def paint_head(self) -> None:
+        """Everything above the shoulders, back to front."""
         self._hair_back()
         self._ears()
         self._head()

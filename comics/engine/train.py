@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
+from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
 from comics.engine import distributed
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder
@@ -314,11 +316,18 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
 
 
 def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str]], None]:
+    entries = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL]
+    origin = {
+        "version": comics.__version__,
+        "data_sha256": json.dumps(annotation_digests(entries, datasets_root(cfg))),
+    }
+
     def export(name: str, metadata: Mapping[str, str]) -> None:
+        """Write the model file of that name to the output folder."""
         path = Path(cfg.OUTPUT_DIR) / f"{name}.safetensors"
         state = getattr(model, "inference_state_dict", model.state_dict)()
         try:
-            save_weights(path, state, cfg, {**metadata, "version": comics.__version__})
+            save_weights(path, state, cfg, {**metadata, **origin})
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"could not write {path}: {error}") from error
         logger.info("wrote %s", path)

@@ -92,6 +92,24 @@ def test_bad_photos_give_exit_code_3_and_bad_arguments_2(tmp_path):
     assert "self_blnd" in refused.stderr and "Traceback" not in refused.stderr
 
 
+def test_a_share_of_train_can_be_corrupted(tmp_path):
+    few = ("--train", 2, "--val", 1, "--test-dev", 0, "--test-challenge", 0)
+    common = (*few, "--size", 96, "--workers", 0, "--quiet")
+    for folder, share in (("plain", 0), ("corrupted", 1)):
+        result = run("--output", tmp_path / folder, *common, "--corrupt-train", share)
+        assert result.returncode == 0, result.stderr
+    plain, corrupted = contents(tmp_path / "plain"), contents(tmp_path / "corrupted")
+    pictures = {name for name in plain if name.endswith(".jpg")}
+    changed = {name for name in pictures if plain[name] != corrupted[name]}
+    assert len(pictures) == 3 and changed == {n for n in pictures if n.startswith("images/train")}
+    notes = [json.loads(files["train.json"]) for files in (plain, corrupted)]
+    assert notes[0]["annotations"] == notes[1]["annotations"]
+    assert [note["info"]["arguments"]["corrupt_train"] for note in notes] == [0, 1]
+    refused = run("--output", tmp_path / "no", *common, "--corrupt-train", 1.5)
+    assert refused.returncode == 2
+    assert "corrupt_train must be in [0, 1], got 1.5" in refused.stderr
+
+
 def test_the_help_teaches():
     result = run("--help")
     assert result.returncode == 0

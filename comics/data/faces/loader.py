@@ -133,6 +133,7 @@ def build_face_train_loader(
     entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
     needs = FaceNeeds.from_config(cfg) if needs is None else needs
     manifest = join_manifests([load_faces(cfg, entry) for entry in entries])
+    manifest = _without_small(manifest, cfg.INPUT.FACE.MIN_SIDE)
     require_both_classes(manifest, "training")
     pairs = PairIndex(manifest)
     rows = _query_rows(cfg, manifest, needs)
@@ -217,6 +218,15 @@ def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
     if len(set(given)) < len(given) or REAL_METHOD in given:
         raise DatasetError(f"INPUT.FACE.METHODS {list(given)}: names of forgeries, each once")
     return given
+
+
+def _without_small(manifest: Manifest, min_side: int) -> Manifest:
+    """Without faces whose box has a side under ``min_side`` pixels; whole pictures stay."""
+    sides = (manifest.boxes[:, 2:] - manifest.boxes[:, :2]).min(axis=1)
+    kept = np.flatnonzero(~(sides < min_side))  # NaN, a whole picture, is not less
+    if len(kept) < len(manifest):
+        logger.info("%d faces under %d px are left out", len(manifest) - len(kept), min_side)
+    return manifest.take(kept)
 
 
 def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarray:

@@ -184,6 +184,9 @@ def test_unseen_methods_stay_out_of_training():
         ({"methods": ("swap",)}, KeyError),
         ({"fake_share": 1.5}, ValueError),
         ({"strength": 0.0}, ValueError),
+        ({"corrupt_train": -0.1}, ValueError),
+        ({"corrupt_train": 1.1}, ValueError),
+        ({"corrupt_train": float("nan")}, ValueError),
         ({"seed": -1}, ValueError),
         ({"methods": ("down_up",), "unseen_methods": ("down_up",)}, ValueError),
     ],
@@ -191,6 +194,44 @@ def test_unseen_methods_stay_out_of_training():
 def test_impossible_settings_are_refused(changes, error):
     with pytest.raises(error):
         Settings(**changes)
+
+
+def images_with(share, split, numbers=range(1, 5)):
+    """{number: (JPEG bytes, record)} of a split, where that share of train is corrupted."""
+    settings = Settings(seed=4, corrupt_train=share)
+    return {n: make_image(Job(split, n, ""), SyntheticSource(64), settings) for n in numbers}
+
+
+def test_no_image_of_train_is_corrupted_unless_asked_for(monkeypatch):
+    """The draw comes last: quality is still the first number of the stream for saving."""
+    monkeypatch.setattr(generate, "challenge", None)  # a call would fail
+    assert Settings().corrupt_train == 0
+    found = images_with(0.0, "train")
+    for number, (_, record) in found.items():
+        seeds = np.random.SeedSequence([4, SPLITS.index("train"), number]).spawn(4)
+        low, high = generate.JPEG_QUALITY
+        quality = np.random.default_rng(seeds[3]).integers(low, high + 1)
+        assert record["image"]["jpeg_quality"] == quality
+
+
+def test_corruption_changes_pixels_of_train_and_nothing_else():
+    plain, corrupted = images_with(0.0, "train"), images_with(1.0, "train")
+    for number, (data, record) in plain.items():
+        changed, same = corrupted[number]
+        decoded = [np.asarray(Image.open(io.BytesIO(d)).convert("RGB")) for d in (data, changed)]
+        assert decoded[0].shape == decoded[1].shape
+        assert (decoded[0] != decoded[1]).any()
+        assert same == record  # boxes, masks, methods, quality
+    for split in SPLITS[1:]:
+        assert images_with(0.0, split, [1, 2]) == images_with(1.0, split, [1, 2])
+
+
+def test_a_share_of_train_is_corrupted():
+    numbers = range(1, 13)
+    plain, every, some = (images_with(share, "train", numbers) for share in (0.0, 1.0, 0.5))
+    kept = [some[number] == plain[number] for number in numbers]
+    assert all(kept[n - 1] or some[n] == every[n] for n in numbers)
+    assert 2 <= sum(kept) <= 10
 
 
 # -- real photos -------------------------------------------------------------------------------
@@ -322,3 +363,25 @@ def test_files_that_cannot_be_a_source_are_refused(photo_set, tmp_path):
         PhotoSource(write(images=[*content["images"], twin]))
     with pytest.raises(ValueError, match="ratio"):
         PhotoSource(write(), ratio=(1, 0))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png", "C:\\b.png"])
+def test_photos_outside_of_the_folder_are_refused(photo_set, name):
+    folder, content, write = photo_set
+    write(images=[content["images"][0] | {"file_name": name}], annotations=[])
+    with pytest.raises(ValueError, match="leaves the folder"):
+        PhotoSource(folder)
+
+
+def test_some_of_the_photos_are_no_kind_of_their_own(tmp_path):
+    """The split is by a hash of the identity: in its order, photos with one would come first."""
+    images = [
+        {"id": n, "file_name": f"{n}.png"} | ({"identity": f"p{n}"} if n % 4 == 0 else {})
+        for n in range(1, 2001)
+    ]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": images, "annotations": []}))
+    jobs = PhotoSource(path).plan({"train": 0, "val": 0, "test_dev": 100, "test_challenge": 0})
+    assert len(jobs) == 100
+    known = sum(int(job.photo.removesuffix(".png")) % 4 == 0 for job in jobs)
+    assert 10 <= known <= 40  # of 100 drawn ones 25 are expected, and fewer or more in 1 of 1000

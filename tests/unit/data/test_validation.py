@@ -1,5 +1,6 @@
 """The validation lists every fault, with file and id; the catalog finds the files."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from comics.config import get_cfg
-from comics.data.catalog import dataset_files, datasets_root, load_dataset
+from comics.data.catalog import annotation_digests, dataset_files, datasets_root, load_dataset
 from comics.data.faults import ERROR, TREATMENTS, WARNING
 from comics.data.records import DatasetError
 from comics.data.validation import validate
@@ -168,3 +169,17 @@ def test_environment_overrides_the_root():
     cfg.DATASETS.ROOT = "here"
     assert datasets_root(cfg, {}) == Path("here")
     assert datasets_root(cfg, {"COMICS_DATASETS": "/there"}) == Path("/there")
+
+
+def test_digests_name_the_annotations_of_every_kind_of_entry(make_set, tmp_path):
+    source = make_set(2)
+    manifest = tmp_path / "faces.csv"
+    manifest.write_text("path,label\n")
+    entries = [str(source), f"{source}@{tmp_path}", f"{manifest}@split=train"]
+    files = [source, source, manifest]
+    assert annotation_digests(entries, tmp_path) == {
+        entry: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for entry, file in zip(entries, files, strict=True)
+    }
+    with pytest.raises(DatasetError, match="openforensics_val"):
+        annotation_digests(["openforensics_val"], tmp_path)

@@ -413,3 +413,42 @@ def test_every_method_takes_its_batches(face_set, method):
         losses = built(batch).losses
         assert losses
         assert all(bool(torch.isfinite(loss)) for loss in losses.values())
+
+
+def test_small_faces_are_not_trained_on(make_multi_face_set):
+    entry, sides = make_multi_face_set
+    cfg = config(entry)
+    everything = build_face_train_loader(cfg, needs=needs())
+    cfg.INPUT.FACE.MIN_SIDE = 12
+    large = build_face_train_loader(cfg, needs=needs())
+    assert len(everything.order.groups) == len(sides)
+    assert len(large.order.groups) == sum(side >= 12 for side in sides) < len(sides)
+    cfg.INPUT.FACE.MIN_SIDE = 1000
+    with pytest.raises(DatasetError):
+        build_face_train_loader(cfg, needs=needs())
+
+
+def test_whole_pictures_are_never_too_small(face_set):
+    cfg = config(face_set)
+    everything = len(build_face_train_loader(cfg, needs=needs()).order.groups)
+    cfg.INPUT.FACE.MIN_SIDE = 1000
+    assert len(build_face_train_loader(cfg, needs=needs()).order.groups) == everything
+
+
+@pytest.fixture
+def make_multi_face_set(tmp_path):
+    """A COCO set whose faces have sides of 8, 12 and 16 pixels, real and fake; and the sides."""
+    sides, annotations = [8, 12, 16, 8, 12, 16], []
+    for number, side in enumerate(sides):
+        box = [20 * number, 2, side, side + 3]
+        annotations.append({"id": number + 1, "image_id": 1, "category_id": number // 3,
+                            "bbox": box, "area": side * side, "iscrowd": 0,
+                            "segmentation": [[box[0], 2, box[0] + side, 2, box[0] + side, side]],
+                            "method": "swap" if number // 3 else None})  # fmt: skip
+    Image.fromarray(np.zeros((40, 140, 3), np.uint8)).save(tmp_path / "a.png")
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 140}],
+               "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
+               "annotations": annotations}  # fmt: skip
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content))
+    return path, sides
