@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from comics.commands.run_arguments import chosen_predictor
+
 EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
 STDIN = "-"
 
@@ -90,19 +92,7 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
 
 
 def _predictor(options: argparse.Namespace):
-    from comics.inference.default_weights import default_weights
-    from comics.inference.load import load_predictor
-
-    predictor = load_predictor(
-        default_weights(options.weights),
-        options.device,
-        score_threshold=options.score_threshold,
-        fake_threshold=options.fake_threshold,
-        face_weights=options.face_weights,
-        tiling=options.tiling,
-        amp=options.amp,
-        compiled=options.compile,
-    )
+    predictor = chosen_predictor(options, amp=options.amp, compiled=options.compile)
     if options.heat_maps and not predictor.looks_at_faces:
         raise ValueError("--heat-maps needs a face method: give --face-weights")
     if options.heat_maps and not predictor.has_heat_maps:

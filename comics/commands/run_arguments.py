@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comics.inference.predictor import Predictor
 
 TILING_MODES = ("never", "auto", "always")
 
@@ -65,6 +69,31 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="also look at large pictures tile by tile, for small faces: auto where the picture "
         "would be shrunk much, always where it is larger than a tile; each tile costs as much "
         "as a picture (default: TEST.TILING.MODE, which is never unless the model says so)",
+    )
+
+
+def chosen_predictor(options: argparse.Namespace, **more: bool) -> Predictor:
+    """The predictor that ``add_model_arguments`` and ``--device`` describe.
+
+    Args:
+        options: as parsed.
+        more: further arguments of ``load_predictor``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``default_weights`` and ``load_predictor``.
+    """
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.inference.default_weights import default_weights
+    from comics.inference.load import load_predictor
+
+    return load_predictor(
+        default_weights(options.weights),
+        options.device,
+        score_threshold=options.score_threshold,
+        fake_threshold=options.fake_threshold,
+        face_weights=options.face_weights,
+        tiling=options.tiling,
+        **more,
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from comics.commands.run_arguments import add_model_arguments
+from comics.commands.run_arguments import add_model_arguments, chosen_predictor
 
 SUMMARY = "a web page where one drops a photo or short video, and its API"
 DESCRIPTION = """\
@@ -106,22 +106,13 @@ def run_serve(options: argparse.Namespace) -> int:
             EXIT_ARGUMENTS,
         )
     # After the arguments are known to be sound: these imports take seconds
-    from comics.inference.default_weights import default_weights
-    from comics.inference.load import load_predictor
     from comics.server.app import build_app
 
     try:
         limits = _limits(options)
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-        predictor = load_predictor(
-            default_weights(options.weights),
-            options.device,
-            score_threshold=options.score_threshold,
-            fake_threshold=options.fake_threshold,
-            face_weights=options.face_weights,
-            tiling=options.tiling,
-        )
+        predictor = chosen_predictor(options)
         allowed = _allowed_hosts(options.host, options.allowed_host)
         app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed)
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -38,6 +38,7 @@ def precision_recall_chart(metrics: Metrics, mode: str) -> str:
     """Interpolated precision by recall of every class, at IoU 0.5 and 0.75."""
 
     def draw(axes: Axes) -> None:
+        """A curve for each class and IoU."""
         precision = metrics.modes[mode].curves.precision[0]
         for category, name in enumerate(metrics.ground_truth.category_names):
             for (level, title), dash in zip(CURVE_THRESHOLDS.items(), DASHES, strict=False):
@@ -57,6 +58,7 @@ def roc_chart(labels: np.ndarray, scores: np.ndarray, title: str) -> str:
     false_rate, true_rate, _ = roc_curve(labels, scores, drop_intermediate=False)
 
     def draw(axes: Axes) -> None:
+        """The curve, and that of a guess."""
         axes.plot(false_rate, true_rate, color=COLOURS[0], label=title)
         axes.plot([0, 1], [0, 1], ":", color=PLACEHOLDER, alpha=0.5, label="chance")
         _unit_square(axes, "false positive rate (real called fake)", "true positive rate")
@@ -69,6 +71,7 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> str:
     """Share of fakes by P(fake), and how many faces stand behind each bar."""
 
     def draw(axes: Axes) -> None:
+        """The shares over bars of the counts."""
         filled = [b for b in bins if b.count]
         most = max(b.count for b in filled)
         for b in filled:
@@ -93,6 +96,7 @@ def size_chart(metrics: Metrics, name: str = "AP") -> str:
     """A figure by size of face, for each mode (mean over classes)."""
 
     def draw(axes: Axes) -> None:
+        """A group of bars for each size."""
         sizes = list(SIZES)
         for number, (mode, result) in enumerate(metrics.modes.items()):
             values = [result.overall[name + suffix] for suffix in SIZES.values()]
@@ -110,6 +114,7 @@ def component_chart(metrics: Metrics, mode: str) -> str:
     """What localisation, false positives and missed faces add to each class's oLRP, by size."""
 
     def draw(axes: Axes) -> None:
+        """A bar for each class and size that has faces."""
         truth, result = metrics.ground_truth, metrics.modes[mode]
         places, labels = [], []
         for category, (number, name) in enumerate(
@@ -144,6 +149,7 @@ def robustness_chart(
     """One line per corruption, from mild to severe; the clean value is the dotted line."""
 
     def draw(axes: Axes) -> None:
+        """The lines, and the clean value."""
         looks = itertools.product(DASHES, COLOURS)
         for (name, points), (dash, colour) in zip(series.items(), looks, strict=False):
             steps = range(1, len(points) + 1)

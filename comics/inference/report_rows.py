@@ -180,6 +180,7 @@ class _Highest:
         self._heap: list[tuple[float, int, FaceRow]] = []
 
     def add(self, face: FaceRow) -> None:
+        """Count a face, and keep it while it is among the highest."""
         self.count += 1
         entry = (face.probability, -self.count, face)
         if len(self._heap) < self._limit:

@@ -76,6 +76,7 @@ class _Reader:
         self._decoder = json.JSONDecoder()
 
     def members(self) -> Iterator[tuple[str, object]]:
+        """(name, value) of the outermost object in order; a list comes item by item."""
         self._expect("{")
         if self._next() == "}":
             self._at += 1

@@ -178,6 +178,7 @@ class _VideoPredictor:
         self._predictor, self._stop = predictor, stop
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
+        """Faces of each image, one by one where memory is short; raises where the run stops."""
         if self._stop():
             raise _Stopped
         try:
@@ -256,6 +257,7 @@ class _Run:
         videos: list[_Job] = []
 
         def pictures() -> Iterator[InputFile]:
+            """The pictures, until the run is to stop; videos are set aside."""
             for job in todo:
                 if self._stop():
                     return

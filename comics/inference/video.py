@@ -161,6 +161,7 @@ class _Loop:
         self._drawn_size: tuple[int, int] | None = None
 
     def add(self, item: Frame | av.Packet) -> None:
+        """Take the next frame or packet of sound; a full batch is analysed."""
         if not isinstance(item, Frame):
             if self._pending:  # its place is behind them
                 self._pending.append(item)
@@ -178,6 +179,7 @@ class _Loop:
             self.flush()
 
     def flush(self) -> None:
+        """Analyse the frames that wait, and hand on everything in the order in which it came."""
         pending, batch = self._pending, self._batch
         self._pending, self._batch, self._held_bytes = [], [], 0
         found = iter(self._predict(batch) if batch else ())
@@ -192,6 +194,7 @@ class _Loop:
                 self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
 
     def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
+        """What was read, analysed and left out; after the last ``flush``."""
         notes = []
         if self._annotated is not None and self._annotated.note:
             notes.append(self._annotated.note)

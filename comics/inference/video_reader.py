@@ -303,6 +303,7 @@ class _Numbered:
         self._last: int | None = None
 
     def next_pts(self, frame: av.VideoFrame) -> int:
+        """Its time in units of the time base, made later than the previous where it is not."""
         pts = frame.pts
         if self._last is not None and (pts is None or pts <= self._last):
             pts = self._last + max(frame.duration or 1, 1)

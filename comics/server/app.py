@@ -219,6 +219,7 @@ def _add_schemas(app: FastAPI) -> None:
     describe = app.openapi
 
     def described() -> dict[str, object]:
+        """The framework's description with our schemas in place of those that no answer has."""
         document = describe()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         if "Results" not in schemas:

@@ -95,6 +95,7 @@ class _Body:
         self._complete = False
 
     async def receive(self) -> Message:
+        """The next message; raises ``UploadRefused`` for an upload too large or too slow."""
         if self._complete:  # what comes now is the end of the connection
             return await self._receive()
         try:
