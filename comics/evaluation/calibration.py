@@ -40,6 +40,14 @@ class Calibration:
     likelihood_after: float
     count: int
 
+    def metadata(self, fitted_on: str) -> dict[str, str]:
+        """What a model file's metadata says of it; ``fitted_on`` names the validation set."""
+        return {
+            TEMPERATURE_KEY: repr(self.temperature),
+            "temperature_fitted_on": fitted_on,
+            "temperature_faces": str(self.count),
+        }
+
 
 def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.ndarray:
     """Calibrated P(fake) from P(fake); 0 and 1 stay nearly so (``MARGIN``)."""
@@ -107,9 +115,5 @@ def store_temperature(path: str | os.PathLike, calibration: Calibration, fitted_
 
     file = read_weights(path)
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
-    metadata |= {
-        TEMPERATURE_KEY: repr(calibration.temperature),
-        "temperature_fitted_on": fitted_on,
-        "temperature_faces": str(calibration.count),
-    }
-    save_weights(path, file.state, load_config_text(file.metadata["config"]), metadata)
+    cfg = load_config_text(file.metadata["config"])
+    save_weights(path, file.state, cfg, metadata | calibration.metadata(fitted_on))

@@ -78,6 +78,24 @@ def read_weights(path: str | os.PathLike) -> WeightsFile:
     return WeightsFile(state, metadata, file_sha256(path))
 
 
+def halve_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state whose filters are float16, for files of half the size; loading makes them float32.
+
+    Vectors (biases, scales and statistics of norms) stay: they are small, and a variance may be
+    beyond float16's range.
+
+    Raises:
+        ValueError: naming a filter with a value beyond float16's range.
+    """
+    halved = {}
+    for name, tensor in state.items():
+        filters = tensor.is_floating_point() and tensor.ndim > 1
+        halved[name] = tensor.half() if filters else tensor
+        if filters and not torch.isfinite(halved[name]).all():
+            raise ValueError(f"{name} has values that float16 cannot hold")
+    return halved
+
+
 def file_sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:

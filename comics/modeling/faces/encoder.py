@@ -20,7 +20,9 @@ from torch.func import functional_call
 from comics.registry import ENCODERS
 
 WRAPPED_STATES = ("state_dict", "model")  # where training scripts put the weights in their files
+TIMM_PART = "model."  # where a TimmEncoder has the timm model
 ENCODER_PART = "encoder."  # where a face method's model file has it
+SHOWN_NAMES = 8  # in messages, of each kind
 PIXEL_SCALE = 255.0  # timm states mean and deviation on the 0-1 scale
 
 
@@ -108,12 +110,14 @@ class TimmEncoder(Encoder):
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
     def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Load a state dict of the timm model; the classifier's weights in it are left out.
+        """Load a state dict of the timm model, or of this encoder; a classifier is left out.
 
         Raises:
             ValueError: listing what is missing, unexpected or of another shape; nothing is loaded.
         """
         own = self.model.state_dict()
+        if own.keys().isdisjoint(state):  # of an encoder like this one, in another method's file
+            state = {name.removeprefix(TIMM_PART): value for name, value in state.items()}
         kept = {
             k: v for k, v in state.items() if k in own or not k.startswith(self.optional_weights)
         }
@@ -122,10 +126,16 @@ class TimmEncoder(Encoder):
         misshapen = sorted(k for k in own.keys() & kept.keys() if own[k].shape != kept[k].shape)
         if missing or unexpected or misshapen:
             raise ValueError(
-                f"{source} does not fit this encoder: missing {missing}, unexpected {unexpected}, "
-                f"of another shape {misshapen}"
+                f"{source} does not fit this encoder: missing {_few(missing)}, unexpected "
+                f"{_few(unexpected)}, of another shape {_few(misshapen)}"
             )
         self.model.load_state_dict(kept)
+
+
+def _few(names: list[str]) -> str:
+    """The names, or the first of very many."""
+    rest = len(names) - SHOWN_NAMES
+    return f"{names[:SHOWN_NAMES]}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def build_encoder(name: str) -> Encoder:

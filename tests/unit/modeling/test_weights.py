@@ -7,7 +7,13 @@ from torch import nn
 
 from comics.config import load_config, load_config_text
 from comics.modeling import weights
-from comics.modeling.weights import file_sha256, load_state, read_weights, save_weights
+from comics.modeling.weights import (
+    file_sha256,
+    halve_filters,
+    load_state,
+    read_weights,
+    save_weights,
+)
 
 
 def state():
@@ -61,3 +67,21 @@ def test_loading_fits_exactly_or_changes_nothing():
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     load_state(model, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "x.pt")
     assert model.weight.sum() == 6
+
+
+def test_halved_filters_load_as_float32_and_vectors_stay():
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        layer[1].running_var.fill_(1e6)  # beyond float16
+    halved = halve_filters(layer.state_dict())
+    assert {name for name, value in halved.items() if value.dtype == torch.float16} == {"0.weight"}
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    load_state(other, halved, "here")
+    assert other[0].weight.dtype == torch.float32
+    assert torch.equal(other[0].weight, layer[0].weight.half().float())
+    assert torch.equal(other[1].running_var, layer[1].running_var)
+
+
+def test_a_filter_that_float16_cannot_hold_is_named():
+    with pytest.raises(ValueError, match="stem"):
+        halve_filters({"stem": torch.full((2, 2), 1e6)})

@@ -137,8 +137,9 @@ def test_pixel_statistics_of_the_configuration_win():
     assert torch.equal(method.preprocess(crops), torch.ones(1, 3, 8, 8))
 
 
-def test_a_face_method_starts_from_the_encoder_of_anothers_model_file(tmp_path):
-    overrides = ["MODEL.FACE.ENCODER", "SmallResNet", "MODEL.FACE.METHOD"]
+@pytest.mark.parametrize("encoder", ["SmallResNet", "mobilenetv3_small_050"])
+def test_a_face_method_starts_from_the_encoder_of_anothers_model_file(tmp_path, encoder):
+    overrides = ["MODEL.FACE.ENCODER", encoder, "MODEL.FACE.METHOD"]
     cfg = load_config(overrides=[*overrides, "CrossEntropy"])
     first = build_face_method(cfg)
     save_weights(tmp_path / "first.safetensors", first.inference_state_dict(), cfg, {})
