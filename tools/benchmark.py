@@ -84,7 +84,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     model.set_defaults(run=benchmark_model)
     loader = commands.add_parser("loader", help="images per second of the training loader")
-    loader.add_argument("dataset", help="annotation file, e.g. output/demo/data/train.json")
+    loader.add_argument("dataset", help="annotation file, e.g. output/train_demo/data/train.json")
     loader.add_argument("--config-file", help="YAML; default: comics/config.py")
     loader.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     loader.add_argument("--batches", type=int, default=100)

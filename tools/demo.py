@@ -1,15 +1,20 @@
 #!/usr/bin/env python
-"""The whole path on one machine: make a data set, train, evaluate, infer, and write one page.
+"""A trained model at work, in minutes: forged photos, a clip, verdicts beside the truth, one page.
+
+Photos of real people that the model was not trained on are forged here, so that the truth is
+known; the model that comes with the package looks at them, at a short clip of them, and at more
+pictures. Where there are no photos, scenes are drawn. The page is OUTPUT/index.html.
 
 Each stage is a command that you can run yourself; the demo prints it before it runs it. A stage
 whose result is there already is not done again, so an interrupted demo continues by the same
-command. The page is OUTPUT/index.html.
+command. To train a model in the same way: tools/train_demo.py.
 
 Examples:
-  tools/demo.py --output output/demo                       scenes that it draws
-  tools/demo.py --output output/photos --photos FOLDER     forged from real photos: a folder with
-                                                           annotations.json (COCO, real faces)
-  ... --pictures FOLDER                                    also look at these, never trained on
+  tools/demo.py                      photos of ../shared/data where that folder exists, else drawn
+  tools/demo.py --photos FOLDER      a folder with annotations.json (COCO, real faces)
+  tools/demo.py --photos none        drawn scenes
+  tools/demo.py --weights FILE       another model
+Exit code: 0 done; 2 unusable arguments or input; else that of the stage that failed.
 """
 
 from __future__ import annotations
@@ -18,16 +23,24 @@ import argparse
 import json
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / "configs" / "Quickstart" / "comics_r18.yaml"
-TEST_SPLITS = ("test_dev", "test_challenge")
-SHOWN_PICTURES = 12  # held-out pictures on the page
+SHARED = TOOLS.parent.parent / "shared"  # photos and pictures beside the checkout
+ANNOTATIONS = "annotations.json"
+HELD_OUT = "test_dev"  # the split of make_dataset.py that no model here is trained on
+LONG_SIDE = 1024  # pixels, at most, of a forged photo
+SEVERAL = 2  # faces: photos with as many are taken first
+SHOWN_PICTURES = 12  # of the forged ones, on the page
+FEW_FACES = 500  # with fewer, a share is off by some points
 CLIP_PICTURES, CLIP_FRAMES, CLIP_FPS = 4, 16, 12
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+EXIT_ARGUMENTS = 2
 EXIT_PARTIAL = 3  # a tool's "done, but some inputs were left out"
 
 
@@ -37,28 +50,46 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="FOLDER")
-    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="real photos to forge")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="more pictures to look at")
-    parser.add_argument("--train-images", type=int, default=1200, metavar="N")
-    parser.add_argument("--test-images", type=int, default=150, metavar="N", help="per test split")
-    parser.add_argument("--iterations", type=int, metavar="N", help="default: the configuration's")
+    parser.add_argument(
+        "--photos",
+        type=_folder,
+        default=_where_it_exists(SHARED / "data"),
+        metavar="FOLDER",
+        help="real photos to forge; none: draw scenes (default: ../shared/data where it exists)",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=_folder,
+        default=_where_it_exists(SHARED / "samples"),
+        metavar="FOLDER",
+        help="more pictures to look at; none: no more (default: ../shared/samples where it exists)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="model file (default: the package's)")
+    parser.add_argument("--images", type=int, default=24, metavar="N", help="to forge (default 24)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.inference.default_weights import default_weights
+
     started = time.monotonic()
-    data, run = options.output / "data", options.output / "train"
-    make_data(options, data)
-    weights = train(options, data, run)
-    evaluate(options, data, run, weights)
-    pictures = choose_pictures(data, options.pictures, options.seed)
-    clip = make_clip(options.output, data, options.seed)
-    infer(options.output, weights, [*pictures, clip])
-    page = write_demo_page(options, data, run, weights, pictures)
+    forged = options.output / "forged"
+    try:
+        weights = default_weights(options.weights)
+        if not weights.is_file():
+            raise FileNotFoundError(f"there is no model file {weights}")
+        more = [] if options.pictures is None else pictures_in(options.pictures)
+        forge(options, forged)
+    except (OSError, ValueError) as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return EXIT_ARGUMENTS
+    clip = make_clip(options.output / "clip.mp4", clip_pictures(forged))
+    infer(options.output, weights, [forged / "images" / HELD_OUT, *more, clip])
+    page = write_demo_page(options, forged, more, clip)
     minutes = (time.monotonic() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {page}")
     return 0
@@ -73,167 +104,255 @@ def command(script: str, *arguments: object) -> None:
         raise SystemExit(code)
 
 
-def make_data(options: argparse.Namespace, data: Path) -> None:
-    """Four splits below ``data``; resumable, so it is always called."""
-    source = options.photos or "synthetic"
+def forge(options: argparse.Namespace, forged: Path) -> None:
+    """Photos, or scenes, of which about half of the faces are forged; resumable."""
+    if options.photos is None:
+        source = ["--source", "synthetic", f"--{HELD_OUT.replace('_', '-')}", options.images]
+    else:
+        originals = options.output / "originals"
+        copy_held_out(options.photos, originals, options.images, options.seed)
+        # All of them are held out: the shares are of train, val, test_dev, test_challenge
+        source = ["--source", originals, "--ratio", 0, 0, 1, 0, "--size", LONG_SIDE]
     command(
-        "make_dataset.py", "--output", data, "--source", source, "--seed", options.seed,
-        "--train", options.train_images, "--val", options.test_images // 2,
-        "--test-dev", options.test_images, "--test-challenge", options.test_images,
-        "--size", 320,
+        "make_dataset.py", "--output", forged, "--seed", options.seed,
+        "--train", 0, "--val", 0, "--test-challenge", 0, *source,
     )  # fmt: skip
 
 
-def train(options: argparse.Namespace, data: Path, run: Path) -> Path:
-    """The trained weights, chosen on the validation split."""
-    weights = run / "model_best.safetensors"
-    if (run / "model_final.safetensors").is_file():
-        print(f"\n{weights} is there already")
-        return weights
-    overrides = ["OUTPUT_DIR", run, "SEED", options.seed, *options.overrides]
-    if options.iterations:
-        overrides += ["SOLVER.MAX_ITER", options.iterations]
-    command(
-        "train_net.py", "--resume", "--config-file", CONFIG, *overrides,
-        "DATASETS.TRAIN", [str(data / "train.json")], "DATASETS.VAL", [str(data / "val.json")],
-    )  # fmt: skip
-    return weights
+def copy_held_out(photos: Path, originals: Path, count: int, seed: int) -> None:
+    """Copy photos of the held-out split, and what is annotated in them: a set of their own.
+
+    Those with several faces come first: in the order of the hash, which fixes the split, pictures
+    of one person each would.
+
+    Raises:
+        FileNotFoundError: if there is no annotation file, or a photo that it names is absent.
+        ValueError: if the file is no such COCO file, or no photo is held out.
+    """
+    from comics.data.generate_sources import PhotoSource
+    from comics.inference.files import write_bytes
+
+    if not (photos / ANNOTATIONS).is_file():
+        raise FileNotFoundError(f"--photos {photos}: there is no {ANNOTATIONS} in it")
+    source = PhotoSource(photos)
+    names = sorted(name for name, split in source.splits.items() if split == HELD_OUT)
+    if not names:
+        raise ValueError(
+            f"--photos {photos}: of its {len(source.photos)} photos none falls into the tenth that "
+            "is held out from training; more photos are needed"
+        )
+    random.Random(seed).shuffle(names)
+    names.sort(key=lambda name: -min(SEVERAL, len(_faces(source.faces[name]))))
+    content = {"images": [], "annotations": []}
+    originals.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names[:count], 1):
+        copy = f"{number:06d}{Path(name).suffix}"
+        shutil.copyfile(photos / name, originals / copy)
+        content["images"].append(source.photos[name] | {"file_name": copy, "original": name})
+        content["annotations"] += source.faces[name]
+    write_bytes(originals / ANNOTATIONS, json.dumps(content).encode("utf-8"))
 
 
-def evaluate(options: argparse.Namespace, data: Path, run: Path, weights: Path) -> None:
-    """COCO results and figures of both test splits, below ``run/inference``."""
-    tests = [str(data / f"{split}.json") for split in TEST_SPLITS]
-    command(
-        "train_net.py", "--eval-only", "--weights", weights, "--config-file", CONFIG,
-        "OUTPUT_DIR", run, *options.overrides, "DATASETS.TEST", tests,
-    )  # fmt: skip
+def clip_pictures(forged: Path) -> list[Path]:
+    """The largest landscape pictures: a clip's are cut to the smallest of them."""
+    images = json.loads((forged / f"{HELD_OUT}.json").read_text(encoding="utf-8"))["images"]
+    images.sort(key=lambda i: (i["width"] < i["height"], -i["width"] * i["height"], i["id"]))
+    return [forged / image["file_name"] for image in images[:CLIP_PICTURES]]
 
 
-def choose_pictures(data: Path, more: Path | None, seed: int) -> list[Path]:
-    """Some held-out pictures of test-dev, then the user's own."""
-    images = json.loads((data / "test_dev.json").read_text(encoding="utf-8"))["images"]
-    drawn = random.Random(seed).sample(images, min(SHOWN_PICTURES, len(images)))
-    suffixes = (".jpg", ".jpeg", ".png")
-    own = sorted(p for p in more.iterdir() if p.suffix.lower() in suffixes) if more else []
-    return [data / image["file_name"] for image in drawn] + own
-
-
-def make_clip(output: Path, data: Path, seed: int) -> Path:
-    """A short video: a camera that moves over held-out pictures."""
+def make_clip(clip: Path, pictures: Sequence[Path]) -> Path:
+    """A short video: a camera that moves over the pictures."""
     from comics.data.images import read_image
     from comics.data.video import pan, write_clip
 
-    clip = output / "clip.mp4"
-    if not clip.is_file():
-        pictures = choose_pictures(data, None, seed + 1)[:CLIP_PICTURES]
+    if clip.is_file():
+        print(f"\n{clip} is there already")
+    else:
+        # Half a clip, of a demo that was interrupted, must not pass for one
+        half = clip.with_name(f"half-{clip.name}")
         frames = pan([read_image(path) for path in pictures], CLIP_FRAMES)
-        write_clip(clip, frames, fps=CLIP_FPS, crf=18)
+        write_clip(half, frames, fps=CLIP_FPS, crf=18)
+        half.replace(clip)
     return clip
 
 
-def infer(output: Path, weights: Path, inputs: list[Path]) -> None:
-    """Annotated pictures and video, and results.json."""
+def infer(output: Path, weights: Path, inputs: Sequence[Path]) -> None:
+    """Annotated pictures and video, results.json and report.html; resumable."""
     command("infer.py", "--weights", weights, "--output", output / "inference", *inputs)
 
 
-def write_demo_page(
-    options: argparse.Namespace, data: Path, run: Path, weights: Path, pictures: list[Path]
-) -> Path:
-    """Pictures with verdicts, figures of both splits, and the training curves."""
-    from comics.data.images import read_image
-    from comics.inference.curves import read_curves
-    from comics.inference.page import GalleryPicture, write_page
-    from comics.inference.predictor import Predictor
+def pictures_in(folder: Path) -> list[Path]:
+    """Pictures directly in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
-    predictor = Predictor.from_file(weights)
-    truth = true_labels(data / "test_dev.json")
+
+def write_demo_page(
+    options: argparse.Namespace, forged: Path, more: Sequence[Path], clip: Path
+) -> Path:
+    """Pictures with verdicts and the truth, figures, and links to everything else."""
+    from comics.data.images import read_image
+    from comics.inference.files import display_name
+    from comics.inference.page import GalleryPicture, write_page
+
+    truth = json.loads((forged / f"{HELD_OUT}.json").read_text(encoding="utf-8"))
+    results = json.loads((options.output / "inference/results.json").read_text(encoding="utf-8"))
+    notes = true_labels(truth)
+    outputs = {
+        file["file_name"]: f"inference/{file['output']}"
+        for file in results["files"]
+        if file.get("output")
+    }
+    known = [forged / image["file_name"] for image in truth["images"]]
     cards = []
-    for path in pictures:
-        image = read_image(path)
-        faces = predictor.predict([image])[0]
-        cards.append(GalleryPicture(path.name, image, faces, note=truth.get(path.name)))
-    kind = "photos with faces forged by the project" if options.photos else "synthetic scenes"
+    for path in [*known[:SHOWN_PICTURES], *more]:
+        key = display_name(path)
+        if key in outputs:  # else it could not be read, which the report says
+            image = read_image(path)
+            faces = verdicts_of(results, key, image.shape[:2])
+            note = notes.get(path.name) if path in known else None
+            cards.append(GalleryPicture(path.name, image, faces, outputs[key], note))
+    links = {"Report of all files: sort, filter, move the threshold": "inference/report.html"}
+    if display_name(clip) in outputs:
+        links["A clip of the forged pictures, annotated"] = outputs[display_name(clip)]
     page = options.output / "index.html"
     write_page(
         page,
-        "comics: demo",
+        "comics: which faces are forged?",
         cards,
-        tables={f"Held-out {kind}, x100": figures(data, run)},
-        curves=read_curves(run / "metrics.jsonl"),
-        introduction=(
-            f"A small COMICS-BlendMask trained on {options.train_images} {kind} "
-            f"(seed {options.seed}). None of the pictures below was trained on."
-        ),
-        provenance=predictor.provenance,
+        tables=figures(truth, results, {display_name(path): path.name for path in known}),
+        introduction=introduce(options, len(known), len(more)),
+        provenance=results["provenance"],
+        links=links,
+        decimals=1,
     )
     return page
 
 
-def true_labels(annotations: Path) -> dict[str, str]:
-    """File name -> what is true of the picture, in words."""
-    content = json.loads(annotations.read_text(encoding="utf-8"))
-    faces: dict[int, list[int]] = {image["id"]: [] for image in content["images"]}
-    for face in content["annotations"]:
-        if not face.get("iscrowd"):
-            faces[face["image_id"]].append(face["category_id"])
+def introduce(options: argparse.Namespace, count: int, more: int) -> str:
+    """What the page shows, in words."""
+    what = (
+        f"Of {count} photos held out from training, those of several people first, the demo has "
+        "forged about half of the faces"
+        if options.photos
+        else f"The demo has drawn {count} scenes and forged about half of the faces"
+    )
+    text = f"{what}. The boxes are what the model says; below each picture is what is true."
+    if more:
+        text += f" Of the last {more} pictures the demo knows nothing."
+    if not options.photos:
+        text += (
+            " The model was trained on real photos: drawn people are not what it is for, and what "
+            "it says of them tells nothing about its use. With photos of real people: "
+            "tools/demo.py --photos FOLDER."
+        )
+    return text
+
+
+def verdicts_of(results: dict, key: str, size: tuple[int, int]):
+    """``Faces`` of one picture of a run, from its results."""
+    import torch
+
+    from comics.ops.boxes import xywh_to_xyxy
+    from comics.ops.masks import rle_to_bitmap
+    from comics.structures import Faces
+
+    entries = [entry for entry in results["results"] if entry["file_name"] == key]
+    if not entries:
+        return Faces.empty(size, with_masks=False)
+    masks = [rle_to_bitmap(e["segmentation"]) for e in entries if "segmentation" in e]
+    return Faces(
+        boxes=xywh_to_xyxy(torch.tensor([entry["bbox"] for entry in entries])),
+        image_size=size,
+        labels=torch.tensor([entry["category_id"] for entry in entries]),
+        scores=torch.tensor([entry["score"] for entry in entries]),
+        masks=torch.stack(masks) if len(masks) == len(entries) else None,
+        fake_probability=torch.tensor([entry["fake_probability"] for entry in entries]),
+    )
+
+
+def true_labels(truth: dict) -> dict[str, str]:
+    """Name of an image -> what is true of it, in words; of a COCO file's content."""
+    faces: dict[int, list[int]] = {image["id"]: [] for image in truth["images"]}
+    for face in _faces(truth["annotations"]):
+        faces[face["image_id"]].append(face["category_id"])
     return {
         Path(image["file_name"]).name: (
             f"in truth {len(faces[image['id']])} faces, {sum(faces[image['id']])} forged"
         )
-        for image in content["images"]
+        for image in truth["images"]
     }
 
 
-def figures(data: Path, run: Path) -> list[dict[str, object]]:
-    """Rows per split, x100: COCO's figures per class, then those of the merged verdicts.
+def figures(truth: dict, results: dict, known: dict[str, str]) -> dict[str, list[dict]]:
+    """Caption -> rows: how the verdicts fit the truth.
 
-    A detector may report one face as real and as forged; COCO counts both. What a user sees is one
-    verdict per face, so "AP50 any class" is measured on verdicts.
+    Args:
+        truth: content of the COCO file.
+        results: content of results.json.
+        known: name of a file in the results -> name of its image.
     """
-    from comics.evaluation import evaluate as measure
+    import numpy as np
 
-    rows = []
-    for position, split in enumerate(TEST_SPLITS):
-        truth = data / f"{split}.json"
-        results = json.loads((run / "inference" / f"{position}_{split}.json").read_text())
-        flat = measure(truth, results).flat()
-        merged = measure(truth, verdict_results(results), ("bbox",)).flat()
-        for mode, name in (("bbox", "box"), ("segm", "mask")):
-            row = {"split": split, "what": name}
-            row |= {
-                k: flat[f"{mode}/{k}"] for k in ("AP", "AP50", "oLRP", "AP50/Real", "AP50/Fake")
-            }
-            row["AP50 any class"] = merged["bbox/AP50_agnostic"] if mode == "bbox" else None
-            rows.append(
-                {k: round(100 * v, 1) if isinstance(v, float) else v for k, v in row.items()}
-            )
-    return rows
+    from comics.evaluation import evaluate
+    from comics.evaluation.classification import auc
+    from comics.evaluation.faces import confusion, face_verdicts
+
+    ids = {Path(image["file_name"]).name: image["id"] for image in truth["images"]}
+    entries = [
+        entry | {"image_id": ids[known[entry["file_name"]]]}
+        for entry in results["results"]
+        if entry["file_name"] in known
+    ]
+    verdicts = face_verdicts(evaluate(truth, entries, ("bbox",)), "bbox")
+    provenance = results["provenance"]
+    table, alarms = confusion(verdicts, provenance["score_threshold"], provenance["fake_threshold"])
+    found = ~np.isnan(verdicts.fake_probability)
+    area = auc(verdicts.labels[found], verdicts.fake_probability[found])
+    (_, real_called_fake, real_missed), (_, fake_called_fake, fake_missed) = table.tolist()
+    reals, fakes = table.sum(axis=1).tolist()
+    faces = reals + fakes
+    hits = faces - real_missed - fake_missed
+    caption = f"{len(ids)} pictures with {faces} faces, {fakes} of them forged"
+    if faces < FEW_FACES:
+        caption += "; so few that other pictures would give figures that differ by several points"
+    return {
+        caption: [
+            _row("Faces found", f"{hits} of {faces}", _share(hits, faces)),
+            _row("Boxes where there is no face", str(alarms), None),
+            _row(
+                "Forged faces called forged",
+                f"{fake_called_fake} of {fakes}",
+                _share(fake_called_fake, fakes),
+            ),
+            _row(
+                "Real faces called forged",
+                f"{real_called_fake} of {reals}",
+                _share(real_called_fake, reals),
+            ),
+            _row("AUC of P(fake), 50 is guessing", f"of {hits} found", 100 * area),
+        ]
+    }
 
 
-def verdict_results(results: list[dict]) -> list[dict]:
-    """COCO results of a detector, merged to one box per face (``form_verdicts``)."""
-    import torch
+def _row(what: str, count: str, percent: float | None) -> dict[str, object]:
+    return {"What": what, "Faces": count, "x100": percent}
 
-    from comics.inference.verdict import VerdictRule, form_verdicts
-    from comics.ops.boxes import xywh_to_xyxy, xyxy_to_xywh
-    from comics.structures import Faces
 
-    by_image: dict[int, list[dict]] = {}
-    for entry in results:
-        by_image.setdefault(entry["image_id"], []).append(entry)
-    merged = []
-    for image_id, entries in by_image.items():
-        faces = Faces(
-            boxes=xywh_to_xyxy(torch.tensor([entry["bbox"] for entry in entries])),
-            image_size=(0, 0),
-            labels=torch.tensor([entry["category_id"] for entry in entries]),
-            scores=torch.tensor([entry["score"] for entry in entries]),
-        )
-        faces = form_verdicts(faces, VerdictRule(score_threshold=0.0))
-        columns = (xyxy_to_xywh(faces.boxes).tolist(), faces.labels.tolist(), faces.scores.tolist())
-        for box, label, score in zip(*columns, strict=True):
-            merged.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
-    return merged
+def _share(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def _faces(annotations: Sequence[dict]) -> list[dict]:
+    """Annotations that are no ignore regions."""
+    return [annotation for annotation in annotations if not annotation.get("iscrowd")]
+
+
+def _folder(text: str) -> Path | None:
+    return None if text == "none" else Path(text)
+
+
+def _where_it_exists(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ MIN_SIDE = 24  # pixels, shorter side of a box: smaller faces are counted apart
 SIZES = {"under 24 px": (0, 24), "24 to 48 px": (24, 48), "48 to 96 px": (48, 96),
          "96 px and more": (96, np.inf)}  # fmt: skip
 
+COLUMNS = ("labels", "fake_probability", "scores", "sides", "mask_iou", "photos", "methods")
+
 
 @dataclass(frozen=True)
 class FaceRows:
@@ -34,28 +36,39 @@ class FaceRows:
     Attributes:
         labels: [G] 0 real, 1 fake.
         fake_probability: [G] in [0, 1]; NaN for a face that was not found.
+        scores: [G] confidence that it is a face; 0 for one that was not found.
         sides: [G] shorter side of the box, pixels.
         mask_iou: [G] overlap of its mask with that of its verdict; 0 where not found.
         photos: [G] number of its photo, 0 to P - 1.
         methods: [G] what forged it; "" for a real one.
-        false_faces: verdicts on what is no face.
+        false_scores: confidence of each verdict on what is no face.
         photo_count: P.
     """
 
     labels: np.ndarray
     fake_probability: np.ndarray
+    scores: np.ndarray
     sides: np.ndarray
     mask_iou: np.ndarray
     photos: np.ndarray
     methods: np.ndarray
-    false_faces: int
+    false_scores: np.ndarray
     photo_count: int
 
     def __getitem__(self, chosen: np.ndarray) -> FaceRows:
         """The faces of a [G] bool mask; photos and false faces stay."""
-        columns = ("labels", "fake_probability", "sides", "mask_iou", "photos", "methods")
-        kept = {name: getattr(self, name)[chosen] for name in columns}
-        return FaceRows(**kept, false_faces=self.false_faces, photo_count=self.photo_count)
+        return replace(self, **{name: getattr(self, name)[chosen] for name in COLUMNS})
+
+    def shown_from(self, score: float) -> FaceRows:
+        """As if faces were shown from this confidence on only."""
+        hidden = self.scores < score
+        return replace(
+            self,
+            fake_probability=np.where(hidden, np.nan, self.fake_probability),
+            scores=np.where(hidden, 0.0, self.scores),
+            mask_iou=np.where(hidden, 0.0, self.mask_iou),
+            false_scores=self.false_scores[self.false_scores >= score],
+        )
 
     @property
     def found(self) -> np.ndarray:
@@ -99,6 +112,7 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
     return FaceRows(
         labels=boxes.labels,
         fake_probability=boxes.fake_probability,
+        scores=boxes.score,
         sides=truth.boxes[boxes.face, 2:].min(axis=1),
         mask_iou=masks.iou,
         photos=truth.image[boxes.face],
@@ -106,7 +120,7 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
             [ground_truth["annotations"][i].get("method") or "" for i in truth.entries[boxes.face]],
             str,
         ),
-        false_faces=len(boxes.false_alarms),
+        false_scores=boxes.false_alarms,
         photo_count=len(truth.image_ids),
     )
 
@@ -135,7 +149,7 @@ def verdict_figures(
         "AUC, unseen forgeries": _auc(found[real | unseen]),
         "mask IoU": _share(found.mask_iou[matched], found.photos[matched]),
     }
-    alarms = rows.false_faces / max(rows.photo_count, 1)
+    alarms = len(rows.false_scores) / max(rows.photo_count, 1)
     return figures | {"false faces a photo": Figure(alarms, np.nan, np.nan, rows.photo_count)}
 
 
@@ -154,6 +168,11 @@ def by_method(rows: FaceRows) -> dict[str, FaceRows]:
     }
 
 
+def score_for(rows: FaceRows, false_faces: float) -> float:
+    """The least confidence from which on at most so many false faces a photo are shown."""
+    return _least_above(rows.false_scores, int(np.floor(false_faces * rows.photo_count)))
+
+
 def threshold_for(rows: FaceRows, false_alarm_rate: float) -> float:
     """The least P(fake) that at most this share of the found real faces reaches.
 
@@ -163,21 +182,30 @@ def threshold_for(rows: FaceRows, false_alarm_rate: float) -> float:
     real = rows.fake_probability[rows.found & (rows.labels == 0)]
     if not len(real):
         raise ValueError("no real face was found: there is no threshold to choose")
-    allowed = int(np.floor(false_alarm_rate * len(real)))
-    highest = np.sort(real)[::-1]
-    if allowed >= len(real):
+    return _least_above(real, int(np.floor(false_alarm_rate * len(real))))
+
+
+def _least_above(values: np.ndarray, allowed: int) -> float:
+    """The least threshold in [0, 1] that at most ``allowed`` of the values reach."""
+    if allowed >= len(values):
         return 0.0
-    return float(min(1.0, np.nextafter(highest[allowed], 2.0)))
+    return float(min(1.0, np.nextafter(np.sort(values)[::-1][allowed], 2.0)))
 
 
 def store_choice(
     source: str | os.PathLike,
     output: str | os.PathLike,
     calibration: Calibration,
-    threshold: float,
+    thresholds: Mapping[str, float],
     fitted_on: str,
 ) -> None:
-    """A model file like ``source`` with a temperature and TEST.FAKE_THRESH; weights as they are.
+    """A model file like ``source`` with a temperature and thresholds; weights as they are.
+
+    Args:
+        source, output: model files.
+        calibration: of P(fake).
+        thresholds: values of TEST by name: "SCORE_THRESH", "FAKE_THRESH".
+        fitted_on: what both were chosen on.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such model file, or it is broken.
@@ -188,7 +216,8 @@ def store_choice(
     file = read_weights(source)
     cfg = load_config_text(file.metadata["config"]).clone()
     cfg.defrost()
-    cfg.TEST.FAKE_THRESH = threshold
+    for name, value in thresholds.items():
+        cfg.TEST[name] = value
     cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
     save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))

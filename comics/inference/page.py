@@ -31,7 +31,7 @@ from comics.structures import Faces
 THUMBNAIL_SIDE = 720  # pixels, the long side
 THUMBNAIL_QUALITY = 82  # JPEG
 THUMBNAIL_SCALE = 1.6  # of lines and text: thumbnails are shown at about half their pixels
-DECIMALS = 3  # of numbers in tables
+DECIMALS = 3  # of numbers in tables, where not told otherwise
 TEMPLATE = "gallery.html"
 
 Table = Sequence[Mapping[str, object]]
@@ -64,6 +64,8 @@ def write_page(
     curves: Sequence[Record] | None = None,
     introduction: str | None = None,
     provenance: Mapping[str, object] | None = None,
+    links: Mapping[str, str] | None = None,
+    decimals: int = DECIMALS,
 ) -> None:
     """Write the page, atomically.
 
@@ -72,10 +74,12 @@ def write_page(
         title: heading of the page.
         pictures: in the order in which they are shown.
         tables: caption -> rows; each row maps column names to values, the first row names the
-            columns. Numbers are shown with three decimals, None and NaN as a dash.
+            columns. Floating-point numbers are shown with ``decimals``, None and NaN as a dash.
         curves: records of a ``metrics.jsonl``: see ``comics.inference.curves.read_curves``.
         introduction: a paragraph below the title.
         provenance: ``Predictor.provenance``, shown at the end.
+        links: text -> a file beside the page, as a relative path; shown below the introduction.
+        decimals: of numbers in tables.
     """
     svg = curves_svg(curves) if curves else None
     html = render(
@@ -83,7 +87,8 @@ def write_page(
         title=title,
         introduction=introduction,
         cards=[_card(picture) for picture in pictures],
-        tables=[_table(caption, rows) for caption, rows in (tables or {}).items()],
+        links=[(text, _address(path)) for text, path in (links or {}).items()],
+        tables=[_table(caption, rows, decimals) for caption, rows in (tables or {}).items()],
         # Made by matplotlib, which escapes the names of the series
         curves=None if svg is None else Markup(svg),
         provenance=flat_pairs(provenance or {}),
@@ -107,7 +112,7 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
         "source": picture_uri(Image.fromarray(thumbnail), THUMBNAIL_QUALITY),
         "height": size[0],
         "width": size[1],
-        "link": None if picture.link is None else quote(picture.link, errors="surrogateescape"),
+        "link": None if picture.link is None else _address(picture.link),
         "note": picture.note,
         "verdict": verdict,
         "verdict_text": VERDICTS[verdict],
@@ -116,20 +121,24 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
     }
 
 
-def _table(caption: str, rows: Table) -> dict[str, object]:
+def _address(path: str) -> str:
+    return quote(path, errors="surrogateescape")
+
+
+def _table(caption: str, rows: Table, decimals: int) -> dict[str, object]:
     names = list(rows[0]) if rows else []
     columns = [
         {"name": name, "number": any(_is_number(row.get(name)) for row in rows)} for name in names
     ]
-    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    cells = [[_cell(row.get(name), decimals) for name in names] for row in rows]
     return {"caption": caption, "columns": columns, "rows": cells}
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, decimals: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, (float, np.floating)):
-        return f"{value:.{DECIMALS}f}"
+        return f"{value:.{decimals}f}"
     return str(value)
 
 

@@ -14,6 +14,7 @@ from comics.evaluation.verdict_figures import (
     by_method,
     by_size,
     face_rows,
+    score_for,
     store_choice,
     threshold_for,
     verdict_figures,
@@ -68,7 +69,8 @@ def test_faces_and_verdicts_are_joined():
     assert rows.methods.tolist() == ["", "swap", "blend"]
     assert rows.photos.tolist() == [0, 0, 1]
     assert rows.mask_iou == pytest.approx([1, 0, 45 / 55])
-    assert (rows.false_faces, rows.photo_count) == (1, 2)
+    assert (rows.false_scores.tolist(), rows.photo_count) == ([0.9], 2)
+    assert rows.scores.tolist() == [0.9, 0, 0.9]
 
 
 def drawn(seed=0, count=200):
@@ -80,11 +82,12 @@ def drawn(seed=0, count=200):
     return FaceRows(
         labels=labels,
         fake_probability=probability,
+        scores=np.where(np.isnan(probability), 0, rng.uniform(0.2, 1, count)),
         sides=rng.uniform(10, 120, count),
         mask_iou=np.where(np.isnan(probability), 0, rng.uniform(0.5, 1, count)),
         photos=rng.integers(0, 60, count),
         methods=methods,
-        false_faces=7,
+        false_scores=np.linspace(0.2, 0.8, 7),
         photo_count=60,
     )
 
@@ -136,14 +139,43 @@ def test_one_class_has_no_auc():
 def test_threshold_is_the_least_that_keeps_the_rate(probabilities, rate):
     count = len(probabilities)
     values = np.array(probabilities)
-    rows = FaceRows(np.zeros(count, int), values, np.full(count, 50.0), np.zeros(count),
-                    np.arange(count), np.array([""] * count), 0, count)  # fmt: skip
+    rows = FaceRows(
+        np.zeros(count, int),
+        values,
+        np.ones(count),
+        np.full(count, 50.0),
+        np.zeros(count),
+        np.arange(count),
+        np.array([""] * count),
+        np.zeros(0),
+        count,
+    )
     threshold = threshold_for(rows, rate)
     if threshold < 1:  # at 1 a certain face is called forged whatever the rate
         assert (values >= threshold).mean() <= rate
     lower = values[values < threshold]
     if len(lower):
         assert (values >= lower.max()).mean() > rate
+
+
+def test_score_is_the_least_that_keeps_false_faces_rare():
+    rows = drawn()  # 7 false faces in 60 photos
+    score = score_for(rows, 3 / 60)
+    assert len(rows.shown_from(score).false_scores) == 3
+    assert score == pytest.approx(0.5)  # the fourth highest; not it, but what is above it
+    assert score_for(rows, 1.0) == 0
+    assert score_for(rows, 0.0) == pytest.approx(0.8)
+
+
+def test_faces_below_the_score_are_as_if_they_were_not_found():
+    rows = drawn()
+    shown = rows.shown_from(0.6)
+    np.testing.assert_array_equal(shown.found, rows.found & (rows.scores >= 0.6))
+    assert (shown.mask_iou[~shown.found] == 0).all()
+    np.testing.assert_array_equal(
+        shown.fake_probability[shown.found], rows.fake_probability[shown.found]
+    )
+    assert verdict_figures(shown, 0.5)["faces found"].value < rows.found.mean()
 
 
 def test_no_real_face_gives_no_threshold():
@@ -157,7 +189,8 @@ def test_the_choice_is_stored_and_weights_stay(tmp_path):
     state = {"weight": torch.arange(6.0).reshape(2, 3).half()}
     save_weights(source, state, get_cfg(), {"git_revision": "abc"})
     before = source.read_bytes()
-    store_choice(source, output, Calibration(1.7, 0.2, 0.1, 0.6, 0.5, 321), 0.625, "val of x")
+    store_choice(source, output, Calibration(1.7, 0.2, 0.1, 0.6, 0.5, 321),
+                 {"SCORE_THRESH": 0.375, "FAKE_THRESH": 0.625}, "val of x")  # fmt: skip
     assert source.read_bytes() == before
     written = read_weights(output)
     assert torch.equal(written.state["weight"], state["weight"])
@@ -165,3 +198,4 @@ def test_the_choice_is_stored_and_weights_stay(tmp_path):
     assert written.metadata["temperature_fitted_on"] == "val of x"
     assert written.metadata["git_revision"] == "abc"
     assert "FAKE_THRESH: 0.625" in written.metadata["config"]
+    assert "SCORE_THRESH: 0.375" in written.metadata["config"]

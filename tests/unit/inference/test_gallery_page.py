@@ -126,6 +126,15 @@ def test_tables(tmp_path):
     assert html.count('<td class="number">') == 4
 
 
+def test_links_and_decimals(tmp_path):
+    rows = [{"x100": 93.14159}, {"x100": 7.0}]
+    links = {"<b>Report</b>": "inference/a report#1.html"}
+    html, elements = page(tmp_path, "T", tables={"F": rows}, links=links, decimals=1)
+    assert [a["href"] for a in elements.all("a")] == ["inference/a%20report%231.html"]
+    assert "<b>Report</b>" in elements.text and not elements.all("b")
+    assert ">93.1<" in html and ">7.0<" in html
+
+
 def test_curves_and_provenance_appear_only_if_given(tmp_path):
     html, elements = page(tmp_path, "Only a title")
     assert not elements.all("svg") and "Metrics" not in html and "Pictures" not in html
