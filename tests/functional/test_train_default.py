@@ -11,10 +11,12 @@ import pytest
 import timm
 import torch
 
+from comics.config import load_config_text
 from comics.data.synthetic import draw_scene
 from comics.evaluation.verdict_figures import SIZES
+from comics.inference.default_weights import SHIPPED
 from comics.inference.predictor import Predictor
-from comics.modeling.weights import read_weights
+from comics.modeling.weights import read_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = 40
@@ -47,31 +49,60 @@ def run(tool, *words):
 
 
 @pytest.mark.slow
-def test_the_recipe_makes_a_model_and_its_figures(tmp_path):
+def test_every_stage_of_the_recipe_fits_the_next(tmp_path):
     write_photos(tmp_path / "photos")
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "imagenet.pth")
     output = tmp_path / "out"
     words = ["--photos", tmp_path / "photos", "--imagenet", tmp_path / "imagenet.pth",
              "--output", output, "--train-images", "10", "--iterations", "1"]  # fmt: skip
     done = run("train_default.py", *words)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    shipped = read_weights(output / "default.safetensors")
-    assert shipped.metadata["temperature_fitted_on"].startswith("val of 0")
-    digests = json.loads(shipped.metadata["detector_data_sha256"])
-    assert len(digests) == 4  # three of train, one of val
-    assert (output / "default.safetensors").stat().st_size < 20e6
-    halves = [v.dtype for k, v in shipped.state.items() if v.ndim > 1 and v.is_floating_point()]
+    # A detector of three steps finds nothing, so there is nothing to choose a threshold on
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "benchmark_photos.py: " in done.stderr
+    assert not (output / "default.safetensors").exists()
+    joined = read_weights(output / "joined.safetensors")
+    assert len(json.loads(joined.metadata["detector_data_sha256"])) == 4  # three of train, val
+    assert len(json.loads(joined.metadata["face_data_sha256"])) == 7
+    halves = [v.dtype for v in joined.state.values() if v.ndim > 1 and v.is_floating_point()]
     assert set(halves) == {torch.float16}
-    predictor = Predictor.from_file(output / "default.safetensors", "cpu")
+    predictor = Predictor.from_file(output / "joined.safetensors", "cpu")
     assert {p.dtype for p in predictor.model.parameters()} == {torch.float32}
-    figures = json.loads((output / "figures/figures.json").read_text())["figures"]
-    assert all(f"test_dev, {size}" in figures for size in SIZES)
-    assert "test_dev, jpeg 50" in figures
-    stamp = (output / "default.safetensors").stat().st_mtime_ns
+    stamp = (output / "joined.safetensors").stat().st_mtime_ns
     again = run("train_default.py", *words)
-    assert again.returncode == 0
-    assert "$ python" not in again.stdout
-    assert (output / "default.safetensors").stat().st_mtime_ns == stamp
+    assert again.stdout.count("$ python") == 1  # what is done is not done again
+    assert (output / "joined.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_thresholds_are_chosen_on_one_split_and_measured_on_another(tmp_path):
+    data = tmp_path / "data"
+    made = run("make_dataset.py", "--output", data, "--quiet", "--workers", "1", "--train", "0",
+               "--val", "6", "--test-dev", "4", "--test-challenge", "0")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    shipped = read_weights(SHIPPED)
+    metadata = {k: v for k, v in shipped.metadata.items() if k not in ("config", "temperature")}
+    source, chosen = tmp_path / "source.safetensors", tmp_path / "chosen.safetensors"
+    save_weights(source, shipped.state, load_config_text(shipped.metadata["config"]), metadata)
+    words = ["--weights", source, "--data", data, "--output", tmp_path / "out"]
+    done = run("benchmark_photos.py", *words, "--choose", "val", "--store", chosen)
+    assert done.returncode == 0, done.stderr
+    file = read_weights(chosen)
+    assert file.metadata["temperature_fitted_on"].startswith("val of data")
+    assert float(file.metadata["temperature"]) > 0
+    twice = run("benchmark_photos.py", "--weights", chosen, *words[2:], "--choose", "val",
+                "--store", tmp_path / "again.safetensors")  # fmt: skip
+    assert twice.returncode == 2
+    assert "calibrated already" in twice.stderr
+    done = run("benchmark_photos.py", "--weights", chosen, *words[2:], "--splits", "test_dev",
+               "--limit", "3", "--conditions", "jpeg:50")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out/figures.json").read_text(encoding="utf-8"))
+    assert all(f"test_dev, {size}" in content["figures"] for size in SIZES)
+    assert "test_dev, jpeg 50" in content["figures"]
+    assert content["provenance"]["calibration"]["state"] == "calibrated"
+    truth = json.loads((data / "test_dev.json").read_text(encoding="utf-8"))
+    looked_at = {v["image_id"] for v in json.loads((tmp_path / "out/test_dev.json").read_text())}
+    assert looked_at <= {image["id"] for image in truth["images"]}
+    assert len(looked_at) <= 3
 
 
 @pytest.mark.parametrize(
