@@ -142,8 +142,8 @@ def _rows(options: argparse.Namespace, predictor, split: str, condition=None):
 
 
 def _choose(options: argparse.Namespace) -> None:
-    from comics.evaluation.calibration import calibrate, fit_temperature
-    from comics.evaluation.verdict_figures import MIN_SIDE, score_for, store_choice, threshold_for
+    from comics.evaluation.calibration import calibrate, fit_temperature, store_choice
+    from comics.evaluation.verdict_figures import MIN_SIDE, score_for, threshold_for
 
     predictor = _predictor(options)
     if predictor.rule.temperature != 1:

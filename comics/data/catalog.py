@@ -21,6 +21,7 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from comics.data.coco import load_coco
+from comics.data.faces.manifest import split_entry
 from comics.data.records import DatasetError, ImageRecord
 from comics.registry import DATASETS
 
@@ -99,9 +100,8 @@ def annotation_digests(entries: Sequence[str], root: str | os.PathLike) -> dict[
     """
     digests = {}
     for entry in entries:
-        path = Path(entry.partition("@")[0])
-        if not path.is_file():
-            path = dataset_files(entry, root).annotations
+        manifest = split_entry(entry)
+        path = manifest[0] if manifest else dataset_files(entry, root).annotations
         with open(path, "rb") as file:
             digests[entry] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, image_to_tensor, read_image
-from comics.data.mosaic import Mosaic
+from comics.data.mosaic import NO_MOSAIC, Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry
 from comics.data.validation import size_mismatch
@@ -115,7 +115,7 @@ class TrainDataset(Dataset):
         with_masks: draw the masks of the faces.
         with_key_view: also make the second view.
         max_pixels: larger images count as broken.
-        mosaic: lay samples on squares of one size; None: each keeps its own.
+        mosaic: lay samples on squares of one size.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class TrainDataset(Dataset):
         with_masks: bool = True,
         with_key_view: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        mosaic: Mosaic | None = None,
+        mosaic: Mosaic = NO_MOSAIC,
     ) -> None:
         self.records = PackedRecords(records)
         self.tolerated_broken = tolerated_broken(len(records))
@@ -158,10 +158,8 @@ class TrainDataset(Dataset):
         self, index: int, rng: np.random.Generator
     ) -> tuple[list[Photo], list[tuple[int, ImageError]]]:
         """The photo of that index, and others drawn beside it where a mosaic needs them."""
-        indices = [index]
-        if self._mosaic is not None:
-            others = self._mosaic.photos(rng) - 1
-            indices += [int(other) for other in rng.integers(0, len(self), others)]
+        others = self._mosaic.photos(rng) - 1
+        indices = [index, *(int(other) for other in rng.integers(0, len(self), others))]
         photos, broken = [], []
         for wanted in indices:
             record, image, passed_over = self._read_from(wanted)
@@ -192,7 +190,7 @@ def augment(
     view: PhotometricView | None,
     with_masks: bool = True,
     with_key_view: bool = False,
-    mosaic: Mosaic | None = None,
+    mosaic: Mosaic = NO_MOSAIC,
 ) -> Sample:
     """The training sample of a decoded photo, or of several; arguments as of ``TrainDataset``.
 
@@ -204,7 +202,7 @@ def augment(
     """
     record = photos[0][0]
     moved = [geometry(image, found.ground_truth(with_masks), rng) for found, image in photos]
-    image, faces = moved[0] if mosaic is None else mosaic.lay(moved, rng)
+    image, faces = mosaic.lay(moved, rng)
     if faces.masks is not None:
         faces = replace(faces, masks=faces.masks.contiguous())
     if view is None:

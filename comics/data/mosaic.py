@@ -39,8 +39,8 @@ class Mosaic:
         ValueError: for a value out of range, naming its key of the configuration.
     """
 
-    size: int
-    probability: float
+    size: int = 0
+    probability: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 0:
@@ -77,6 +77,9 @@ class Mosaic:
             canvas[top:bottom, left:right] = part
             placed.append(_on_canvas(found, left, top, canvas.shape[:2]))
         return canvas, _together(placed, self.size)
+
+
+NO_MOSAIC = Mosaic()  # photos as they are
 
 
 def cut_window(

@@ -8,7 +8,7 @@ faces, so AUC and the verdict at 0.5, stay as they are. T is kept in the model f
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,10 +110,35 @@ def store_temperature(path: str | os.PathLike, calibration: Calibration, fitted_
     Raises:
         FileNotFoundError, ValueError: if there is no such model file, or it is broken.
     """
+    store_choice(path, path, calibration, {}, fitted_on)
+
+
+def store_choice(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    calibration: Calibration,
+    thresholds: Mapping[str, float],
+    fitted_on: str,
+) -> None:
+    """A model file like ``source`` with a temperature and thresholds; weights as they are.
+
+    Args:
+        source, output: model files.
+        calibration: of P(fake).
+        thresholds: values of TEST by name: "SCORE_THRESH", "FAKE_THRESH".
+        fitted_on: what both were chosen on.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such model file, or it is broken.
+    """
     from comics.config import load_config_text
     from comics.modeling.weights import read_weights, save_weights
 
-    file = read_weights(path)
+    file = read_weights(source)
+    cfg = load_config_text(file.metadata["config"]).clone()
+    cfg.defrost()
+    for name, value in thresholds.items():
+        cfg.TEST[name] = value
+    cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
-    cfg = load_config_text(file.metadata["config"])
-    save_weights(path, file.state, cfg, metadata | calibration.metadata(fitted_on))
+    save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))

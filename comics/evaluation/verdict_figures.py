@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from comics.evaluation.calibration import Calibration
 from comics.evaluation.classification import auc, bootstrap_interval
 from comics.evaluation.faces import face_verdicts
 from comics.evaluation.metrics import evaluate
@@ -190,37 +189,6 @@ def _least_above(values: np.ndarray, allowed: int) -> float:
     if allowed >= len(values):
         return 0.0
     return float(min(1.0, np.nextafter(np.sort(values)[::-1][allowed], 2.0)))
-
-
-def store_choice(
-    source: str | os.PathLike,
-    output: str | os.PathLike,
-    calibration: Calibration,
-    thresholds: Mapping[str, float],
-    fitted_on: str,
-) -> None:
-    """A model file like ``source`` with a temperature and thresholds; weights as they are.
-
-    Args:
-        source, output: model files.
-        calibration: of P(fake).
-        thresholds: values of TEST by name: "SCORE_THRESH", "FAKE_THRESH".
-        fitted_on: what both were chosen on.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no such model file, or it is broken.
-    """
-    from comics.config import load_config_text
-    from comics.modeling.weights import read_weights, save_weights
-
-    file = read_weights(source)
-    cfg = load_config_text(file.metadata["config"]).clone()
-    cfg.defrost()
-    for name, value in thresholds.items():
-        cfg.TEST[name] = value
-    cfg.freeze()
-    metadata = {name: text for name, text in file.metadata.items() if name != "config"}
-    save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))
 
 
 def _share(values: np.ndarray, photos: np.ndarray) -> Figure:

@@ -173,7 +173,8 @@ def test_environment_overrides_the_root():
 
 def test_digests_name_the_annotations_of_every_kind_of_entry(make_set, tmp_path):
     source = make_set(2)
-    manifest = tmp_path / "faces.csv"
+    manifest = tmp_path / "clips@night" / "faces.csv"  # no part of the name is a condition
+    manifest.parent.mkdir()
     manifest.write_text("path,label\n")
     entries = [str(source), f"{source}@{tmp_path}", f"{manifest}@split=train"]
     files = [source, source, manifest]

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from comics.config import get_cfg
-from comics.evaluation.calibration import Calibration
+from comics.evaluation.calibration import Calibration, store_choice
 from comics.evaluation.verdict_figures import (
     FaceRows,
     by_method,
     by_size,
     face_rows,
     score_for,
-    store_choice,
     threshold_for,
     verdict_figures,
 )
