@@ -186,6 +186,10 @@ _C.SOLVER.AMP = CfgNode()
 _C.SOLVER.AMP.ENABLED = False  # mixed precision
 _C.SOLVER.AMP.PRECISION = "bfloat16"  # or "float16", with loss scaling
 
+# torch.compile what turns pictures into features: quicker steps after a minute of compiling, where
+# training pictures are of one size (crops, mosaics)
+_C.SOLVER.COMPILE = False
+
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 20  # iterations between lines of metrics.jsonl
 _C.LOG.TENSORBOARD = False  # also write TensorBoard events (needs the extra "tensorboard")

@@ -21,6 +21,7 @@ from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
 from comics.engine import distributed
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder
+from comics.engine.compilation import compile_features, uncompiled
 from comics.engine.logs import MetricsLog
 from comics.engine.measure import Measurement
 from comics.engine.optim import optimizer_from_config, scheduler_from_config
@@ -264,6 +265,8 @@ def _training_model(
     prepare = getattr(model, "prepare_training", None)
     if prepare is not None:
         prepare()
+    if cfg.SOLVER.COMPILE:
+        compile_features(model, device)
     seed_everything(cfg.SEED + distributed.rank())
     return model
 
@@ -339,7 +342,8 @@ def _validation(
     cfg: CfgNode, task: Task, sets: list[Any], device: torch.device, skipped: set[str]
 ) -> Callable[[nn.Module], dict[str, float]]:
     def validate(model: nn.Module) -> dict[str, float]:
-        measurement = task.measure(cfg, model, sets, device)
+        with uncompiled():
+            measurement = task.measure(cfg, model, sets, device)
         skipped.update(measurement.skipped)
         return measurement.figures
 
