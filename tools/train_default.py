@@ -9,7 +9,7 @@ stage whose result is there is not done again, and trainings go on from their la
 same command continues what was interrupted. The result is OUTPUT/default.safetensors, its figures
 are in OUTPUT/figures/figures.md.
 
---recipe cpu (default): made the shipped model in some 100 minutes on two cores. --recipe gpu: the
+--recipe cpu (default): made the shipped model in some three hours on two cores. --recipe gpu: the
 same model, larger squares and batches and more of them, for an hour of one GPU; never run so far.
 
 Exit code: 0 done; else that of the stage that failed.
@@ -33,10 +33,11 @@ CONFIGS = TOOLS.parent / "configs" / "Default"
 RECIPES = {"cpu": CONFIGS, "gpu": CONFIGS / "gpu"}
 # Left out of training, one of each family, so that the test splits have forgeries of unseen kinds
 UNSEEN = ("swap_poisson", "part_warp", "pca_autoencoder")
-# Of the training photos: other faces forged, in other ways, with each; those of 2 and 5 are also
-# corrupted. The last training takes all of them, those before it the first three
-SEEDS, FIRST_SEEDS, CORRUPTED = 6, 3, (2, 5)
-DETECTOR_STAGES = ("detector_base", "detector", "detector_large")  # configurations
+# Of the training photos: other faces forged, in other ways, with each; some are also corrupted
+SEEDS, CORRUPTED = 12, (2, 5, 8, 10, 11)
+# Configurations, and with how many of these sets each trains: later stages know the first ones
+DETECTOR_STAGES = {"detector_base": 3, "detector": 3, "detector_large": 3, "detector_long": 12}
+FACE_STAGES = {"face_base": 3, "face": 6, "face_long": 12}
 TEST_SPLITS = ("test_dev", "test_challenge")
 CONDITIONS = (
     "jpeg:70", "jpeg:50", "jpeg:30", "gaussian_blur:1", "gaussian_blur:3", "gaussian_noise:3",
@@ -97,19 +98,18 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
         output / "imagenet_face.safetensors", "--config-file", RECIPES["cpu"] / "face_base.yaml",
         "--set", "MODEL.FACE.ENCODER_WEIGHTS", "",
     )  # fmt: skip
-    weights = options.imagenet
-    for name in DETECTOR_STAGES:
-        yield training(options, output / name, "MODEL.WEIGHTS", weights)
-        weights = output / name / "model_final.safetensors"
-    detector = weights
-    first, face = output / "face_base", output / "face"
-    imagenet = output / "imagenet_face.safetensors"
-    yield training(options, first, "MODEL.FACE.ENCODER_WEIGHTS", imagenet)
-    yield training(options, face, "MODEL.WEIGHTS", first / "model_best.safetensors", SEEDS)
+    detector = options.imagenet
+    for name, seeds in DETECTOR_STAGES.items():
+        yield training(options, name, "MODEL.WEIGHTS", detector, seeds)
+        detector = output / name / "model_final.safetensors"
+    face, key = output / "imagenet_face.safetensors", "MODEL.FACE.ENCODER_WEIGHTS"
+    for name, seeds in FACE_STAGES.items():
+        yield training(options, name, key, face, seeds)
+        face, key = output / name / "model_best.safetensors", "MODEL.WEIGHTS"
     joined = output / "joined.safetensors"
     yield stage(
-        joined, "combine_weights.py", "--detector", detector,
-        "--face", face / "model_best.safetensors", "--half", "--output", joined,
+        joined, "combine_weights.py", "--detector", detector, "--face", face,
+        "--half", "--output", joined,
     )  # fmt: skip
     shipped, figures = output / "default.safetensors", output / "figures"
     yield stage(
@@ -142,12 +142,12 @@ def data_stage(options: argparse.Namespace, folder: Path, number: int) -> Stage:
 
 
 def training(
-    options: argparse.Namespace, run: Path, key: str, weights: object, seeds: int = FIRST_SEEDS
+    options: argparse.Namespace, name: str, key: str, weights: object, seeds: int
 ) -> Stage:
-    """A training of the recipe's configuration that is named like the run's folder."""
-    data = options.output / "data"
+    """A training of one of the recipe's configurations, on the first ``seeds`` sets."""
+    data, run = options.output / "data", options.output / name
     train = [str(data / str(number) / "train.json") for number in range(seeds)]
-    words = ["--resume", "--config-file", RECIPES[options.recipe] / f"{run.name}.yaml",
+    words = ["--resume", "--config-file", RECIPES[options.recipe] / f"{name}.yaml",
              "OUTPUT_DIR", run, "SEED", options.seed, key, weights, "DATASETS.TRAIN", train,
              "DATASETS.VAL", [str(data / "0" / "val.json")]]  # fmt: skip
     if options.iterations is not None:

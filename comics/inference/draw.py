@@ -28,6 +28,7 @@ TEXT_SHARE, MIN_TEXT, MAX_TEXT = 0.026, 11, 96  # text height, likewise
 DASH, GAP = 8, 4  # in line widths; the gap has the rim's width on top, which eats into it
 HATCH_PERIOD = 6  # in line widths
 LABEL_WIDTH_SHARE = 0.9  # of the picture's width; a longer label gets a smaller font
+DOUBT = 0.5  # P(fake) from which a face that is called real is more likely fake
 
 
 def draw_faces(
@@ -66,16 +67,26 @@ def draw_faces(
 
 
 def label_texts(faces: Faces) -> list[str]:
-    """What is written at each face: its class and how probable that class is, e.g. "FAKE 97%"."""
-    names = [CLASS_NAMES[label].upper() for label in faces.labels.tolist()]
+    """What is written at each face: its class and how probable that class is, e.g. "FAKE 97%".
+
+    A face that is more likely fake than real, but below the threshold from which a face is called
+    fake, says so: "REAL? FAKE 66%".
+    """
+    labels = faces.labels.tolist()
     if faces.fake_probability is None:
-        return names
+        return [CLASS_NAMES[label].upper() for label in labels]
     return [
-        f"{name} {_percent(p if label == FAKE else 1 - p)}"
-        for name, label, p in zip(
-            names, faces.labels.tolist(), faces.fake_probability.tolist(), strict=True
-        )
+        _verdict_text(label, p)
+        for label, p in zip(labels, faces.fake_probability.tolist(), strict=True)
     ]
+
+
+def _verdict_text(label: int, fake_probability: float) -> str:
+    if label == FAKE:
+        return f"FAKE {_percent(fake_probability)}"
+    if fake_probability > DOUBT:
+        return f"REAL? FAKE {_percent(fake_probability)}"
+    return f"REAL {_percent(1 - fake_probability)}"
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def test_every_stage_of_the_recipe_fits_the_next(tmp_path):
     assert "benchmark_photos.py: " in done.stderr
     assert not (output / "default.safetensors").exists()
     joined = read_weights(output / "joined.safetensors")
-    assert len(json.loads(joined.metadata["detector_data_sha256"])) == 4  # three of train, val
-    assert len(json.loads(joined.metadata["face_data_sha256"])) == 7
+    assert len(json.loads(joined.metadata["detector_data_sha256"])) == 13  # twelve of train, val
+    assert len(json.loads(joined.metadata["face_data_sha256"])) == 13
     halves = [v.dtype for v in joined.state.values() if v.ndim > 1 and v.is_floating_point()]
     assert set(halves) == {torch.float16}
     predictor = Predictor.from_file(output / "joined.safetensors", "cpu")

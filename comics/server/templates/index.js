@@ -40,8 +40,9 @@
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
   const label = (face) => (face.category_id === 1 ? "fake" : "real");
   const labelText = (face) => {
-    const p = face.category_id === 1 ? face.fake_probability : 1 - face.fake_probability;
-    return `${label(face).toUpperCase()} ${percent(p)}`;
+    const p = face.fake_probability;
+    if (label(face) === "fake") return `FAKE ${percent(p)}`;
+    return p > 0.5 ? `REAL? FAKE ${percent(p)}` : `REAL ${percent(1 - p)}`;
   };
 
   const boxes = (faces, width, height) => {

@@ -131,7 +131,9 @@ def test_faces_without_mask_pixels_or_without_area_are_drawn():
         (FAKE, 0.4, "FAKE 40%"),
         (FAKE, 0.999, "FAKE >99%"),
         (FAKE, 1.0, "FAKE 100%"),
-        (REAL, 0.9999, "REAL <1%"),
+        (REAL, 0.5, "REAL 50%"),
+        (REAL, 0.66, "REAL? FAKE 66%"),
+        (REAL, 0.9999, "REAL? FAKE >99%"),
     ],
 )
 def test_label_gives_the_probability_of_what_it_says(label, p, text):

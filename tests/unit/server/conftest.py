@@ -21,10 +21,10 @@ RED, BLUE, GREY = (220, 20, 20), (20, 20, 220), (128, 128, 128)
 
 
 class ColourPredictor:
-    """One face in the middle of every picture but grey ones: forged if it is red, not blue."""
+    """One face in the middle of every picture but grey ones: forged if red, not if blue or pink."""
 
     max_pixels = 4_000_000
-    provenance = {"model": "colours", "weights_sha256": "0" * 64, "fake_threshold": 0.5}
+    provenance = {"model": "colours", "weights_sha256": "0" * 64, "fake_threshold": 0.7}
 
     def __init__(self):
         self.delay_s = 0.0
@@ -48,10 +48,10 @@ class ColourPredictor:
         red, _, blue = image.reshape(-1, 3).mean(0)
         if abs(red - blue) < 40:
             return Faces.empty((height, width), with_masks=False)
-        p = torch.tensor([0.9 if red > blue else 0.1])
+        p = torch.tensor([0.1 if red < blue else 0.9 if red > blue + 100 else 0.6])
         box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
         return Faces(
-            box, (height, width), (p >= 0.5).long(), torch.tensor([0.8]), fake_probability=p
+            box, (height, width), (p >= 0.7).long(), torch.tensor([0.8]), fake_probability=p
         )
 
 

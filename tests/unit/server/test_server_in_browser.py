@@ -56,6 +56,12 @@ def choose(page, name, content, mime="image/png"):
     page.set_input_files("#file", {"name": name, "mimeType": mime, "buffer": content})
 
 
+def test_a_face_just_under_the_threshold(page, make_picture):
+    choose(page, "pink.png", make_picture((200, 60, 120)))
+    wait_for(page, "Done")
+    assert page.locator("#stage text").text_content() == "REAL? FAKE 60%"
+
+
 def test_a_dropped_picture(page, make_picture):
     content = list(make_picture(RED, size=(80, 120)))
     assert page.evaluate(DROP, [HOSTILE, "image/png", content])  # the browser does not open it
