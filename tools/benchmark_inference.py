@@ -27,7 +27,7 @@ MODEL = [
 
 def benchmark_inference(arguments: argparse.Namespace) -> None:
     """Print frames per second and ratios, medians over interleaved rounds."""
-    from comics.inference.video_reader import VideoReader
+    from comics.inference.video.reader import VideoReader
 
     torch.set_num_threads(arguments.threads)
     predictor = build_predictor(arguments.min_size, arguments.device)
@@ -94,8 +94,8 @@ def end_to_end(
 
     Without the timeline, whose cost is one of each video, whatever its length.
     """
-    from comics.inference.inputs import InputFile
-    from comics.inference.run_video import VideoOptions, VideoOutputs, run_video
+    from comics.inference.runs.inputs import InputFile
+    from comics.inference.runs.video import VideoOptions, VideoOutputs, run_video
 
     outputs = VideoOutputs(folder, media, "tracks.json")
     options = VideoOptions(batch_size=batch, rule=predictor.video_rule)

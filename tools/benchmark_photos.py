@@ -112,7 +112,7 @@ def _predictor(options: argparse.Namespace):
 def _verdicts(predictor, truth: Path, condition, limit: int | None) -> tuple[Mapping, list[dict]]:
     """The annotation file's content, cut to ``limit`` photos, and a verdict on every face found."""
     from comics.data.images import read_image
-    from comics.inference.outputs import faces_to_entries
+    from comics.inference.runs.outputs import faces_to_entries
 
     content = json.loads(truth.read_text(encoding="utf-8"))
     images = content["images"]

@@ -192,7 +192,7 @@ def write_demo_page(
     """Pictures with verdicts and the truth, figures, and links to everything else."""
     from comics.data.images import read_image
     from comics.inference.files import display_name
-    from comics.inference.page import GalleryPicture, write_page
+    from comics.inference.pages.page import GalleryPicture, write_page
 
     truth = json.loads((forged / f"{HELD_OUT}.json").read_text(encoding="utf-8"))
     results = json.loads((options.output / "inference/results.json").read_text(encoding="utf-8"))

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         needed = ", ".join(missing)
         return _stop(f'{needed} not found: pip install "comics-forensics[onnx]"', EXIT_ARGUMENTS)
     # After the arguments are known to be sound: these imports take seconds
-    from comics.inference.export import DifferenceError, export_model
+    from comics.inference.onnx.export import DifferenceError, export_model
 
     output = Path(options.weights).parent if options.output is None else options.output
     try:

@@ -120,8 +120,8 @@ def write_demo_page(
 ) -> Path:
     """Pictures with verdicts, figures of both splits, and the training curves."""
     from comics.data.images import read_image
-    from comics.inference.curves import read_curves
-    from comics.inference.page import GalleryPicture, write_page
+    from comics.inference.pages.curves import read_curves
+    from comics.inference.pages.page import GalleryPicture, write_page
     from comics.inference.predictor import Predictor
 
     predictor = Predictor.from_file(weights)

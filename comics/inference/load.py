@@ -28,7 +28,7 @@ def load_predictor(path: str | os.PathLike, device: str = "auto", **options) -> 
 
         return Predictor.from_file(path, device, **options)
     try:
-        from comics.inference.onnx_predictor import OnnxPredictor
+        from comics.inference.onnx.predictor import OnnxPredictor
     except ImportError as error:  # onnxruntime is an extra
         if error.name != "onnxruntime":
             raise

@@ -12,7 +12,7 @@ from PIL import Image
 
 from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.draw import draw_faces
-from comics.inference.html_pages import picture_uri
+from comics.inference.pages.html_pages import picture_uri
 from comics.inference.placement import to_original
 from comics.structures import Faces
 

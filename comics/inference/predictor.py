@@ -21,8 +21,8 @@ from comics.inference.model_files import LoadedModel, load_detector
 from comics.inference.placement import to_original
 from comics.inference.sources import FrameFaces, Source, faces_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
-from comics.inference.track_verdicts import VideoRule
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, form_verdicts
+from comics.inference.video.track_verdicts import VideoRule
 from comics.modeling.build import choose_device
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
@@ -182,7 +182,7 @@ class Predictor:
                 of a video, an animation, or "webcam:0", "rtsp://..." is a video.
             batch_size: pictures or frames that go through the model together.
             selection: of a video: ``stride``, ``max_fps``, ``start_s``, ``end_s``, see
-                ``comics.inference.frames.Selection``.
+                ``comics.inference.video.frames.Selection``.
 
         Returns:
             ``Faces``; a list of them; or, of a video, an iterator of (index, time_s, faces).

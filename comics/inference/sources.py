@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from comics.data.images import read_image, tensor_to_image, to_rgb
-from comics.inference.batches import size_batches
-from comics.inference.frames import Frame, Selection, VideoError
-from comics.inference.inputs import LIVE, file_fault, is_video
 from comics.inference.pictured_faces import with_picture
-from comics.inference.video import FRAMES_AHEAD, open_reader
-from comics.inference.video_source import LiveSource
+from comics.inference.runs.batches import size_batches
+from comics.inference.runs.inputs import LIVE, file_fault, is_video
+from comics.inference.video.frames import Frame, Selection, VideoError
+from comics.inference.video.source import LiveSource
+from comics.inference.video.stream import FRAMES_AHEAD, open_reader
 from comics.structures import Faces
 
 Source = str | os.PathLike | np.ndarray | Tensor | Image.Image

@@ -18,14 +18,19 @@ from PIL import Image, UnidentifiedImageError
 
 from comics.data.images import FORMATS, ImageError, read_image_size
 from comics.inference.files import display_name, safe_name
-from comics.inference.frames import VideoError
-from comics.inference.inputs import ANIMATED_FORMATS, VIDEO_EXTENSIONS, ExpandedInputs, InputFile
-from comics.inference.outputs import FAILED
-from comics.inference.run import RESULTS_NAME, run_inference
-from comics.inference.run_options import FacePredictor, RunOptions
-from comics.inference.run_video import VideoOptions
-from comics.inference.track_verdicts import VideoRule
-from comics.inference.video_source import open_source
+from comics.inference.runs.inputs import (
+    ANIMATED_FORMATS,
+    VIDEO_EXTENSIONS,
+    ExpandedInputs,
+    InputFile,
+)
+from comics.inference.runs.options import FacePredictor, RunOptions
+from comics.inference.runs.outputs import FAILED
+from comics.inference.runs.run import RESULTS_NAME, run_inference
+from comics.inference.runs.video import VideoOptions
+from comics.inference.video.frames import VideoError
+from comics.inference.video.source import open_source
+from comics.inference.video.track_verdicts import VideoRule
 from comics.server.errors import ApiError
 from comics.server.limits import ServerLimits
 

@@ -34,7 +34,7 @@ COMMAND = textwrap.dedent("""
 
         @classmethod
         def from_file(cls, *_, **__):
-            from comics.inference.track_verdicts import VideoRule
+            from comics.inference.video.track_verdicts import VideoRule
             predictor = cls()
             predictor.video_rule = VideoRule()
             return predictor

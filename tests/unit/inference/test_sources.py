@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from comics.data.images import ImageError
-from comics.inference.frames import VideoError
 from comics.inference.sources import faces_of
+from comics.inference.video.frames import VideoError
 from comics.structures import Faces
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -1,0 +1,1 @@
+"""The same verdicts from ONNX files, without the training code."""

@@ -1,0 +1,132 @@
+"""Models whose networks run in ONNX Runtime, with the interfaces of those that run in PyTorch.
+
+Shape letters: B images; H, W their height and width; N crops; S side of a crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from comics.config import CfgNode
+from comics.inference.onnx.files import OnnxFile, Session
+from comics.modeling.build import build_detector
+from comics.modeling.comics import Comics
+from comics.modeling.detectors.base import Detector, check_images
+from comics.registry import FACE_METHODS
+from comics.structures import Faces
+
+
+class OnnxDetector(nn.Module):
+    """A detector whose dense part is a graph; the selection is the detector's own.
+
+    Images of one size go through the graph together, and are padded as if there were no others:
+    that alone may tell its results from PyTorch's, which pads a batch to its largest image.
+
+    Args:
+        session: of the dense part.
+        selection: the detector, with the weights of its ``selection_parts``.
+    """
+
+    def __init__(self, session: Session, selection: Detector) -> None:
+        super().__init__()
+        self.session = session
+        self.selection = selection.eval()
+
+    @torch.no_grad()
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Faces] | None = None,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Faces]:
+        """As ``Detector.forward`` in evaluation mode; on the CPU.
+
+        Raises:
+            ValueError: for a malformed image.
+        """
+        check_images(images)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, size in enumerate(sizes):
+            groups.setdefault(size, []).append(position)
+        found: dict[int, Faces] = {}
+        for size, positions in groups.items():
+            batch = torch.stack([images[position].float() for position in positions])
+            dense = dict(zip(self.session.outputs, self.session.run(batch), strict=True))
+            wanted = [output_sizes[p] if output_sizes else size for p in positions]
+            faces = self.selection.select(dense, [size] * len(positions), wanted)
+            found.update(zip(positions, faces, strict=True))
+        return [found[position] for position in range(len(images))]
+
+
+class OnnxFaceMethod(nn.Module):
+    """A face method that says logits, and no more: it has no gradients for heat maps.
+
+    Args:
+        session: of the whole method.
+        crop_size: S in pixels.
+    """
+
+    def __init__(self, session: Session, crop_size: int) -> None:
+        super().__init__()
+        self.session = session
+        self.crop_size = crop_size
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1))  # tells device and type of crops
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits [N] of RGB crops [N, 3, h, w] on the 0-255 scale; P(fake) is their sigmoid."""
+        if len(crops) == 0:
+            return crops.new_zeros(0, dtype=torch.float32)
+        return self.session.run(crops.float())[0]
+
+
+def make_detector(file: OnnxFile, name: str, providers: Sequence[tuple[str, dict]]) -> OnnxDetector:
+    """The detector of a file.
+
+    Args:
+        file: whose graph is the detector's dense part.
+        name: of the architecture.
+        providers: of its further graphs.
+
+    Raises:
+        FileNotFoundError, ValueError: if its weights do not fit its configuration, or files of
+            further graphs are absent or of another export.
+    """
+    model = build_detector(file.cfg, name)
+    selection = model.detector if isinstance(model, Comics) else model
+    state = file.selection_weights()
+    expected = selection_state(selection)
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+        raise ValueError(f"{file.path}: its selection weights do not fit its configuration")
+    selection.load_state_dict(state, strict=False)
+    selection.backbone = nn.Identity()  # its memory: the graph has its own
+    for head in selection.pooled_heads:
+        # An attribute of the instance: calling the head runs its graph
+        selection.get_submodule(head).forward = _runner(file.part(head, providers))
+    return OnnxDetector(file.session, selection)
+
+
+def selection_state(detector: Detector) -> dict[str, Tensor]:
+    """The weights that ``select`` uses, without those of pooled heads, by name."""
+    parts = tuple(
+        f"{part}." for part in detector.selection_parts if part not in detector.pooled_heads
+    )
+    return {name: value for name, value in detector.state_dict().items() if name.startswith(parts)}
+
+
+def face_crop_size(cfg: CfgNode) -> int:
+    """S of the face method that a configuration describes."""
+    return cfg.MODEL.FACE.CROP_SIZE or FACE_METHODS.get(cfg.MODEL.FACE.METHOD).crop_size
+
+
+def _runner(session: Session):
+    """A head's ``forward``: one tensor, or a tuple of them."""
+
+    def forward(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = session.run(*inputs)
+        return found if len(found) > 1 else found[0]
+
+    return forward

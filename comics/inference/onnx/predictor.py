@@ -1,0 +1,142 @@
+"""``Predictor`` with ONNX Runtime: the networks run there, everything else is the same code.
+
+Results agree with PyTorch's to the accuracy that ``tools/export_onnx.py`` has verified, for batches
+of images of one size; a batch of several sizes is run size by size, where PyTorch pads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from comics.inference.model_files import LoadedModel, describe_origin, require_detector
+from comics.inference.onnx.files import CPU_PROVIDER, SUFFIX, OnnxFile, providers_for, read_onnx
+from comics.inference.onnx.models import OnnxFaceMethod, face_crop_size, make_detector
+from comics.inference.predictor import Predictor
+from comics.modeling.face_forensics import (
+    FACE_FORENSICS,
+    PARTS,
+    FaceForensics,
+    temperature_name,
+)
+from comics.pipeline import combined_config, combined_metadata, temperature_of
+from comics.structures import Faces
+
+FACE_PART = "face"  # name of the further graph of ``FaceForensics``
+Providers = Sequence[tuple[str, dict]]
+
+
+class OnnxPredictor(Predictor):
+    """Finds the faces of images and says which are forged; see ``Predictor``.
+
+    It has no gradients, hence no heat maps.
+    """
+
+    _providers: Sequence[str] = (CPU_PROVIDER,)  # of the session, the one in use first
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike,
+        device: str = "auto",
+        score_threshold: float | None = None,
+        fake_threshold: float | None = None,
+        face_weights: str | os.PathLike | None = None,
+        tiling: str | None = None,
+        amp: bool = False,
+        compiled: bool = False,
+    ) -> OnnxPredictor:
+        """Load an ONNX file of ``tools/export_onnx.py``.
+
+        Args:
+            path: of a detector, or ``FaceForensics``.
+            device: "auto" is CUDA where ONNX Runtime has it; "cpu", "cuda", "cuda:1".
+            score_threshold, fake_threshold, tiling: as in ``Predictor.from_file``.
+            face_weights: an ONNX file of a face method.
+            amp, compiled: refused.
+
+        Raises:
+            FileNotFoundError, ValueError: if a file is absent, broken or of another program, an
+                option is not ONNX Runtime's, or the device is not there.
+        """
+        if amp or compiled:
+            option = "mixed precision" if amp else "compilation"
+            raise ValueError(f"{option} is PyTorch's; {path} runs in ONNX Runtime, do without")
+        providers = providers_for(device)
+        file = read_onnx(path, providers)
+        loaded = _load(file, face_weights, providers)
+        place = torch.device("cpu")  # of the tensors that ONNX Runtime takes and gives
+        predictor = cls.of_model(loaded, place, score_threshold, fake_threshold, tiling)
+        predictor._providers = file.session.providers
+        return predictor
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """As of ``Predictor``, with the runtime's name and version."""
+        return super().provenance | {
+            "onnxruntime": onnxruntime.__version__,
+            "device": self._providers[0].removesuffix("ExecutionProvider").lower(),
+        }
+
+    def heat_maps(self, image: np.ndarray | Tensor, faces: Faces) -> tuple[Tensor, Tensor]:
+        """Raise ``ValueError``: heat maps are made of gradients, which ONNX models lack."""
+        raise ValueError(
+            "heat maps need gradients, which an ONNX model does not have: use the model file "
+            "(.safetensors) that it was made from"
+        )
+
+
+def _load(
+    file: OnnxFile, face_weights: str | os.PathLike | None, providers: Providers
+) -> LoadedModel:
+    require_detector(file.path, file.cfg)
+    name = file.cfg.MODEL.META_ARCHITECTURE
+    if face_weights is not None:
+        return _joined(file, face_weights, providers)
+    origin = describe_origin(file.path, file.cfg, file.metadata, file.sha256)
+    temperature = temperature_of(file.metadata, file.path)
+    if name != FACE_FORENSICS:
+        return LoadedModel(make_detector(file, name, providers), file.cfg, origin, temperature)
+    detector = make_detector(file, file.cfg.MODEL.FACE.DETECTOR, providers)
+    face = OnnxFaceMethod(file.part(FACE_PART, providers), face_crop_size(file.cfg))
+    model = FaceForensics.from_config(file.cfg, detector, face)
+    _set_temperatures(model, file.json("temperatures"))
+    return LoadedModel(model, file.cfg, origin, temperature)
+
+
+def _joined(file: OnnxFile, face_weights: str | os.PathLike, providers: Providers) -> LoadedModel:
+    """A detector's file and a face method's."""
+    if Path(face_weights).suffix != SUFFIX:
+        raise ValueError(
+            f"{file.path} is an ONNX model, so the face method must be one: make it from "
+            f"{face_weights} by tools/export_onnx.py"
+        )
+    other = read_onnx(face_weights, providers)
+    files, paths = (file, other), (file.path, other.path)
+    cfg = combined_config(file.cfg, other.cfg, paths=paths)
+    detector = make_detector(file, cfg.MODEL.FACE.DETECTOR, providers)
+    face = OnnxFaceMethod(other.session, face_crop_size(cfg))
+    model = FaceForensics.from_config(cfg, detector, face)
+    temperatures = {
+        part: temperature_of(one.metadata, one.path) for part, one in zip(PARTS, files, strict=True)
+    }
+    _set_temperatures(model, temperatures)
+    metadata = combined_metadata(cfg, paths, [one.described() for one in files])
+    origin = describe_origin(file.path, cfg, metadata, file.sha256)
+    return LoadedModel(model, cfg, origin, 1.0)
+
+
+def _set_temperatures(model: FaceForensics, temperatures: dict[str, float]) -> None:
+    for part, value in temperatures.items():
+        getattr(model, temperature_name(part)).fill_(value)
