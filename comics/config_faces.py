@@ -28,6 +28,8 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE.DETECTOR = "COMICSBlendMask"
     # How P(fake) of the two become one: "mean_logit", "face", "detector" or "max" (decision)
     _C.MODEL.FACE.FUSION = "mean_logit"
+    # At each face and at its mirror image: the mean of their logits, for twice the work (decision)
+    _C.MODEL.FACE.MIRROR = False
     _C.MODEL.FACE.CROPS_PER_FORWARD = 64  # faces of all images together, at most, per forward pass
     _add_baselines(_C.MODEL.FACE)
     _add_dcl(_C.MODEL.FACE)

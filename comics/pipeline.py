@@ -45,13 +45,16 @@ class Combination:
 
 
 def combine_files(
-    detector: str | os.PathLike, face: str | os.PathLike, fusion: str | None = None
+    detector: str | os.PathLike,
+    face: str | os.PathLike,
+    fusion: str | None = None,
+    mirror: bool | None = None,
 ) -> Combination:
     """Join two model files; whether they make a model is seen by ``build_combination``.
 
     Args:
         detector, face: model files (.safetensors).
-        fusion: MODEL.FACE.FUSION; None: the face method's.
+        fusion, mirror: MODEL.FACE.FUSION and .MIRROR; None: the face method's.
 
     Raises:
         FileNotFoundError, ValueError: if a file is absent or broken, or is not of that part.
@@ -59,7 +62,7 @@ def combine_files(
     files = [read_weights(path) for path in (detector, face)]
     configs = [load_config_text(file.metadata["config"]) for file in files]
     paths = [Path(detector), Path(face)]
-    cfg = combined_config(*configs, paths=paths, fusion=fusion)
+    cfg = combined_config(*configs, paths=paths, fusion=fusion, mirror=mirror)
     state = {
         f"{part}.{name}": tensor
         for part, file in zip(PARTS, files, strict=True)
@@ -89,13 +92,14 @@ def combined_config(
     *,
     paths: Sequence[str | os.PathLike] = ("the first file", "the second file"),
     fusion: str | None = None,
+    mirror: bool | None = None,
 ) -> CfgNode:
     """The detector's configuration with the face method's parts in it; frozen.
 
     Args:
         detector, face: configurations of two model files.
         paths: of those files, for messages.
-        fusion: MODEL.FACE.FUSION; None: as in ``face``.
+        fusion, mirror: MODEL.FACE.FUSION and .MIRROR; None: as in ``face``.
 
     Raises:
         ValueError: unless the one is a detector's and the other a face method's.
@@ -110,7 +114,10 @@ def combined_config(
         one.defrost()
     cfg.MODEL.FACE, cfg.INPUT.FACE = face.MODEL.FACE, face.INPUT.FACE
     cfg.MODEL.FACE.DETECTOR = kinds[0]
-    cfg.MODEL.FACE.FUSION = fusion or face.MODEL.FACE.FUSION
+    if fusion is not None:
+        cfg.MODEL.FACE.FUSION = fusion
+    if mirror is not None:
+        cfg.MODEL.FACE.MIRROR = mirror
     cfg.MODEL.META_ARCHITECTURE = FACE_FORENSICS
     cfg.freeze()
     return cfg

@@ -33,6 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="how the two P(fake) become one (default: the face method's MODEL.FACE.FUSION)",
     )
     parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="look at each face's mirror image too (default: the face method's MODEL.FACE.MIRROR)",
+    )
+    parser.add_argument(
         "--half", action="store_true", help="store filters as float16: half the size (used as 32)"
     )
     return parser
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     from comics.pipeline import build_combination, combine_files
 
     try:
-        pair = combine_files(options.detector, options.face, options.fusion)
+        pair = combine_files(options.detector, options.face, options.fusion, options.mirror)
         build_combination(pair)  # a file that no model can be built from is not written
         state = halve_filters(pair.state) if options.half else pair.state
     except (OSError, KeyError, ValueError) as error:

@@ -109,7 +109,7 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     joined = output / "joined.safetensors"
     yield stage(
         joined, "combine_weights.py", "--detector", detector, "--face", face,
-        "--half", "--output", joined,
+        "--mirror", "--half", "--output", joined,
     )  # fmt: skip
     shipped, figures = output / "default.safetensors", output / "figures"
     yield stage(

@@ -41,7 +41,8 @@ class FaceForensics(nn.Module):
         fusion: how the two become one, see ``fuse_probabilities``.
         margin: of the crops, a share of a box's longer side, as the face method was trained with.
         border: what is outside the image, likewise: "replicate" or "reflect".
-        crops_per_forward: at most so many crops go through the face method at once.
+        mirror: the face method's logit is the mean over the crop and its mirror image.
+        crops_per_forward: at most so many faces go through the face method at once.
         merge_iou, missing_score: how detections of one place become one P(fake), see
             ``merge_detections`` and ``fake_probability``.
 
@@ -57,6 +58,7 @@ class FaceForensics(nn.Module):
         fusion: str = "mean_logit",
         margin: float = 0.15,
         border: str = "replicate",
+        mirror: bool = False,
         crops_per_forward: int = 64,
         merge_iou: float = 0.5,
         missing_score: float = 0.05,
@@ -73,6 +75,7 @@ class FaceForensics(nn.Module):
         self.fusion = fusion
         self.margin = margin
         self.border = border
+        self.mirror = mirror
         self.crops_per_forward = crops_per_forward
         self.merge_iou = merge_iou
         self.missing_score = missing_score
@@ -88,6 +91,7 @@ class FaceForensics(nn.Module):
             fusion=cfg.MODEL.FACE.FUSION,
             margin=cfg.INPUT.FACE.MARGIN,
             border=cfg.INPUT.FACE.BORDER,
+            mirror=cfg.MODEL.FACE.MIRROR,
             crops_per_forward=cfg.MODEL.FACE.CROPS_PER_FORWARD,
             merge_iou=cfg.TEST.MERGE_IOU,
             missing_score=cfg.TEST.MISSING_SCORE,
@@ -168,9 +172,14 @@ class FaceForensics(nn.Module):
             own = rows[start : start + self.crops_per_forward]
             used = sorted(set(chunk))
             shares = own.split([chunk.count(position) for position in used])
-            logits.append(self.face(self.crops([images[i] for i in used], shares)))
+            logits.append(self._crop_logits(self.crops([images[i] for i in used], shares)))
         probability = torch.sigmoid(torch.cat(logits) / self.face_temperature)
         return list(probability.split(counts))
+
+    def _crop_logits(self, crops: Tensor) -> Tensor:
+        if not self.mirror:
+            return self.face(crops)
+        return self.face(torch.cat([crops, crops.flip(-1)])).view(2, -1).mean(0)
 
 
 def temperature_name(part: str) -> str:

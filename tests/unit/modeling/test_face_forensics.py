@@ -83,6 +83,16 @@ def test_no_image_and_no_face():
         assert model.crops([], []).shape == (0, 3, SIDE, SIDE)
 
 
+def test_mirrored_faces_are_seen_too():
+    model, images = forensics(mirror=True, crops_per_forward=3), pictures()
+    with torch.inference_mode():
+        found = torch.cat(model.face_probability(images, BOXES))
+        crops = model.crops(images, BOXES)
+        logits = torch.stack([model.face(crops), model.face(crops.flip(-1))])
+    assert not torch.allclose(*logits)
+    assert torch.allclose(torch.logit(found), logits.mean(0), atol=1e-4)
+
+
 def test_temperature_divides_the_logit():
     model, images = forensics(), pictures()
     with torch.inference_mode():
