@@ -34,8 +34,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 EXIT_ARGUMENTS = 2
-# On validation; what is wanted on other photos is 0.1 false faces a photo, 5 % of real faces
-FALSE_FACES, FALSE_ALARMS = 0.08, 0.04
+# On validation, with a margin: what is wanted on other photos is 0.1 false faces a photo (the first
+# shipped model had 0.08 on validation and 0.12 on test-dev), and 5 % of real faces
+FALSE_FACES, FALSE_ALARMS = 0.06, 0.04
 LEAST_SCORE = 0.2  # of the faces that a threshold is chosen among
 
 
