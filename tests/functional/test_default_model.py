@@ -31,7 +31,7 @@ FACES = {
 }
 
 
-# What goes wrong, as docs/model_card.md says: small faces in profile or turned down, two false alarms
+# What goes wrong, as the model card says: faces in profile or turned down; two false alarms
 MISSED, CALLED_FORGED = {"group_5people.jpg": 3}, {"meeting_group.jpeg": 2}
 
 
