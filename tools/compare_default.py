@@ -7,8 +7,8 @@ came out.
 
   detectors   BlendMask, then with frequency attention, with contrasts, with all of COMICS: each
               goes on from the recipe's first stage. AUC is of the detector's own P(fake).
-  faces       cross-entropy and the four methods, each from an ImageNet encoder (--imagenet, as
-              train_default.py leaves it). AUC is over all annotated faces, of the last step.
+  faces       cross-entropy and the four methods, each from the recipe's ImageNet encoder. AUC is
+              over all annotated faces, after the last step.
 
 Runs go to OUTPUT/<part>/<variant>/seed<n>; what is done is not done again. OUTPUT gets
 <part>.md and <part>.csv. On two cores a seed takes about 20 minutes for either part.
