@@ -201,6 +201,14 @@ _C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # of Mask R-CNN; the others have keys of their own
 _C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
 _C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
+# When a verdict is "unclear" instead of real or fake (decision). A model file's own values are
+# chosen on validation data; 0 switches a reason off
+_C.TEST.UNCLEAR = CfgNode()
+_C.TEST.UNCLEAR.BELOW = 0.0  # too near: P(fake) from FAKE_THRESH - BELOW
+_C.TEST.UNCLEAR.ABOVE = 0.0  # up to FAKE_THRESH + ABOVE
+_C.TEST.UNCLEAR.MIN_SIDE = 24.0  # too small: the shorter side of the box is under this, pixels
+# Too compressed: steps across the codec's 8 x 8 blocks are steeper by this factor than elsewhere
+_C.TEST.UNCLEAR.MAX_BLOCKINESS = 0.0
 _C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
 # Score of a class that was not detected at a face's place: the detectors' candidate threshold
 _C.TEST.MISSING_SCORE = 0.05

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from comics.config import CfgNode
+from comics.inference.doubt import FAMILIARITY_KEY, Familiarity
 from comics.modeling.build import load_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.pipeline import build_combination, combine_files, describe_parts, temperature_of
@@ -25,12 +26,14 @@ class LoadedModel:
         cfg: its configuration.
         origin: what results say of it; JSON.
         temperature: divides the logit of the last P(fake).
+        familiarity: what its training pictures look like; None where the file does not say.
     """
 
     model: nn.Module
     cfg: CfgNode
     origin: dict[str, object]
     temperature: float
+    familiarity: Familiarity | None = None
 
 
 def load_detector(
@@ -54,7 +57,13 @@ def load_detector(
     model, cfg, file = load_model(path, device)
     require_detector(path, cfg)
     origin = describe_origin(path, cfg, file.metadata, file.sha256)
-    return LoadedModel(model, cfg, origin, temperature_of(file.metadata, path))
+    return LoadedModel(
+        model,
+        cfg,
+        origin,
+        temperature_of(file.metadata, path),
+        Familiarity.from_metadata(file.metadata, path),
+    )
 
 
 def require_detector(path: str | os.PathLike, cfg: CfgNode) -> None:
@@ -74,7 +83,9 @@ def describe_origin(
         "model": cfg.MODEL.META_ARCHITECTURE,
         "weights": Path(path).name,
         "weights_sha256": sha256,
-        "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k != "config"},
+        "weights_metadata": {
+            k: v for k, v in sorted(metadata.items()) if k not in ("config", FAMILIARITY_KEY)
+        },
     }
     if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
         origin["parts"] = describe_parts(cfg, metadata)

@@ -17,6 +17,7 @@ import comics
 from comics.data.images import image_to_tensor, tensor_to_image
 from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.acceleration import autocast, compile_backbones
+from comics.inference.doubt import DoubtRule, with_doubts
 from comics.inference.model_files import LoadedModel, load_detector
 from comics.inference.placement import to_original
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
@@ -49,6 +50,7 @@ class Predictor:
         tiling: of large images.
         amp: mixed precision, on CUDA; verdicts differ a little.
         video_rule: how the verdicts on a video's frames become one, for those who read videos.
+        doubt_rule: when a verdict is unclear; None: never.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Predictor:
         tiling: Tiling | None = None,
         amp: bool = False,
         video_rule: VideoRule | None = None,
+        doubt_rule: DoubtRule | None = None,
     ) -> None:
         self.model = model.eval()
         self.rule = rule
@@ -73,6 +76,7 @@ class Predictor:
         self.tiling = tiling or Tiling()
         self.amp = amp and self.device.type == "cuda"
         self.video_rule = video_rule or VideoRule(fake_threshold=rule.fake_threshold)
+        self.doubt_rule = doubt_rule or DoubtRule()
         self._origin = dict(provenance or {})
 
     @classmethod
@@ -136,6 +140,7 @@ class Predictor:
             tiling=Tiling.from_config(cfg, tiling),
             amp=amp,
             video_rule=replace(VideoRule.from_config(cfg), fake_threshold=rule.fake_threshold),
+            doubt_rule=DoubtRule.from_config(cfg, loaded.familiarity),
         )
 
     @property
@@ -162,6 +167,7 @@ class Predictor:
             "mixed_precision": self.amp,
             "score_threshold": self.rule.score_threshold,
             "fake_threshold": self.rule.fake_threshold,
+            "unclear": self.doubt_rule.settings(),
             "merge_iou": self.rule.merge_iou,
             "missing_score": self.rule.missing_score,
             "calibration": {
@@ -197,7 +203,14 @@ class Predictor:
             # Merging and thresholds first, at the model's size: a hundred candidate masks at the
             # size of a photo would take gigabytes
             found.append(to_original(form_verdicts(raw, rule).to("cpu"), size))
-        return self._look_at_faces(arrays, found) if self.looks_at_faces else found
+        if self.looks_at_faces:
+            found = self._look_at_faces(arrays, found)
+        return [
+            with_doubts(faces, array, self.doubt_rule, self.rule.fake_threshold)
+            if len(faces)
+            else faces
+            for faces, array in zip(found, arrays, strict=True)
+        ]
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) that the detector sees an image of (H, W) at."""

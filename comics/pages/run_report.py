@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from comics.inference.doubt import REASONS
 from comics.inference.files import write_bytes
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
@@ -20,6 +21,7 @@ from comics.pages.thumbnails import MediaPicture, crop_thumbnail, open_media
 from comics.pages.timeline import timeline_svg
 from comics.runs.outputs import FAILED
 from comics.runs.results_reader import inner_path
+from comics.structures import VERDICTS as VERDICT_NAMES
 
 REPORT_NAME = "report.html"
 TEMPLATE, SCRIPT = "run_report.html", "run_report.js"
@@ -35,6 +37,7 @@ FILE_COLUMNS = (
     ("p", "P(fake)", True),
     ("faces", "Faces", True),
     ("forged", "Forged", True),
+    ("unclear", "Unclear", True),
     ("score", "Score", True),
     ("size", "Size", True),
     ("time", "Length", True),
@@ -51,7 +54,8 @@ FACE_COLUMNS = (
 SUMMARY = {
     "files": "Files",
     "forged_face_found": "With a forged face",
-    "all_faces_real": "Real faces only",
+    "unclear": "Unclear",
+    "no_forgery_found": "No forgery found",
     "no_face_found": "No face found",
     "partial": "Read in part",
     "failed": "Failed",
@@ -111,7 +115,14 @@ def _page_data(folder: Path, run: RunRows) -> dict[str, object]:
             entry["thumb"] = media.thumbnail()
         for position in positions:
             faces[position]["thumb"] = _face_picture(folder, run.faces[position], media)
-    return {"threshold": run.fake_threshold, "verdicts": VERDICTS, "files": files, "faces": faces}
+    return {
+        "threshold": run.fake_threshold,
+        "near": run.near,
+        "verdicts": VERDICTS,
+        "reasons": REASONS,
+        "files": files,
+        "faces": faces,
+    }
 
 
 def _pictures(
@@ -147,9 +158,10 @@ def _file_data(folder: Path, row: FileRow) -> dict[str, object]:
         "reason": entry["reason"],
         "video": row.is_video,
         "p": _rounded(row.probability, DECIMALS),
-        "ps": [round(value, DECIMALS) for value in row.probabilities],
+        "ps": [[round(value, DECIMALS), int(doubted)] for value, doubted in row.probabilities],
         "faces": entry.get("tracks", entry["faces"]),
         "forged": None,  # counted by the script, for the threshold at hand
+        "unclear": None,
         "score": _rounded(row.score, DECIMALS),
         "size": row.size,
         "time": None if row.seconds is None else [round(row.seconds, TIME_DECIMALS)],
@@ -164,7 +176,8 @@ def _face_data(face: FaceRow, file: int) -> dict[str, object]:
     return {
         "file": file,
         "p": round(face.probability, DECIMALS),
-        "forged": bool(face.label),
+        "verdict": "unclear" if face.doubts else VERDICT_NAMES[face.label],
+        "doubts": face.doubts,
         "score": round(face.score, DECIMALS),
         "size": [round(side, SIZE_DECIMALS) for side in face.size],
         "time": None if times is None else [round(time, TIME_DECIMALS) for time in times],

@@ -1,14 +1,16 @@
 """The results file of a run: one JSON document, written in one go or not at all.
 
-Its layout, ``schema_version`` 1.1 (``results.schema.json`` beside this file is its JSON schema,
+Its layout, ``schema_version`` 2.0 (``results.schema.json`` beside this file is its JSON schema,
 docs/results.md its page for readers)::
 
-    {"schema_version": "1.1",
+    {"schema_version": "2.0",
      "provenance": {...}            model, its SHA-256, thresholds, calibration: see Predictor
      "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
      "results": [one entry per face: COCO's image_id, category_id, bbox (x, y, width, height),
-                 score, segmentation (RLE), and file_name, fake_probability; of a video's face also
-                 track_id (unique in its file); with crops also crop (a file of the run)],
+                 score, segmentation (RLE), and file_name, fake_probability, verdict (real, fake or
+                 unclear; of the last unclear_because, a list of comics.structures.DOUBTS); of a
+                 video's face also track_id (unique in its file); with crops also crop (a file of
+                 the run)],
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
@@ -28,17 +30,20 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
 from comics.data.coco import faces_to_results
 from comics.inference.files import atomic_path
-from comics.structures import CLASS_NAMES, FAKE, Faces
+from comics.structures import CLASS_NAMES, Faces
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "2.0"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
-NO_FACE, ALL_REAL, FORGED = "no_face_found", "all_faces_real", "forged_face_found"
+# Of a file. No forgery found among its faces is not the same as a file that is real
+NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
+    "no_face_found", "no_forgery_found", "unclear", "forged_face_found",
+)  # fmt: skip
 BOX_DECIMALS = 2  # pixels
 SCORE_DECIMALS = 6
 
@@ -51,9 +56,11 @@ class FileStatus:
         file_name: as it was found.
         kind: "image", "video"; "unknown" of what could not be looked at.
         status: "ok"; "partial": a video of which not everything could be read; "failed".
-        verdict: "no_face_found", "all_faces_real", "forged_face_found"; None if it failed. Of a
-            video: of its tracks (comics.video.track_verdicts); a frame is not enough.
-        faces, forged_faces: counts; of a video, summed over its analysed frames.
+        verdict: "forged_face_found" with one such face; else "unclear" with one such face; else
+            "no_forgery_found", or "no_face_found"; None if it failed. Of a video: of its tracks
+            (comics.video.track_verdicts); a frame is not enough.
+        faces, forged_faces, unclear_faces: counts by verdict; of a video, summed over its analysed
+            frames.
         reason: what went wrong, or was left out (a sound track); None if nothing.
         output: the annotated picture or video, relative to the results file; None without one.
         heat_map: the picture of where its faces look forged, likewise.
@@ -71,6 +78,7 @@ class FileStatus:
     verdict: str | None = None
     faces: int = 0
     forged_faces: int = 0
+    unclear_faces: int = 0
     reason: str | None = None
     output: str | None = None
     heat_map: str | None = None
@@ -84,16 +92,19 @@ class FileStatus:
     tracks_file: str | None = None
 
 
-def verdict_of(faces: int, forged_faces: int) -> str:
-    """The verdict of a file that was read; finding no face is not the same as finding real ones."""
-    if not faces:
+def verdict_of(verdicts: Collection[str]) -> str:
+    """The verdict of a file that was read, from those of its faces or tracks.
+
+    Finding no face is not the same as finding no forgery.
+
+    Args:
+        verdicts: of ``comics.structures.VERDICTS``.
+    """
+    if not verdicts:
         return NO_FACE
-    return FORGED if forged_faces else ALL_REAL
-
-
-def count_forged(faces: Faces) -> int:
-    """Faces whose label is fake."""
-    return int((faces.labels == FAKE).sum())
+    if "fake" in verdicts:
+        return FORGED
+    return UNCLEAR if "unclear" in verdicts else NO_FORGERY
 
 
 def faces_to_entries(
@@ -113,8 +124,12 @@ def faces_to_entries(
         crops: the file of each face's crop, relative to the results file; None: not written.
     """
     entries = []
-    for position, result in enumerate(faces_to_results(faces, image_id)):
+    told = zip(faces_to_results(faces, image_id), faces.verdicts, faces.doubt_names, strict=True)
+    for position, (result, verdict, doubts) in enumerate(told):
         result["file_name"] = file_name
+        result["verdict"] = verdict
+        if doubts:
+            result["unclear_because"] = list(doubts)
         result["bbox"] = [round(value, BOX_DECIMALS) for value in result["bbox"]]
         for name in result.keys() & {"score", "fake_probability"}:
             result[name] = round(result[name], SCORE_DECIMALS)
@@ -232,9 +247,10 @@ def summarise(files: list[FileStatus]) -> dict[str, int]:
     return {
         "files": len(files),
         **{status: statuses[status] for status in (OK, PARTIAL, FAILED)},
-        **{verdict: verdicts[verdict] for verdict in (NO_FACE, ALL_REAL, FORGED)},
+        **{verdict: verdicts[verdict] for verdict in (NO_FACE, NO_FORGERY, UNCLEAR, FORGED)},
         "faces": sum(file.faces for file in files),
         "forged_faces": sum(file.forged_faces for file in files),
+        "unclear_faces": sum(file.unclear_faces for file in files),
     }
 
 

@@ -17,6 +17,7 @@ The folder of a run::
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -46,7 +47,6 @@ from comics.runs.outputs import (
     OK,
     SCHEMA_VERSION,
     FileStatus,
-    count_forged,
     file_entry,
     results_file,
     verdict_of,
@@ -305,7 +305,7 @@ class _Run:
 
     def _picture(self, job: _Job, image: np.ndarray, faces: Faces) -> None:
         options, outputs, name = self._options, job.outputs, job.file.name
-        forged = count_forged(faces)
+        verdicts = Counter(faces.verdicts)
         media = heat_map = None
         if options.write_media:
             media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
@@ -314,9 +314,16 @@ class _Run:
             heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
         crops = write_crops(outputs, image, faces) if options.crops else None
         self._state.add_image(name, faces, crops=crops)
-        verdict = verdict_of(len(faces), forged)
         status = FileStatus(
-            name, "image", OK, verdict, len(faces), forged, output=media, heat_map=heat_map
+            name,
+            "image",
+            OK,
+            verdict_of(verdicts),
+            faces=len(faces),
+            forged_faces=verdicts["fake"],
+            unclear_faces=verdicts["unclear"],
+            output=media,
+            heat_map=heat_map,
         )
         self._finish(job, status)
 

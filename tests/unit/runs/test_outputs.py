@@ -53,7 +53,7 @@ def test_document_follows_its_schema(tmp_path):
     assert document["summary"]["complete"] is True and document["summary"]["pending"] == 0
     assert document["files"][2] == {
         "file_name": "bad.jpg", "kind": "image", "status": "failed", "verdict": None,
-        "faces": 0, "forged_faces": 0, "reason": "empty",
+        "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": "empty",
     }  # fmt: skip
 
 
@@ -109,11 +109,12 @@ def test_the_schema_is_one_and_knows_every_member_of_a_status():
         {"more": 1},
         {"results": [{"image_id": 1}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "failed", "verdict": None,
-                    "faces": 0, "forged_faces": 0, "reason": None}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": None,
-                    "faces": 0, "forged_faces": 0, "reason": None}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": "no_face_found",
-                    "faces": 0, "forged_faces": 0, "reason": None, "output": "../a.jpg"}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None,
+                    "output": "../a.jpg"}]},
         {"images": [{"id": 1, "file_name": "v", "width": 1, "height": 1, "frame": 0}]},
     ],
 )  # fmt: skip
@@ -153,23 +154,29 @@ def test_faces_without_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("faces", "forged", "verdict"),
-    [(0, 0, "no_face_found"), (3, 0, "all_faces_real"), (3, 1, "forged_face_found")],
+    ("verdicts", "verdict"),
+    [
+        ([], "no_face_found"),
+        (["real"] * 3, "no_forgery_found"),
+        (["real", "fake", "unclear"], "forged_face_found"),
+        (["real", "unclear"], "unclear"),
+    ],
 )
-def test_no_face_is_not_all_real(faces, forged, verdict):
-    assert verdict_of(faces, forged) == verdict
+def test_no_face_is_not_no_forgery(verdicts, verdict):
+    assert verdict_of(verdicts) == verdict
 
 
 def test_summary_counts():
     files = [
         FileStatus("a", "image", "ok", "forged_face_found", 3, 1),
-        FileStatus("b", "video", "partial", "all_faces_real", 2, 0),
+        FileStatus("b", "video", "partial", "no_forgery_found", 2, 0),
         FileStatus("c", "image", "failed", reason="x"),
     ]
     summary = summarise(files)
     assert summary == {
-        "files": 3, "ok": 1, "partial": 1, "failed": 1, "no_face_found": 0, "all_faces_real": 1,
-        "forged_face_found": 1, "faces": 5, "forged_faces": 1,
+        "files": 3, "ok": 1, "partial": 1, "failed": 1, "no_face_found": 0, "no_forgery_found": 1,
+        "unclear": 0,
+        "forged_face_found": 1, "faces": 5, "forged_faces": 1, "unclear_faces": 0,
     }  # fmt: skip
 
 
