@@ -22,6 +22,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     """
     # After the arguments are known to be sound: these imports take seconds
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
+    from comics.inference.knowledge import knowledge_sentence
     from comics.pages.run_report import write_run_report
     from comics.runs.messages import describe_summary
     from comics.runs.outputs import summarise
@@ -56,6 +57,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     _say(describe_summary(summarise(outcome.files)))
     _say(f"Results: {options.output / 'results.json'}")
     _say(f"Report: {report}")
+    _say(f"Model: {knowledge_sentence(predictor.provenance)}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
         return stop(options, message, SIGNAL_EXIT + request.signum)

@@ -12,9 +12,12 @@ from torch import nn
 
 from comics.config import CfgNode
 from comics.inference.doubt import FAMILIARITY_KEY, Familiarity
+from comics.inference.knowledge import KNOWLEDGE_KEY, UNKNOWN, Knowledge
 from comics.modeling.build import load_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.pipeline import build_combination, combine_files, describe_parts, temperature_of
+
+SHOWN_ELSEWHERE = ("config", FAMILIARITY_KEY, KNOWLEDGE_KEY)  # metadata, in results
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,10 @@ def describe_origin(
         "model": cfg.MODEL.META_ARCHITECTURE,
         "weights": Path(path).name,
         "weights_sha256": sha256,
-        "weights_metadata": {
-            k: v for k, v in sorted(metadata.items()) if k not in ("config", FAMILIARITY_KEY)
-        },
+        "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k not in SHOWN_ELSEWHERE},
     }
+    knowledge = Knowledge.from_metadata(metadata, path)
+    origin[KNOWLEDGE_KEY] = UNKNOWN if knowledge is None else knowledge.sentence()
     if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
         origin["parts"] = describe_parts(cfg, metadata)
     return origin

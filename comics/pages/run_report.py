@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from comics.inference.doubt import REASONS
 from comics.inference.files import write_bytes
+from comics.inference.knowledge import knowledge_sentence
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
 from comics.pages.thumbnails import MediaPicture, crop_thumbnail, open_media
@@ -83,6 +84,7 @@ def write_run_report(folder: str | os.PathLike, title: str = "Faces, real and fo
         data=_page_data(folder, run),
         summary=[(text, run.summary.get(name, 0)) for name, text in SUMMARY.items()],
         pending=_pending(run),
+        knowledge=knowledge_sentence(run.provenance),
         notes=run.notes,
         file_columns=FILE_COLUMNS,
         face_columns=FACE_COLUMNS,

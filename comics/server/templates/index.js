@@ -170,11 +170,11 @@
     }
     if (outcome.reason) told.push(outcome.reason);
     byId("summary").textContent = told.join(" · ");
-    const { model, weights_sha256: hash, fake_threshold: threshold, calibration } = results.provenance;
+    const { model, weights_sha256: hash, fake_threshold: threshold, calibration, knowledge } = results.provenance;
     byId("origin").textContent = [
       `Model: ${model}`, hash && `SHA-256 ${hash.slice(0, 12)}…`, `forged from P(fake) = ${threshold}`,
       calibration && calibration.state,
-    ].filter(Boolean).join(", ");
+    ].filter(Boolean).join(", ") + (knowledge ? `. ${knowledge}` : "");
     byId("download").href = address(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }));
     byId("result").hidden = false;
     byId("result").focus();
