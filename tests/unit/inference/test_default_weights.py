@@ -28,7 +28,7 @@ def test_without_any_it_says_how_to_get_one(monkeypatch):
 
 
 def test_the_licence_of_the_weights_travels_with_them():
-    own = (module.SHIPPED.parent / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
     root = Path(module.__file__).resolve().parents[2]
+    own = (root / "comics" / "weights" / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
     assert own == (root / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
     assert '"LICENSE-WEIGHTS"' in (root / "setup.py").read_text(encoding="utf-8")
