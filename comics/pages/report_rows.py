@@ -7,9 +7,8 @@ the documents.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +46,8 @@ class FileRow:
         seconds: how long a video is, as far as it was looked at.
         start_s: where that part begins, in seconds.
         peak: P(fake) of its most suspicious face, in the picture or frame ``peak_image`` (an id);
-            ``peak_time`` is that frame's, in seconds since the start of the video.
+            ``peak_frame`` and ``peak_time`` are that frame's index, and its time in seconds since
+            the start of the video.
     """
 
     entry: Mapping
@@ -60,6 +60,7 @@ class FileRow:
     start_s: float = 0.0
     peak: float = -1.0
     peak_image: int = 0
+    peak_frame: int | None = None
     peak_time: float | None = None
 
     @property
@@ -93,6 +94,7 @@ class FaceRow:
             None where it is not in that frame.
         size: (width, height); of a track the medians.
         crop: path of its picture, relative to the run's folder; None without one.
+        place: its position in its picture; of a track the frame in which it is most suspicious.
         track, frames, times: of a track its number, in how many analysed frames it was seen, and
             its first and last time in seconds.
     """
@@ -105,6 +107,7 @@ class FaceRow:
     size: tuple[float, float]
     crop: str | None = None
     doubts: tuple[str, ...] = ()
+    place: int = 0
     track: int | None = None
     frames: int | None = None
     times: tuple[float, float] | None = None
@@ -167,6 +170,42 @@ def read_run(folder: Path) -> RunRows:
     provenance, summary, files = _read_files(path)
     chosen = _Highest(MAX_FACES)
     _read_faces(path, files, chosen)
+    return _finish_rows(folder, provenance, summary, files, chosen)
+
+
+class RunRowsCollector:
+    """Rows of a run that has just ended, from its record: a ``comics.runs.run.RecordSink``."""
+
+    def __init__(self) -> None:
+        self._files: list[FileRow] = []
+        self._chosen = _Highest(MAX_FACES)
+        self._images = 0
+
+    def add_file(self, entry: Mapping) -> None:
+        """An input file, as in ``files`` of results.json; what follows is of it."""
+        self._files.append(
+            FileRow({"verdict": None, "reason": None} | dict(entry), len(self._files))
+        )
+
+    def add_image(self, image: Mapping, faces: Sequence[Mapping]) -> None:
+        """A picture or frame of the file: the entry, and those of its faces."""
+        row = self._files[-1]
+        self._images += 1
+        before = row.peak
+        for place, face in enumerate(faces):
+            _add_face(row, face, self._images, place, self._chosen)
+        row.size = row.size or (image["width"], image["height"])
+        if row.peak > before:
+            row.peak_frame, row.peak_time = image.get("frame"), image.get("time_s")
+
+    def rows(self, folder: Path, provenance: Mapping, summary: Mapping) -> RunRows:
+        """All that the report shows; the tracks of videos are read from their files."""
+        return _finish_rows(folder, provenance, summary, self._files, self._chosen)
+
+
+def _finish_rows(
+    folder: Path, provenance: Mapping, summary: Mapping, files: list[FileRow], chosen: _Highest
+) -> RunRows:
     timelines, notes = [], []
     for row in files:
         if row.is_video and row.entry["status"] != FAILED:
@@ -240,8 +279,8 @@ def _file_entry(path: Path, value: object, number: int) -> dict:
 def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
     """Fill in what ``results`` and ``images`` say."""
     rows = {row.name: row for row in files}
-    number = itertools.count()
     peaks: dict[int, FileRow] | None = None
+    image, place = 0, 0  # of the last face
     for name, value in read_members(path):
         if name not in ("results", "images") or not isinstance(value, dict):
             continue
@@ -250,21 +289,24 @@ def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
             continue
         try:
             if name == "results":
-                _add_face(row, value, next(number), chosen)
+                place = place + 1 if value["image_id"] == image else 0
+                image = value["image_id"]
+                _add_face(row, value, int(image), place, chosen)
             else:
                 if peaks is None:
                     peaks = {row.peak_image: row for row in files}
                 row.size = row.size or (int(value["width"]), int(value["height"]))
                 if peaks.get(value["id"]) is row and "time_s" in value:
-                    row.peak_time = float(value["time_s"])
+                    row.peak_frame, row.peak_time = int(value["frame"]), float(value["time_s"])
         except (KeyError, TypeError, ValueError) as error:
             raise ResultsError(path, f"an entry of {name} is unusable: {error!r}") from error
 
 
-def _add_face(row: FileRow, value: Mapping, number: int, chosen: _Highest) -> None:
+def _add_face(row: FileRow, value: Mapping, image: int, place: int, chosen: _Highest) -> None:
+    """Take in a face: entry ``value``, in picture or frame ``image`` (an id), its ``place``-th."""
     probability, score = _share(value["fake_probability"]), _share(value["score"])
     if probability > row.peak:
-        row.peak, row.peak_image = probability, int(value["image_id"])
+        row.peak, row.peak_image = probability, image
     row.score = max(row.score or 0.0, score)
     if row.is_video:
         return
@@ -276,7 +318,7 @@ def _add_face(row: FileRow, value: Mapping, number: int, chosen: _Highest) -> No
     _, _, width, height = box
     crop = value.get("crop")
     label = int(value["category_id"] == 1)
-    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop, doubts))
+    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop, doubts, place))
 
 
 def _doubts(value: Mapping) -> tuple[str, ...]:
@@ -359,6 +401,7 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
         tuple(boxes[here[0]].tolist()) if len(here) else None,
         (width, height),
         doubts=doubts,
+        place=int(value["frames"][int(points[:, 1].argmax())]),
         track=track,
         frames=len(times),
         times=span,

@@ -92,6 +92,11 @@ class FileStatus:
     tracks_file: str | None = None
 
 
+def categories() -> list[dict[str, object]]:
+    """COCO's list of them."""
+    return [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES)]
+
+
 def verdict_of(verdicts: Collection[str]) -> str:
     """The verdict of a file that was read, from those of its faces or tracks.
 
@@ -109,23 +114,24 @@ def verdict_of(verdicts: Collection[str]) -> str:
 
 def faces_to_entries(
     faces: Faces,
-    image_id: int,
     file_name: str,
     track_ids: Sequence[int] | None = None,
     crops: Sequence[str] | None = None,
 ) -> list[dict]:
-    """One COCO results entry per face, with its file name; numbers rounded to what they carry.
+    """One COCO results entry per face, but for its image_id, with its file name.
+
+    Numbers are rounded to what they carry.
 
     Args:
         faces: verdicts.
-        image_id: of the picture or frame.
         file_name: of the input file.
         track_ids: of each face of a video's frame; None: of a picture.
         crops: the file of each face's crop, relative to the results file; None: not written.
     """
     entries = []
-    told = zip(faces_to_results(faces, image_id), faces.verdicts, faces.doubt_names, strict=True)
+    told = zip(faces_to_results(faces, 0), faces.verdicts, faces.doubt_names, strict=True)
     for position, (result, verdict, doubts) in enumerate(told):
+        del result["image_id"]  # given when the document is written
         result["file_name"] = file_name
         result["verdict"] = verdict
         if doubts:
@@ -150,7 +156,7 @@ def image_entry(
     return entry if frame is None else entry | {"frame": frame, "time_s": time_s}
 
 
-class ResultsWriter:
+class DocumentWriter:
     """Takes pictures, faces and file outcomes as they come; made by ``results_file``.
 
     Args:
@@ -171,31 +177,21 @@ class ResultsWriter:
         self._image_count = 0
         self._face_count = 0
 
-    def add_image(
-        self,
-        file_name: str,
-        faces: Faces,
-        frame: int | None = None,
-        time_s: float | None = None,
-        track_ids: Sequence[int] | None = None,
-        crops: Sequence[str] | None = None,
-    ) -> int:
-        """Add a picture, or a frame of a video, and its faces; returns its image id, from 1."""
-        return self.add_entries(
-            image_entry(file_name, faces, frame, time_s),
-            faces_to_entries(faces, 0, file_name, track_ids, crops),
-        )
+    def add_texts(self, image: str, faces: Sequence[str]) -> int:
+        """Add a picture or frame and its faces, as JSON objects; returns its image id, from 1.
 
-    def add_entries(self, image: Mapping, faces: Sequence[Mapping]) -> int:
-        """Add entries as ``image_entry`` and ``faces_to_entries`` make them; numbers them anew."""
+        Args:
+            image: of ``images``, without its id.
+            faces: of ``results``, without their image_id.
+        """
         self._image_count += 1
-        line = json.dumps({"id": self._image_count, **image})
-        self._images.write((",\n" if self._image_count > 1 else "\n") + line)
+        number = self._image_count
+        self._images.write((",\n" if number > 1 else "\n") + f'{{"id": {number}, {image[1:]}')
         for face in faces:
-            line = json.dumps({**face, "image_id": self._image_count})
-            self._document.write((",\n" if self._face_count else "\n") + line)
+            start = ",\n" if self._face_count else "\n"
+            self._document.write(f'{start}{{"image_id": {number}, {face[1:]}')
             self._face_count += 1
-        return self._image_count
+        return number
 
     def add_file(self, status: FileStatus) -> None:
         """Add the outcome of one input file."""
@@ -205,8 +201,7 @@ class ResultsWriter:
         """Write what comes before the entries."""
         self._document.write('{"schema_version": ' + json.dumps(SCHEMA_VERSION))
         self._write_member("provenance", provenance)
-        categories = [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES)]
-        self._write_member("categories", categories)
+        self._write_member("categories", categories())
         self._document.write(',\n"results": [')
 
     def finish(self) -> None:
@@ -227,14 +222,14 @@ class ResultsWriter:
 @contextlib.contextmanager
 def results_file(
     path: str | os.PathLike, provenance: Mapping[str, object]
-) -> Iterator[ResultsWriter]:
+) -> Iterator[DocumentWriter]:
     """A writer of the results file; the file appears at ``path`` when the block ends well."""
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8") as document,
         tempfile.TemporaryFile("w+", encoding="utf-8", dir=temporary.parent) as images,
     ):
-        writer = ResultsWriter(document, images)
+        writer = DocumentWriter(document, images)
         writer.begin(provenance)
         yield writer
         writer.finish()

@@ -10,6 +10,7 @@ from comics.inference.files import FileOutputs
 from comics.pages.run_report import write_run_report
 from comics.runs.outputs import FileStatus, results_file
 from comics.runs.pictures import write_picture
+from comics.runs.records import ImageRecord
 from comics.structures import Faces
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,11 @@ def faces_with(probabilities, size):
     return Faces(boxes, size, labels, torch.full((count,), 0.9), fake_probability=p)
 
 
+def add_image(results, name, found):
+    record = ImageRecord.of(name, found)
+    results.add_texts(record.image_text, record.face_texts)
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The report of a run with P(fake) 0, 1/130, 2/130, ... and a few odd files."""
@@ -38,7 +44,7 @@ def report(tmp_path_factory):
             name = HOSTILE if number == 100 else f"picture-{number:03}.jpg"
             size = (40 + number, 60)
             found = faces_with([number / PICTURES], size)
-            results.add_image(name, found)
+            add_image(results, name, found)
             outputs = FileOutputs(folder, PurePath(str(number)))
             picture = generator.integers(0, 255, (*size, 3), dtype=np.uint8)
             output = write_picture(outputs, "media", "", picture)
@@ -47,7 +53,7 @@ def report(tmp_path_factory):
             results.add_file(
                 FileStatus(name, "image", "ok", verdict, 1, int(forged), output=output)
             )
-        results.add_image("empty.jpg", faces_with([], (50, 50)))
+        add_image(results, "empty.jpg", faces_with([], (50, 50)))
         results.add_file(FileStatus("empty.jpg", "image", "ok", "no_face_found"))
         results.add_file(FileStatus("broken.jpg", "image", "failed", reason=HOSTILE))
     return write_run_report(folder)
