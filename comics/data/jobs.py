@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from comics.data.dataset import limit_threads
+from comics.files import write_text
 
 RESULTS = ".jobs"  # folder of the results, below the output
 ARGUMENTS = "arguments.json"
@@ -53,8 +54,7 @@ def claim_folder(output: Path, arguments: dict) -> None:
                 f"folder.\n  there: {json.dumps(found)}\n  now:   {json.dumps(arguments)}"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(arguments).encode("utf-8"))
+    write_text(path, json.dumps(arguments))
 
 
 def run_jobs(
@@ -93,13 +93,6 @@ def run_jobs(
             yield result
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 class _Runner:
     def __init__(self, folder: Path, work: Work) -> None:
         self._folder, self._work = folder, work
@@ -116,9 +109,8 @@ class _Runner:
             value, faults = self._work(job)
         except (ValueError, OSError) as error:
             return JobResult(name, None, (str(error),))
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"name": name, "value": value, "faults": list(faults)})
-        write_atomically(path, content.encode("utf-8"))
+        write_text(path, content, durable=False)
         return JobResult(name, value, tuple(faults))
 
     def _path(self, name: str) -> Path:

@@ -19,7 +19,7 @@ from comics.evaluation import charts
 from comics.evaluation.classification import ClassificationMetrics
 from comics.evaluation.predictions import LEVELS, Predictions, metrics_at, metrics_by
 from comics.evaluation.report import SCHEMA_VERSION, markdown_table, render
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 
 TEMPLATE = "classification.html"
 COUNTS = ("n", "n_real", "n_fake")

@@ -32,7 +32,7 @@ from comics.evaluation.faces import (
 from comics.evaluation.gallery import Example, draw_galleries
 from comics.evaluation.metrics import COLUMNS, MODES, Metrics
 from comics.evaluation.robustness import CLEAN, RobustnessTable
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 from comics.inference.pages import html_pages
 
 SCHEMA_VERSION = "1.0"

@@ -50,13 +50,14 @@ from comics.inference.runs.outputs import (
     results_file,
     verdict_of,
 )
-from comics.inference.runs.pictures import MEDIA_FOLDER, write_crops, write_picture
+from comics.inference.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
 from comics.inference.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.inference.runs.video import VideoOutputs, run_video
 from comics.inference.video.frames import Frame
 from comics.structures import Faces
 
 VIDEOS_FOLDER = "videos"
+OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -107,7 +108,7 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite) as state:
+    with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
         write_results(options.output, predictor.provenance, state, done, pending)

@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from comics.files import write_bytes
 from comics.inference.draw import draw_faces
-from comics.inference.files import write_bytes
 from comics.inference.pages.timeline import timeline_svg
 from comics.inference.runs.inputs import InputFile
 from comics.inference.runs.outputs import (

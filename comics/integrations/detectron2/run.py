@@ -32,6 +32,7 @@ from comics.engine.signals import STOP_SIGNALS
 from comics.engine.step import NonFiniteError
 from comics.engine.tasks import DETECTION, check_trainable
 from comics.engine.train import CONFIG_FILE, SetupError, check_best_metric, setup_errors
+from comics.files import write_text
 from comics.integrations.detectron2.checkpoint import load_weights
 from comics.integrations.detectron2.config import dump_config
 from comics.integrations.detectron2.data import register_datasets
@@ -233,11 +234,7 @@ def _check_folder(folder: str, resume: bool) -> None:
 
 
 def _write_config(cfg: CfgNode) -> None:
-    folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG_FILE}.partial"
-    temporary.write_text(dump_config(cfg), encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_FILE)
+    write_text(Path(cfg.OUTPUT_DIR) / CONFIG_FILE, dump_config(cfg))
 
 
 def _share_handlers() -> None:

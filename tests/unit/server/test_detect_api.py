@@ -1,5 +1,6 @@
 import json
 import re
+import tempfile
 from importlib.resources import files
 
 import jsonschema
@@ -8,7 +9,6 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from comics.server import app as server_app
 from comics.server import gate
 from comics.server.app import build_app
 from comics.server.errors import CODES
@@ -23,7 +23,7 @@ HOSTILE = '../../etc/"><script>alert(1)</script>\u202e.jpg'
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Where uploads lie for a while."""
-    monkeypatch.setattr(server_app.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
