@@ -282,12 +282,14 @@ def _leaf_keys(node: dict, prefix: str = "") -> list[str]:
 
 
 def _require_values(cfg: CfgNode, other: dict, prefix: str = "") -> None:
-    """Raise for a key that has nothing behind its colon: it would unset the default."""
+    """Raise for a key without a value, which would unset the default, or with one for many."""
     for name, value in other.items():
         default = cfg.get(name)
         if value is None and default is not None:
             raise ValueError(f"{prefix}{name} has no value")
-        if isinstance(value, dict) and isinstance(default, dict):
+        if isinstance(default, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{name} takes keys of its own, not {value!r}")
             _require_values(default, value, f"{prefix}{name}.")
 
 

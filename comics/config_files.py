@@ -124,7 +124,8 @@ def _check(content: dict, where: str) -> None:
 
 def _fault(error: yaml.YAMLError) -> str:
     """What is wrong, in one line, with its place."""
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    parts = (getattr(error, "context", None), getattr(error, "problem", None))
+    problem = ", ".join(filter(None, parts)) or getattr(error, "reason", None) or str(error)
     mark = getattr(error, "problem_mark", None)
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
     return place + " ".join(str(problem).split())

@@ -70,10 +70,11 @@ def lost_processes_named() -> Iterator[None]:
             raise
         # "[its source file] What happened [address]. Advice."
         first = re.sub(r"^\[[^]]*\]\s*", "", text.strip()).split(". ")[0].split("\n")[0]
+        reason = first or type(error).__name__
         raise LostProcessError(
             f"process {rank()} of {world_size()} has lost another process of the run, which was "
             "killed, has failed, or is on a machine that cannot be reached: see its own messages. "
-            f"Checkpoints are intact; --resume continues from the last one. ({first or type(error).__name__})"
+            f"Checkpoints are intact; --resume continues from the last one. ({reason})"
         ) from error
 
 

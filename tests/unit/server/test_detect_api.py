@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 import tempfile
@@ -6,10 +7,12 @@ from importlib.resources import files
 import jsonschema
 import numpy as np
 import pytest
+import starlette.formparsers
 from PIL import Image
 from starlette.testclient import TestClient
 
-from comics.server import gate
+from comics.server import app as server_app
+from comics.server import detection, gate
 from comics.server.app import build_app
 from comics.server.errors import CODES
 from comics.server.limits import ServerLimits
@@ -148,8 +151,6 @@ def test_limits_of_pixels_and_length(client, make_picture, make_video, predictor
 
 def test_a_video_that_hides_its_length(client, make_video, monkeypatch):
     """Frames are counted by their times, whatever the header says."""
-    from comics.server import detection
-
     monkeypatch.setattr(detection.av, "time_base", 10**12)
     refused(send(client, make_video(2.6)), 413, "video_too_long")
 
@@ -229,12 +230,17 @@ def test_pages_of_other_sites_may_not_use_it(predictor, make_picture):
             {"host": "evil.example"}, {"host": ""}, {"host": "[::1"},
             {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
             {"origin": "https://evil.example"}, {"origin": "null"},
+            {"origin": "http://localhost:9000"}, {"origin": "http://localhost"},
+            {"origin": "https://localhost:8000"}, {"origin": "http://[::1"},
         ):  # fmt: skip
             refused(send(client, make_picture(), headers=headers), 403, "forbidden")
         for headers in (
             {"host": "[::1]:8000"}, {"host": "LOCALHOST"},
             {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"},
-            {"origin": "http://localhost:8000"},
+            {"origin": "http://localhost:8000"}, {"origin": "HTTP://LocalHost:8000"},
+            {"origin": "http://localhost", "host": "localhost"},
+            {"origin": "http://localhost", "host": "localhost:80"},
+            {"origin": "https://localhost", "host": "localhost:443", "x-forwarded-proto": "https"},
         ):  # fmt: skip
             assert send(client, make_picture(), headers=headers).status_code == 200, headers
 
@@ -251,6 +257,47 @@ def test_the_page_lets_only_its_own_script_run(client):
     assert "://" not in re.sub(r"http://www.w3.org/2000/svg", "", answer.text)
 
 
+def test_head_is_answered_as_get_without_a_body(client):
+    for path in ("/", "/healthz"):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code == 200, path
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def full_disk(*_args, **_options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_not_the_clients_fault(client, make_picture, monkeypatch, caplog, folders):
+    """Wherever it shows: in the form, in the upload's folder, in its copy, in the results."""
+    for place, name in (
+        (starlette.formparsers.SpooledTemporaryFile, "write"),
+        (tempfile, "mkdtemp"),
+        (server_app, "_save"),
+        (detection, "run_inference"),
+    ):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full_disk)
+            answer = send(client, make_picture())
+            assert "space" in refused(answer, 507, "storage_full"), name
+        assert int(answer.headers["retry-after"]) > 0
+        assert [r.levelname for r in caplog.records if "No space left" in r.getMessage()] == [
+            "ERROR"
+        ]
+        assert list(folders.iterdir()) == []
+    assert send(client, make_picture()).status_code == 200
+
+
+def test_other_faults_of_the_disk_are_no_full_disk(predictor, make_picture, monkeypatch, folders):
+    def broken(*_args, **_options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(detection, "run_inference", broken)
+    with TestClient(build_app(predictor), raise_server_exceptions=False) as client:
+        refused(send(client, make_picture()), 500, "internal_error")
+
+
 def test_health_and_description(client):
     health = client.get("/healthz").json()
     assert health["status"] == "ok" and health["places"] == 3 and health["uploads"] == 0
@@ -258,7 +305,7 @@ def test_health_and_description(client):
     description = client.get("/openapi.json").json()
     operation = description["paths"]["/api/detect"]["post"]
     assert set(operation["responses"]) == {
-        "200", "400", "403", "408", "413", "415", "422", "500", "503",
+        "200", "400", "403", "408", "413", "415", "422", "500", "503", "507",
     }  # fmt: skip
     references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(description))
     assert "components/schemas/Results" in references
