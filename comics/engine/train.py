@@ -16,7 +16,7 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
-from comics.config_files import parse_config
+from comics.config.files import parse_config
 from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
 from comics.engine import distributed

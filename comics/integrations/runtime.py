@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from comics.config import get_cfg
-from comics.config_files import read_config_file
+from comics.config.files import read_config_file
 from comics.modeling.face_forensics import FACE_METHOD
 
 NATIVE, DETECTRON2 = "native", "detectron2"

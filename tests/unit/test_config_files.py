@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from comics.config import load_config, load_config_text
-from comics.config_files import MAX_BYTES, MAX_DEPTH, read_config_file
+from comics.config.files import MAX_BYTES, MAX_DEPTH, read_config_file
 
 FAULTS = {
     "syntax": ("SEED: [1, 2", "line 1"),
