@@ -128,6 +128,8 @@ def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:
     try:
         height, width = read_image_size(path, sys.maxsize)
     except ImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # Pillow's own limit
+            raise ApiError("too_many_pixels", f"{error.reason}; {_most(max_pixels)}") from None
         return _identify_video(path, limits, max_pixels, error)
     _check_pixels(width, height, max_pixels)
     with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
@@ -204,8 +206,12 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ApiError(
             "too_many_pixels",
-            f"{width}x{height} is {width * height} pixels; at most {max_pixels} are taken",
+            f"{width}x{height} is {width * height} pixels; {_most(max_pixels)}",
         )
+
+
+def _most(max_pixels: int) -> str:
+    return f"at most {max_pixels} are taken"
 
 
 def _too_long(limits: ServerLimits) -> ApiError:

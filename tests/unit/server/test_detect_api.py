@@ -1,7 +1,10 @@
 import errno
+import io
 import json
 import re
+import struct
 import tempfile
+import zlib
 from importlib.resources import files
 
 import jsonschema
@@ -138,6 +141,32 @@ def test_a_video_that_is_cut_is_looked_at_up_to_the_cut(client, make_video):
     (file,) = answer.json()["files"]
     assert file["status"] == "partial" and file["reason"]
     assert file["verdict"] == "forged_face_found"
+
+
+@pytest.mark.parametrize("side", [14_000, 20_000, 30_000])  # Pillow has limits of its own
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"])
+def test_hundreds_of_megapixels_are_too_many_in_every_format(client, form, side, predictor):
+    """Of files whose headers say so; their pixels are not there."""
+    refused(send(client, headers_of(form, side), "a"), 413, "too_many_pixels")
+    assert predictor.pictures == 0
+
+
+def headers_of(form, side):
+    """A file of a format that says it has side x side pixels, made by patching a small one."""
+    small = io.BytesIO()
+    Image.new("RGB", (251, 241)).save(small, form)
+    content = small.getvalue()
+    if form == "PPM":
+        return content.replace(b"251 241", f"{side} {side}".encode(), 1)
+    if form == "PNG":
+        header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+        check = struct.pack(">I", zlib.crc32(header))
+        return content[:12] + header + check + content[33:]
+    size = {"GIF": "<H", "BMP": "<i", "TIFF": "<I", "JPEG2000": ">I"}[form]
+    for old in (251, 241):
+        assert struct.pack(size, old) in content, form
+        content = content.replace(struct.pack(size, old), struct.pack(size, side))
+    return content
 
 
 def test_limits_of_pixels_and_length(client, make_picture, make_video, predictor):
