@@ -18,6 +18,7 @@ class ServerLimits:
         upload_rate: bytes per second that must come, on average over ``stall_s``.
         stall_s: seconds that are waited for what ``upload_rate`` promises.
         pixels: of a picture, or of a frame.
+        decoded_bytes: of the decoded frames of a video that are held at once, beyond one.
         video_s: seconds of a video.
         video_fps: frames of it that are analysed, per second of the video.
         processing_s: seconds for which the model works on one file; asked between batches.
@@ -35,6 +36,7 @@ class ServerLimits:
     upload_rate: float = 16.0 * KIBIBYTE
     stall_s: float = 10.0
     pixels: int = 50_000_000
+    decoded_bytes: int = 512 * MEBIBYTE
     video_s: float = 60.0
     video_fps: float = 5.0
     processing_s: float = 300.0

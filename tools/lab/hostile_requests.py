@@ -55,6 +55,7 @@ NAMES = (
     "\u202egnp.exe", "x" * 5000 + ".png", "", ".lock", "results", "a.mp4", "a.svg", "%2e%2e%2fa",
 )  # fmt: skip
 BUSY = 503  # always allowed: there are more clients than places
+TRIES = 30  # of an honest client
 GONE = 0  # no answer: the client had left, or the connection was closed on it
 
 
@@ -515,9 +516,19 @@ def wrong_method(port: int, rng: random.Random, honest: bytes) -> tuple[int, byt
     return get(port, method, rng.choice(["/", "/healthz", "/api/detect"]))
 
 
+def patient(port: int, rng: random.Random, honest: bytes) -> tuple[int, bytes]:
+    """An honest client, who tries again where there is no place."""
+    for _ in range(TRIES):
+        status, body = post(port, form("honest.png", honest))
+        if status != BUSY:
+            break
+        time.sleep(rng.uniform(0.5, 1.5))
+    return status, body
+
+
 REFUSED = {400, 408, 413, 415, 422}
 KINDS: dict[str, tuple[Act, set[int]]] = {
-    "honest picture": (lambda port, rng, honest: post(port, form("honest.png", honest)), {200}),
+    "honest picture": (patient, {200}),
     "hostile name": (
         lambda port, rng, honest: post(port, form(rng.choice(NAMES), honest)), {200, 400, 422}
     ),

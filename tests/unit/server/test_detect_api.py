@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from comics.server import app as server_app
 from comics.server import detection, gate
 from comics.server.app import build_app
+from comics.server.detection import frames_at_once
 from comics.server.errors import CODES
 from comics.server.limits import ServerLimits
 
@@ -176,6 +177,28 @@ def test_limits_of_pixels_and_length(client, make_picture, make_video, predictor
     assert "2 seconds" in refused(send(client, make_video(2.5)), 413, "video_too_long")
     assert predictor.pictures == 0
     assert send(client, make_video(1.9)).status_code == 200
+
+
+def test_large_frames_go_through_the_model_one_by_one():
+    limits = ServerLimits(decoded_bytes=1_000_000)
+    assert frames_at_once(1000, limits) == 4
+    assert frames_at_once(50_000, limits) == 2  # 3 x 2 x 150 kB are within, 3 x 3 x are not
+    assert frames_at_once(500_000, limits) == frames_at_once(50_000_000, limits) == 1
+
+
+@pytest.mark.parametrize("side, most", [(32, 4), (160, 1)])
+def test_frames_at_once_depend_on_their_bytes(predictor, folders, make_video, side, most):
+    predict, at_once = predictor.predict, []
+
+    def counted(images):
+        at_once.append(len(images))
+        return predict(images)
+
+    predictor.predict = counted
+    limits = ServerLimits(video_fps=50, decoded_bytes=200_000)
+    with TestClient(build_app(predictor, limits)) as client:
+        assert send(client, make_video(1.2, size=(side, side)), "a.mp4").status_code == 200
+    assert max(at_once) == most and sum(at_once) == 12
 
 
 def test_a_video_that_hides_its_length(client, make_video, monkeypatch):
