@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import active_children
 from multiprocessing.queues import SimpleQueue
@@ -25,9 +25,9 @@ from torch import multiprocessing
 
 from comics.data.records import DatasetError
 from comics.engine import distributed
-from comics.engine.checkpoint import CheckpointError, CheckpointFolder
+from comics.engine.checkpoint import CheckpointError, CheckpointFolder, hold_run
 from comics.engine.logs import setup_logging
-from comics.engine.measure import measured_sets
+from comics.engine.measure import RESULTS_FOLDER, measured_sets
 from comics.engine.signals import STOP_SIGNALS
 from comics.engine.step import NonFiniteError
 from comics.engine.tasks import DETECTION, check_trainable
@@ -191,6 +191,14 @@ def _joined(cfg: CfgNode) -> Iterator[CfgNode]:
 
 
 def _train(cfg: CfgNode, resume: bool) -> Outcome:
+    with ExitStack() as stack:
+        with setup_errors():
+            if distributed.is_main():
+                stack.enter_context(hold_run(cfg.OUTPUT_DIR, [RESULTS_FOLDER]))
+        return _train_alone(cfg, resume)
+
+
+def _train_alone(cfg: CfgNode, resume: bool) -> Outcome:
     with setup_errors():
         check_trainable(cfg)
         if len(cfg.DATASETS.VAL) and not cfg.TEST.BEST_METRIC.startswith(f"{FACE_TASK}/"):
