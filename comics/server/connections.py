@@ -139,5 +139,11 @@ class _LimitedProtocol(H11Protocol):
         ]
         if not idle:
             return False
-        min(idle)[2].transport.abort()
+        min(idle)[2].drop()
         return True
+
+    def drop(self) -> None:
+        """Close at once; it no longer counts, though asyncio tells of its end a moment later."""
+        self._cancel()
+        self.connections.discard(self)
+        self.transport.abort()

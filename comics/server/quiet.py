@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+MOST_KINDS = 1000  # that are remembered
+
 
 class RepetitionFilter(logging.Filter):
     """Lets a message of each kind through so many times in a period, then counts it.
@@ -32,12 +34,14 @@ class RepetitionFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a message is written."""
         kind, now = (record.name, str(record.msg)), self._clock()
+        if len(self._kinds) >= MOST_KINDS and kind not in self._kinds:
+            self._kinds.clear()
         counted = self._kinds.setdefault(kind, [now, 0])
         if now - counted[0] >= self._period_s:
             left_out = int(counted[1]) - self._most
             counted[:] = [now, 0]
             if left_out > 0:
-                text = record.getMessage().replace("%", "%%")
+                text = record.getMessage()
                 record.msg, record.args = f"{text} (and {left_out} more like it before)", ()
         counted[1] += 1
         return counted[1] <= self._most
