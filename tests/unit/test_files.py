@@ -132,7 +132,7 @@ def test_nothing_in_the_package_replaces_files_on_its_own():
         for path in package.rglob("*.py")
         if "os.replace(" in path.read_text(encoding="utf-8")
     }
-    assert found == {"files.py", "inference/onnx/export.py"}
+    assert "files.py" in found <= {"files.py", "inference/onnx/export.py"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
