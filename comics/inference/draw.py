@@ -91,10 +91,10 @@ def verdict_text(verdict: str, fake_probability: float) -> str:
         fake_probability: in [0, 1].
     """
     if verdict != "real":
-        return f"{verdict.upper()} {_percent(fake_probability)}"
+        return f"{verdict.upper()} {_whole_percent(fake_probability)}"
     if fake_probability > MORE_LIKELY:
-        return f"REAL? FAKE {_percent(fake_probability)}"
-    return f"REAL {_percent(1 - fake_probability)}"
+        return f"REAL? FAKE {_whole_percent(fake_probability)}"
+    return f"REAL {_whole_percent(1 - fake_probability)}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Style:
         return cls(line=line, rim=line + 2 * max(1, line // 2), text=text)
 
 
-def _percent(probability: float) -> str:
+def _whole_percent(probability: float) -> str:
     """Whole percents; 100 % and 0 % are kept for what is exactly so."""
     rounded = round(100 * probability)
     if rounded == 100 and probability < 1:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from comics.files import write_bytes
 from comics.inference.doubt import REASONS
-from comics.inference.files import write_bytes
 from comics.inference.knowledge import knowledge_sentence
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run

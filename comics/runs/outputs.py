@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from comics.data.coco import faces_to_results
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.structures import CLASS_NAMES, Faces
 
 SCHEMA_VERSION = "2.0"

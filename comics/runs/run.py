@@ -53,7 +53,7 @@ from comics.runs.outputs import (
     results_file,
     verdict_of,
 )
-from comics.runs.pictures import MEDIA_FOLDER, write_crops, write_picture
+from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
 from comics.runs.records import FileRecord, ImageRecord, RunRecord
 from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
@@ -61,6 +61,7 @@ from comics.structures import Faces
 from comics.video.frames import Frame
 
 VIDEOS_FOLDER = "videos"
+OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -113,7 +114,7 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite) as state:
+    with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]

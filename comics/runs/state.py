@@ -20,19 +20,14 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
 
-from comics.inference.files import write_bytes
+from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import FileStatus
 from comics.runs.records import FileRecord, ImageRecord
-
-try:  # POSIX only; elsewhere two runs in one folder are not kept apart
-    import fcntl
-except ImportError:
-    fcntl = None
 
 STATE_FOLDER = ".comics"
 SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.tsv", "files.jsonl", "lock"
@@ -160,7 +155,10 @@ class RunState:
 
 @contextlib.contextmanager
 def open_state(
-    output: Path, settings: Mapping[str, object], overwrite: bool = False
+    output: Path,
+    settings: Mapping[str, object],
+    overwrite: bool = False,
+    rooms: Sequence[str] = (),
 ) -> Iterator[RunState]:
     """The state of the run that writes to ``output``, of which it must be the only one.
 
@@ -168,6 +166,7 @@ def open_state(
         output: folder of the run; made if absent.
         settings: what the results depend on; JSON.
         overwrite: forget what an earlier run finished there.
+        rooms: folders of outputs in it; what killed runs left half written there is deleted.
 
     Raises:
         SettingsError: naming the differences, if an earlier run there had other settings and
@@ -176,7 +175,9 @@ def open_state(
     """
     folder = output / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _held(output) as alone:
+        if alone:
+            remove_leftovers(output, (STATE_FOLDER, *rooms))
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         if overwrite:
             for name in (FILES, ENTRIES, SETTINGS):  # FILES first: it alone makes entries count
@@ -227,20 +228,14 @@ def file_key(file: InputFile) -> tuple[str, int, int] | None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held until the block, or the process, ends, however it ends."""
-    with open(folder / LOCK, "wb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingsError(
-                    f"another run is writing to {folder.parent}: wait for its end, or choose "
-                    "another folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield
+def _held(output: Path) -> Iterator[bool]:
+    """As ``hold_folder``: no other run writes to the folder until the block ends."""
+    with contextlib.ExitStack() as lock:
+        try:
+            alone = lock.enter_context(hold_folder(output, f"{STATE_FOLDER}/{LOCK}"))
+        except FolderInUse as error:
+            raise SettingsError(str(error)) from None
+        yield alone
 
 
 def _known_settings(folder: Path) -> dict | None:

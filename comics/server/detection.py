@@ -43,6 +43,8 @@ RESULTS_FOLDER = "results"
 # Members of a file's entry that name files of the run, which no client can reach
 OUTPUT_MEMBERS = ("output", "heat_map", "timeline", "tracks_file")
 PLAIN_VIDEO = VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys()
+BATCH_SIZE = 4  # frames, where they are small
+FRAMES_HELD, BYTES_PER_PIXEL = 3, 3  # for each frame of a batch; RGB
 OVERRUN_S = 1.0  # a video is followed so far beyond the limit, to see that it goes on
 
 
@@ -53,10 +55,12 @@ class Content:
     Attributes:
         kind: "picture", "animation" or "video".
         extension: that its name must have for the run to see the same.
+        pixels: of a picture, or of a frame.
     """
 
     kind: str
     extension: str
+    pixels: int
 
 
 class LimitedPredictor:
@@ -99,6 +103,7 @@ def detect_file(
     deadline = time.monotonic() + limits.processing_s
     options = RunOptions(
         output=path.parent / RESULTS_FOLDER,
+        batch_size=frames_at_once(content.pixels, limits),
         write_media=keep,
         video=VideoOptions(
             max_fps=limits.video_fps,
@@ -137,14 +142,25 @@ def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:
     try:
         height, width = read_image_size(path, sys.maxsize)
     except ImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # Pillow's own limit
+            raise ApiError("too_many_pixels", f"{error.reason}; {_most(max_pixels)}") from None
         return _identify_video(path, limits, max_pixels, error)
     _check_pixels(width, height, max_pixels)
     with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
         if getattr(image, "is_animated", False):
             for extension, name in ANIMATED_FORMATS.items():
                 if image.format == name:
-                    return Content(ANIMATION, extension)
-    return Content(PICTURE, ".jpg")
+                    return Content(ANIMATION, extension, width * height)
+    return Content(PICTURE, ".jpg", width * height)
+
+
+def frames_at_once(pixels: int, limits: ServerLimits) -> int:
+    """Frames that go through the model together, so that those held stay within the limits.
+
+    Beside the frames of a batch, as many wait decoded on either side of it.
+    """
+    held = limits.decoded_bytes // (FRAMES_HELD * BYTES_PER_PIXEL * pixels)
+    return max(1, min(BATCH_SIZE, held))
 
 
 def stored_name(client_name: str | None, content: Content) -> str:
@@ -182,7 +198,7 @@ def _identify_video(
         _check_pixels(context.width, context.height, max_pixels)
         if (container.duration or 0) / av.time_base > limits.video_s:
             raise _too_long(limits)
-    return Content(VIDEO, ".mp4")
+    return Content(VIDEO, ".mp4", context.width * context.height)
 
 
 def _check(document: dict, limits: ServerLimits) -> None:
@@ -213,8 +229,12 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ApiError(
             "too_many_pixels",
-            f"{width}x{height} is {width * height} pixels; at most {max_pixels} are taken",
+            f"{width}x{height} is {width * height} pixels; {_most(max_pixels)}",
         )
+
+
+def _most(max_pixels: int) -> str:
+    return f"at most {max_pixels} are taken"
 
 
 def _too_long(limits: ServerLimits) -> ApiError:
