@@ -14,7 +14,7 @@ Give it a photo or a video with many people in it: it finds every face, says whi
 and shows where. "comics COMMAND --help" explains each command.
 """
 EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
-COMMANDS = ("detect", "video", "report", "serve")
+COMMANDS = ("detect", "video", "report", "serve", "manifest")
 
 
 def build_parser() -> argparse.ArgumentParser:
