@@ -13,7 +13,8 @@ Without --fast every image is decoded and every mask drawn; with it only headers
 finds missing files and wrong sizes but not truncated pixels.
 
 {LEAKS}
-Exit code: 0 no fault; 1 warnings only (leaks are warnings); 2 a set is unusable (errors), or unusable arguments.
+Exit code: 0 no fault; 1 warnings only, leaks among them; 2 a set is unusable (errors), or unusable
+arguments.
 
 Examples:
   tools/check_dataset.py openforensics_val

@@ -21,7 +21,8 @@ examples:
     python tools/check_manifest.py "faces/manifest.csv@split=train,compression=c23"
     python tools/check_manifest.py faces/manifest.csv --leaks --equalise faces/equalised
 
-exit codes: 0 no fault; 1 files are missing, or splits share groups, or there is a leak; 2 the manifest cannot be used, or has one class alone.
+exit codes: 0 no fault; 1 files are missing, splits share groups, or there is a leak; 2 the
+manifest cannot be used, or has one class alone.
 """
 
 

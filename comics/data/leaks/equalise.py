@@ -22,7 +22,7 @@ from comics.data.faces.crops import crop_with_margin, square_window
 from comics.data.faces.manifest import NAMED, REAL_METHOD, FaceRow, Manifest
 from comics.data.faces.manifest_files import write_manifest
 from comics.data.faces.samples import FaceReader
-from comics.data.images import FORMATS, ImageError, read_image, read_image_size
+from comics.data.images import ImageError, open_image, read_image, read_image_size
 from comics.data.leaks.properties import jpeg_quality
 from comics.structures import CLASS_NAMES
 
@@ -117,7 +117,7 @@ def _originals(
         row = manifest[index]
         try:
             height, width = read_image_size(row.path)
-            with Image.open(row.path, formats=FORMATS) as image:
+            with open(row.path, "rb") as stream, open_image(stream, row.path) as image:
                 tables = getattr(image, "quantization", None)
         except (ImageError, OSError) as error:
             return f"{row.place}: {error}"

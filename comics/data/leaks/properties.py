@@ -19,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 
 from comics.data.faces.crops import cut_window
 from comics.data.faces.manifest import FaceRow, Manifest
-from comics.data.images import DEFAULT_MAX_PIXELS, FORMATS, ImageError, decode_image
+from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, open_image
 
 NONE = -1.0  # a number that a file does not have
 RING = 2  # width of the border that is looked at, pixels
@@ -125,7 +125,7 @@ def face_properties(row: FaceRow, max_pixels: int = DEFAULT_MAX_PIXELS) -> Value
     except OSError as error:
         raise ImageError(row.path, error.strerror or str(error)) from error
     pixels = decode_image(data, row.path, max_pixels)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_image(io.BytesIO(data), row.path) as image:
         values = _file_properties(image, len(data))
     height, width = pixels.shape[:2]
     if row.box is not None:
