@@ -127,6 +127,11 @@ def test_what_is_refused(folders, words, message, capsys):
     assert not (folders / "manifest.csv").exists()
 
 
+def test_a_folder_named_twice_counts_once(folders):
+    assert run("--real", "real", "real/deep", "--fake", "swap") == 0
+    assert len(rows("manifest.csv")) == 60
+
+
 @pytest.mark.parametrize("words", [["--real", "real"], ["--fake", "swap"]])
 def test_one_label_alone(folders, words):
     with pytest.raises(SystemExit) as end:

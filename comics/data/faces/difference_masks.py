@@ -39,7 +39,8 @@ def difference_mask(forged: np.ndarray, original: np.ndarray) -> np.ndarray | No
     height, width = forged.shape[:2]
     scale = min(1.0, WORKING_SIDE / max(height, width))
     side = scale * max(height, width)
-    difference = cv2.absdiff(forged, original).max(axis=2).astype(np.float32)
+    red, green, blue = cv2.split(cv2.absdiff(forged, original))
+    difference = cv2.max(cv2.max(red, green), blue).astype(np.float32)
     small = cv2.resize(difference, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(small, (0, 0), side * SMOOTHING)
     noise = float(np.quantile(smooth[_border(smooth.shape)], NOISE_QUANTILE))

@@ -120,13 +120,13 @@ def folder_rows(
         count = 0
         for path, digest in _read_all(folder, extensions, found, max_pixels, workers):
             count += 1
-            label, other = known.setdefault(digest, (folder.label, str(path)))
-            if label != folder.label:
-                clashes.append(f"{path} and {other}")
-            elif other != str(path):
+            if digest not in known:
+                known[digest] = folder.label, str(path)
+                found.rows.append(_row(folder, path, pattern, set_name, found))
+            elif known[digest][0] == folder.label:
                 found.repeated.append(str(path))
             else:
-                found.rows.append(_row(folder, path, pattern, set_name, found))
+                clashes.append(f"{path} and {known[digest][1]}")
         if not count:
             raise DatasetError(_empty(folder, found))
     if clashes:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from PIL import Image, JpegImagePlugin
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from comics.data.faces.crops import cut_window
-from comics.data.faces.manifest import FaceRow, Manifest
+from comics.data.faces.manifest import UNKNOWN, FaceRow, Manifest
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, open_image
 
 NONE = -1.0  # a number that a file does not have
@@ -102,15 +104,20 @@ def measure_properties(
 
 
 def leak_groups(manifest: Manifest) -> np.ndarray:
-    """[N] int: what makes faces alike; the group, else the clip, else the picture."""
-    names = []
-    for row in range(len(manifest)):
-        group, video = manifest.name(row, "group"), manifest.name(row, "video")
-        names.append(f"group {group}" if group else f"video {video}" if video else None)
-    keys = [
-        name or f"file {manifest.file[row]} {manifest.paths[row]}" for row, name in enumerate(names)
-    ]
-    return np.unique(np.array(keys, dtype=object), return_inverse=True)[1]
+    """[N] int: faces of one group, clip or picture, and what these link, are alike."""
+    count = len(manifest)
+    pictures = [f"{manifest.file[row]} {manifest.paths[row]}" for row in range(count)]
+    links = [np.unique(np.array(pictures, dtype=object), return_inverse=True)[1]]
+    links += [manifest.codes[column] for column in ("group", "video")]
+    rows, nodes, total = [], [], count
+    for codes in links:
+        known = np.flatnonzero(codes != UNKNOWN)
+        rows.append(known)
+        nodes.append(total + codes[known])
+        total += int(codes.max(initial=0)) + 1
+    ends = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(total, total))
+    return connected_components(graph, directed=False)[1][:count].astype(np.int64)
 
 
 def face_properties(row: FaceRow, max_pixels: int = DEFAULT_MAX_PIXELS) -> Values:

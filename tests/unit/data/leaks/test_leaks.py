@@ -11,7 +11,12 @@ from sklearn.metrics import roc_auc_score
 from comics.data.faces.manifest_files import read_manifest
 from comics.data.images import read_image
 from comics.data.leaks.equalise import BEST_QUALITY, equalise, matched
-from comics.data.leaks.properties import face_properties, jpeg_quality, measure_properties
+from comics.data.leaks.properties import (
+    face_properties,
+    jpeg_quality,
+    leak_groups,
+    measure_properties,
+)
 from comics.data.leaks.telling import ALL, FOLDS, SET, _folds, find_leaks, weighted_auc
 
 COUNT = 40  # pictures of each label
@@ -100,6 +105,17 @@ def test_alike_faces_of_a_clip_are_no_evidence(tmp_path):
     folds = _folds(manifest.labels.astype(int), groups, np.random.default_rng(0))
     assert len(np.unique(folds)) == FOLDS
     assert (folds[::2] == folds[1::2]).all()
+
+
+def test_faces_of_a_group_a_clip_or_a_picture_are_alike(tmp_path):
+    path = tmp_path / "faces.csv"
+    path.write_text(
+        "path,label,group,video\n"
+        "a.png,real,,v\nb.png,fake,,v\nb.png,real,,w\nc.png,real,g,w\nd.png,real,g,\n"
+        "e.png,real,,\nf.png,fake,h,\n"
+    )
+    groups = leak_groups(read_manifest(path))
+    assert len(set(groups[:5])) == 1 and len(set(groups)) == 3
 
 
 def test_too_few_groups_say_nothing(tmp_path):
