@@ -1,20 +1,12 @@
 #!/usr/bin/env python
 """``comics manifest`` of a checkout: a manifest out of folders of real and of forged faces."""
 
-from __future__ import annotations
-
-import argparse
 import sys
+from functools import partial
 
-from comics.commands.manifest import add_manifest_arguments, run_manifest
+from comics.cli import run_command
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="tools/make_manifest.py")
-    add_manifest_arguments(parser)
-    return run_manifest(parser.parse_args(arguments))
-
+main = partial(run_command, "manifest", "tools/make_manifest.py")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-SUMMARY = "make a manifest of face pictures out of folders of real and of forged ones"
+from comics.commands.stopping import stop
+
 DESCRIPTION = """\
 List the face pictures below folders of real and of forged ones in a manifest: the CSV file that
 face methods train and are tested on (DATASETS.TRAIN, VAL, TEST). Every picture is read whole; one
@@ -69,7 +70,6 @@ def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", default="", metavar="NAME", help="name of the set, where several are mixed"
     )
     parser.add_argument("--workers", type=int, default=2, help="threads that read (default: 2)")
-    parser.set_defaults(program=parser.prog)
 
 
 def run_manifest(options: argparse.Namespace) -> int:
@@ -93,8 +93,7 @@ def run_manifest(options: argparse.Namespace) -> int:
         )
         write_manifest(options.output, _relative(found.rows, options.output.parent))
     except (ValueError, OSError) as error:
-        print(f"{options.program}: {error}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+        return stop(options, error, EXIT_ARGUMENTS)
     _report(found, options)
     return EXIT_SKIPPED if found.unreadable else EXIT_OK
 
