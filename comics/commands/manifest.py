@@ -143,7 +143,7 @@ def _report(found, options: argparse.Namespace) -> None:
     counts = Counter((row.get("split", ""), row["label"], row["method"]) for row in found.rows)
     for (split, label, method), count in sorted(counts.items()):
         print(f"{count:8d}  {split or '-'} / {label} / {method or '-'}")
-    for lacking in lacking_splits(found.rows):
+    for lacking in lacking_splits(found.rows, _shares(options.split)):
         print(f"{options.program}: {lacking}", file=sys.stderr)
     groups = len({row["group"] for row in found.rows})
     print(f"{options.output}: {len(found.rows)} pictures in {groups} groups")

@@ -40,6 +40,7 @@ def rows(path):
 
 def test_groups_go_to_one_split_whatever_else_is_there(folders, capsys):
     words = ("--real", "real", "--fake", "swap", "gan", "--group-pattern", r"(id\d+)_")
+    words += ("--split", "50,25,25")
     assert run(*words, "--output", "out/faces.csv", "--set", "mine") == 0
     found = rows(folders / "out/faces.csv")
     assert len(found) == 90 and all((folders / "out" / row[0]).is_file() for row in found)
@@ -55,6 +56,12 @@ def test_groups_go_to_one_split_whatever_else_is_there(folders, capsys):
             (folders / kind / "deep" / f"id{person:02d}_{kind}.png").unlink()
     assert run(*words, "--output", "out/faces.csv") == 0
     assert all(splits[group] == split for _, _, group, split, *_ in rows(folders / "out/faces.csv"))
+
+
+def test_a_split_without_pictures_is_told(folders, capsys):
+    """All pictures in one group: the other two splits have none."""
+    assert run("--real", "real", "--fake", "swap", "--group-pattern", "id") == 0
+    assert capsys.readouterr().err.count("has no real picture") == 2
 
 
 def test_shares_of_the_splits():

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from comics.data.preparation import Clip
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("prepare_forged", ROOT / "datasets/prepare_forged.py")
 prepare_forged = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = prepare_forged  # dataclasses look their module up
 SPEC.loader.exec_module(prepare_forged)
 
 COLUMNS = ("set", "file", "label", "method", "group", "split", "original", "changed_share",

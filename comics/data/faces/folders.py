@@ -144,14 +144,14 @@ def folder_rows(
     return found
 
 
-def lacking_splits(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Splits that have pictures of one label alone, in words."""
-    present = {(row.get("split", ""), row["label"]) for row in rows}
+def lacking_splits(rows: Sequence[dict[str, str]], shares: SplitShares | None) -> list[str]:
+    """Splits without a picture of a label, in words: few groups may all go elsewhere."""
+    present = {(row.get("split"), row["label"]) for row in rows}
     return [
         f"split {split} has no {label} picture"
-        for split in sorted({split for split, _ in present})
+        for split in SPLITS
         for label in ("real", "fake")
-        if (split, label) not in present
+        if shares and getattr(shares, split) and (split, label) not in present
     ]
 
 
