@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -32,13 +33,16 @@ from tqdm import tqdm
 
 from comics import __version__
 from comics.data.corruptions import challenge
-from comics.data.forgery import METHODS, SourceFace, forge_face
+from comics.data.forgery import METHODS, PLAIN_METHODS, SourceFace, forge_face
+from comics.data.forgery.donors import GeneratedDonors
 from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
+from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate_sources import SPLITS, Job, Photo, PhotoSource, SyntheticSource
 from comics.ops.masks import bitmap_to_rle
 from comics.structures import CLASS_NAMES, FAKE, REAL
 
 RECORDS, ARGUMENTS = ".records", "arguments.json"
+REAL_NAME = "real"  # of faces that stay as they are, in the counts of methods
 TEMPORARY = ".tmp"
 JPEG_QUALITY = (85, 95)  # of the saved images, both included
 TEST_SPLITS = ("test_dev", "test_challenge")
@@ -65,7 +69,7 @@ class Settings:
 
     seed: int = 0
     fake_share: float = 0.5
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = PLAIN_METHODS
     unseen_methods: tuple[str, ...] = ()
     strength: float = 1.0
     corrupt_train: float = 0.0
@@ -93,6 +97,43 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Materials:
+    """What some methods need besides photos.
+
+    Attributes:
+        donors: generated faces, for methods whose donor is "generated".
+        network: for methods that draw with one.
+    """
+
+    donors: GeneratedDonors | None = None
+    network: FaceNetwork | None = None
+
+    @property
+    def arguments(self) -> dict:
+        """What decides the forgeries, ready for JSON; nothing where nothing is used."""
+        parts = {"donors": self.donors, "network": self.network}
+        return {name: part.arguments for name, part in parts.items() if part is not None}
+
+    def check(self, methods: Sequence[str]) -> None:
+        """Refuse methods whose donors or network are not there.
+
+        Raises:
+            ValueError: naming the method and what it needs.
+        """
+        for name in methods:
+            method = METHODS[name]
+            if method.donor == "generated" and self.donors is None:
+                raise ValueError(f"method {name!r} needs a folder of generated faces (--donors)")
+            if method.network and self.network is None:
+                raise ValueError(f"method {name!r} needs an ONNX network (--network)")
+            if method.network == "latent" and not self.network.has_latent:
+                raise ValueError(
+                    f"method {name!r} needs an encoder and a decoder, {self.network.files[0]} is "
+                    "one network from image to image"
+                )
+
+
+@dataclass(frozen=True)
 class Report:
     """How a run went: images written and found finished, and (file, reason) of skipped photos."""
 
@@ -108,6 +149,7 @@ def generate_dataset(
     counts: Mapping[str, int | None] | None = None,
     workers: int = 0,
     progress: bool = True,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
 ) -> Report:
     """Write a set to the folder ``output``, or finish one that an earlier run began.
 
@@ -118,20 +160,22 @@ def generate_dataset(
         counts: images per split; a split left out or None gets the source's usual number.
         workers: processes; 0 works in this one.
         progress: show a bar on stderr.
+        materials: donors and network for the methods that need them.
 
     Raises:
-        ValueError: if ``output`` holds a set made with other arguments, or ``counts`` cannot be
-            met.
+        ValueError: if ``output`` holds a set made with other arguments, ``counts`` cannot be
+            met, or a method lacks its donors or network.
     """
+    materials.check([*settings.methods, *settings.unseen_methods])
     jobs = source.plan(counts or {})
-    arguments = _arguments(source, settings)
+    arguments = _arguments(source, settings, materials)
     _claim(output, arguments)
     for split in SPLITS:
         (output / "images" / split).mkdir(parents=True, exist_ok=True)
         (output / RECORDS / split).mkdir(parents=True, exist_ok=True)
     records: dict[str, list[dict]] = {split: [] for split in SPLITS}
     written, reused, skipped = 0, 0, []
-    results = _run(_Maker(output, source, settings), jobs, workers)
+    results = _run(_Maker(output, source, settings, materials), jobs, workers)
     for job, (state, value) in tqdm(
         zip(jobs, results, strict=True), total=len(jobs), unit="image", disable=not progress
     ):
@@ -159,7 +203,12 @@ def draw_labels(
     return [methods[choice] if forged else None for forged, choice in zip(fake, drawn, strict=True)]
 
 
-def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dict]:
+def make_image(
+    job: Job,
+    source: Source,
+    settings: Settings,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
+) -> tuple[bytes, dict]:
     """One image of the set: its JPEG bytes, and its record for the annotation file.
 
     Raises:
@@ -171,7 +220,7 @@ def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dic
     labels = draw_labels(
         labelling, len(photo.faces), settings.fake_share, settings.methods_of(job.split)
     )
-    image, annotations = _forge(job, photo, labels, source, settings, forging)
+    image, annotations = _forge(job, photo, labels, source, settings, materials, forging)
     quality = int(saving.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     corrupted = job.split == "test_challenge"
     if job.split == "train":
@@ -198,6 +247,7 @@ def _forge(
     labels: list[str | None],
     source: Source,
     settings: Settings,
+    materials: Materials,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[dict]]:
     """Forge the faces that ``labels`` name; the image and all faces' annotations."""
@@ -207,11 +257,22 @@ def _forge(
         if method is None:
             annotations.append(_annotation(face, None, {}))
             continue
-        donor = source.donor(job, photo, index, stream) if METHODS[method].needs_donor else None
+        donor = None
+        if METHODS[method].donor == "photo":
+            donor = source.donor(job, photo, index, stream)
+        elif METHODS[method].donor == "generated":
+            donor = materials.donors.choose(face, job.split, stream)
         if METHODS[method].needs_donor and donor is None:
-            method = "self_blend"  # the split has no other photo with a face
+            method = "self_blend"  # no other photo with a face, or no donor that fits
         own = replace(face, image=image, mask=_own_pixels(photo.faces, index))
-        forged = forge_face(own, stream, method=method, donor=donor, strength=settings.strength)
+        forged = forge_face(
+            own,
+            stream,
+            method=method,
+            donor=donor,
+            network=materials.network,
+            strength=settings.strength,
+        )
         image = forged.image
         parameters = forged.parameters | {"altered": _rle(forged.altered)}
         annotations.append(_annotation(face, method, parameters))
@@ -273,15 +334,16 @@ def _coco_file(records: list[dict], split: str, arguments: dict) -> dict:
         "description": f"Real and forged faces, split {split}, made by tools/make_dataset.py",
         "version": __version__,
         "split": split,
+        "methods": dict(Counter(a["method"] or REAL_NAME for a in annotations if not a["iscrowd"])),
         **arguments,
     }
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES)]
     return {"info": info, "categories": categories, "images": images, "annotations": annotations}
 
 
-def _arguments(source: Source, settings: Settings) -> dict:
+def _arguments(source: Source, settings: Settings, materials: Materials) -> dict:
     """What must be equal for two runs to make the same images."""
-    return {
+    return materials.arguments | {
         "seed": settings.seed,
         "source": source.name,
         "arguments": json.loads(json.dumps(asdict(settings) | source.arguments)),
@@ -309,10 +371,13 @@ def _claim(output: Path, arguments: dict) -> None:
 class _Maker:
     """Makes one job's image and files; sent to every worker process."""
 
-    def __init__(self, output: Path, source: Source, settings: Settings) -> None:
-        self.output, self.source, self.settings = output, source, settings
+    def __init__(
+        self, output: Path, source: Source, settings: Settings, materials: Materials
+    ) -> None:
+        self.output, self.source = output, source
+        self.settings, self.materials = settings, materials
         self.key = hashlib.sha256(
-            json.dumps([__version__, _arguments(source, settings)]).encode("utf-8")
+            json.dumps([__version__, _arguments(source, settings, materials)]).encode("utf-8")
         ).hexdigest()
 
     def __call__(self, job: Job) -> tuple[str, dict | str]:
@@ -323,7 +388,7 @@ class _Maker:
         if finished is not None:
             return "reused", finished
         try:
-            data, record = make_image(job, self.source, self.settings)
+            data, record = make_image(job, self.source, self.settings, self.materials)
         except (ValueError, OSError) as error:
             return "skipped", str(error)
         _write_atomically(image_path, data)
