@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comics.data.faces.manifest import split_entry
 from comics.data.faces.manifest_files import read_manifest
-from comics.data.forgery import METHODS, PLAIN_METHODS
+from comics.data.forgery import DEFAULT_METHODS, METHODS
 from comics.data.forgery.donors import GeneratedDonors, donor_files, fit_pose
 from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate import (
@@ -108,9 +108,9 @@ def _add_forgery_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(PLAIN_METHODS),
+        default=list(DEFAULT_METHODS),
         metavar="NAME",
-        help=f"ways to forge (default: all that need no donors or network): {', '.join(METHODS)}",
+        help=f"ways to forge of {', '.join(METHODS)} (default: the first {len(DEFAULT_METHODS)})",
     )
     parser.add_argument(
         "--unseen-methods",

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from comics import __version__
 from comics.data.corruptions import challenge
-from comics.data.forgery import METHODS, PLAIN_METHODS, SourceFace, forge_face
+from comics.data.forgery import DEFAULT_METHODS, METHODS, SourceFace, forge_face
 from comics.data.forgery.donors import GeneratedDonors
 from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
 from comics.data.forgery.networks import FaceNetwork
@@ -69,7 +69,7 @@ class Settings:
 
     seed: int = 0
     fake_share: float = 0.5
-    methods: tuple[str, ...] = PLAIN_METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     unseen_methods: tuple[str, ...] = ()
     strength: float = 1.0
     corrupt_train: float = 0.0

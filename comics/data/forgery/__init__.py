@@ -14,10 +14,18 @@ import numpy as np
 from comics.data.forgery.blending import alpha_blend, poisson_patch
 from comics.data.forgery.history import add_history
 from comics.data.forgery.masks import SourceFace, describe_face
-from comics.data.forgery.methods import METHODS, PLAIN_METHODS, Material, Method, Window
+from comics.data.forgery.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    PLAIN_METHODS,
+    Material,
+    Method,
+    Window,
+)
 from comics.data.forgery.networks import FaceNetwork
 
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
     "PLAIN_METHODS",
     "ForgedFace",
@@ -90,7 +98,8 @@ def forge_face(
     place = _window_of(face.mask)
     target = face.image[place]
     origin = np.array([place[1].start, place[0].start])
-    window = Window(target.astype(np.float32), face.mask[place], face.keypoints - origin)
+    landmarks = None if face.landmarks is None else face.landmarks - origin
+    window = Window(target.astype(np.float32), face.mask[place], face.keypoints - origin, landmarks)
     altered = entry.function(window, rng, strength, Material(donor, network))
     patch, parameters = altered.patch, {"strength": strength, **altered.parameters}
     if entry.history:

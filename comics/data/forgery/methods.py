@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from comics.data.forgery import traces
-from comics.data.forgery.blending import transfer_colour
+from comics.data.forgery.blending import poisson_patch, transfer_colour
 from comics.data.forgery.masks import (
     SourceFace,
     inner_region,
@@ -20,6 +20,7 @@ from comics.data.forgery.masks import (
     soft_parts_mask,
 )
 from comics.data.forgery.networks import MULTIPLE, FaceNetwork
+from comics.data.forgery.self_blended import SelfBlending, change_colour, moved_source
 from comics.data.forgery.warps import INTERPOLATIONS, jitter_warp, similarity_transform, warp
 
 PARTS = ("eyes", "nose", "mouth")
@@ -30,6 +31,8 @@ NETWORK_SIDES, NETWORK_SCALE = (64, 192), (0.8, 1.3)
 MIX_WEIGHT = (0.3, 0.7)  # of the other face's latent
 # Blurs that a sharp donor is tried with, so that it is as soft as the face it replaces
 SOFTENING = (0.5, 0.7, 0.9, 1.2, 1.6, 2.2)
+SBI = SelfBlending()
+SBI_FEATHER = 0.05  # of the face's size: over which a self-blended image fades at the face's edge
 GREY_DEVIATION = 2.0  # grey levels between the colours of a picture without colour
 
 
@@ -41,11 +44,13 @@ class Window:
         patch: [h, w, 3] float32 RGB, 0-255.
         region: [h, w] bool, the face.
         keypoints: [5, 2] in pixels of the window.
+        landmarks: [68, 2] in pixels of the window, where known.
     """
 
     patch: np.ndarray
     region: np.ndarray
     keypoints: np.ndarray
+    landmarks: np.ndarray | None = None
 
     @property
     def size(self) -> float:
@@ -182,6 +187,27 @@ def neural_mix(window: Window, rng, strength: float, material: Material) -> Alte
     return Altered(patch, soft, {"weight": weight, **size, **record})
 
 
+def self_blended_image(window: Window, rng, strength: float, material: Material) -> Altered:
+    """The face over its changed, moved copy, as Shiohara and Yamasaki 2022 do it."""
+    changed, colour = change_colour(window.patch, rng, SBI)
+    patch, soft, geometry = moved_source(
+        changed, window.region, window.keypoints, rng, SBI, window.landmarks
+    )
+    # In a photo the forged region lies inside the face's, fading towards its edge
+    distance = cv2.distanceTransform(window.region.astype(np.uint8), cv2.DIST_L2, 5)
+    soft = soft * np.clip(distance / max(1.0, SBI_FEATHER * window.size), 0, 1) * window.region
+    ratio = float(rng.choice(SBI.ratios))
+    poisson = bool(rng.random() < SBI.poisson_prob)
+    if poisson and (soft > 0).any():
+        patch = poisson_patch(patch, _to_uint8(window.patch), soft)
+    record = {**colour, **geometry, "ratio": ratio, "poisson": poisson}
+    if not (soft > 0.5).any():
+        soft = window.region.astype(np.float32)
+    # The weight of the source is in the patch, so that the mask says where, not how much
+    patch = ratio * patch + (1 - ratio) * window.patch
+    return Altered(patch.astype(np.float32), soft.astype(np.float32), record)
+
+
 def _whole_face(trace: Callable) -> Callable:
     """A method that applies ``trace`` to the whole face."""
 
@@ -205,12 +231,15 @@ METHODS: dict[str, Method] = {
     "upsampling_grid": Method(_whole_face(traces.upsampling_grid), "resynthesis"),
     "dct_truncation": Method(_whole_face(traces.dct_truncation), "resynthesis"),
     "pca_autoencoder": Method(_whole_face(traces.pca_autoencoder), "resynthesis"),
+    "self_blended_image": Method(self_blended_image, "self-blending", history=False),
     "generated_swap": Method(generated_swap, "generated face", donor="generated", blend="poisson"),
     "neural_trace": Method(neural_trace, "network", network="image"),
     "neural_mix": Method(neural_mix, "network", donor="photo", network="latent"),
 }
 # Those that need no file besides the photos
 PLAIN_METHODS = tuple(name for name, method in METHODS.items() if not method.needs_more)
+# What a set is forged with unless told: not the later ones, so that a seed keeps giving its set
+DEFAULT_METHODS = tuple(name for name in PLAIN_METHODS if name != "self_blended_image")
 
 
 def _draw_parts(rng: np.random.Generator) -> list[str]:
