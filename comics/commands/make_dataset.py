@@ -92,6 +92,14 @@ def add_make_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the images of train, corrupted like those of test_challenge (default 0)",
     )
+    parser.add_argument(
+        "--viewer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images of all splits, cut, scaled and compressed one to three times more, as "
+        "on the way to a viewer: JPEG, WebP, H.264, screenshot, GIF (default 0)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_forgery_options(parser.add_argument_group("forgery"))
 
@@ -195,6 +203,7 @@ def run_make_dataset(options: argparse.Namespace) -> int:
             unseen_methods=tuple(options.unseen_methods),
             strength=options.strength,
             corrupt_train=options.corrupt_train,
+            viewer=options.viewer,
         )
         report = generate_dataset(
             options.output,

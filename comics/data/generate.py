@@ -22,7 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -38,6 +38,7 @@ from comics.data.forgery.donors import GeneratedDonors
 from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
 from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate_sources import SPLITS, Job, Photo, PhotoSource, SyntheticSource
+from comics.data.viewer import Way, cut_of, draw_way, travel, travel_boxes, travel_mask
 from comics.ops.masks import bitmap_to_rle
 from comics.structures import CLASS_NAMES, FAKE, REAL
 
@@ -45,6 +46,8 @@ RECORDS, ARGUMENTS = ".records", "arguments.json"
 REAL_NAME = "real"  # of faces that stay as they are, in the counts of methods
 TEMPORARY = ".tmp"
 JPEG_QUALITY = (85, 95)  # of the saved images, both included
+MAX_CROP = 0.15  # share of an image that its way to the viewer cuts off at a side
+MIN_LEFT = 0.6  # share of a face that a cut must leave for it to count as a face
 TEST_SPLITS = ("test_dev", "test_challenge")
 Source = SyntheticSource | PhotoSource
 
@@ -61,6 +64,8 @@ class Settings:
         strength: of the traces, see ``forge_face``.
         corrupt_train: probability that an image of train is corrupted, in [0, 1], as all of the
             challenge split are.
+        viewer: probability that an image of any split goes a way to its viewer, in [0, 1]: cut,
+            scaled and compressed again, see ``comics.data.viewer``.
 
     Raises:
         ValueError: for a value out of range, or no method for training.
@@ -73,15 +78,15 @@ class Settings:
     unseen_methods: tuple[str, ...] = ()
     strength: float = 1.0
     corrupt_train: float = 0.0
+    viewer: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.unseen_methods):
             if name not in METHODS:
                 raise KeyError(f"no forgery method {name!r}. Choices: {', '.join(METHODS)}")
-        if not 0 <= self.fake_share <= 1:
-            raise ValueError(f"fake_share must be in [0, 1], got {self.fake_share}")
-        if not 0 <= self.corrupt_train <= 1:
-            raise ValueError(f"corrupt_train must be in [0, 1], got {self.corrupt_train}")
+        for name in ("fake_share", "corrupt_train", "viewer"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.strength <= 3:
             raise ValueError(f"strength must be in (0, 3], got {self.strength}")
         if self.seed < 0:
@@ -215,12 +220,18 @@ def make_image(
         ValueError, OSError: if the photo cannot be used; the message names file and fault.
     """
     seeds = np.random.SeedSequence([settings.seed, SPLITS.index(job.split), job.number])
-    drawing, labelling, forging, saving = map(np.random.default_rng, seeds.spawn(4))
+    drawing, labelling, forging, saving, viewing = map(np.random.default_rng, seeds.spawn(5))
     photo = source.open(job, drawing)
     labels = draw_labels(
         labelling, len(photo.faces), settings.fake_share, settings.methods_of(job.split)
     )
-    image, annotations = _forge(job, photo, labels, source, settings, materials, forging)
+    image, made = _forge(job, photo, labels, source, settings, materials, forging)
+    ignored, way = photo.ignored, None
+    if viewing.random() < settings.viewer:
+        way = draw_way(viewing, max_crop=MAX_CROP)
+        arrived = jpeg_round_trip(image, int(viewing.integers(*JPEG_QUALITY, endpoint=True)))
+        image, made, ignored = _arrived(arrived, made, ignored, way)
+    annotations = [_annotation(face) for face in made]
     quality = int(saving.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     corrupted = job.split == "test_challenge"
     if job.split == "train":
@@ -235,10 +246,31 @@ def make_image(
         "source_photo": job.photo,
         "jpeg_quality": quality,
     }
-    for box in photo.ignored:
+    if way is not None:
+        record["viewer"] = way.record
+    for box in ignored:
         # COCO ignores per category: once for detections called real, once for those called fake
         annotations += [_ignore_annotation(box, (height, width), label) for label in (REAL, FAKE)]
     return encode_jpeg(image, quality), {"image": record, "annotations": annotations}
+
+
+@dataclass(frozen=True)
+class _MadeFace:
+    """A face of a finished image.
+
+    Attributes:
+        box: [4] (x0, y0, x1, y1) in pixels.
+        mask: [H, W] bool, its region.
+        method: how it was forged; None for a real face.
+        altered: [H, W] bool where it was altered; None for a real face.
+        parameters: of the forgery.
+    """
+
+    box: np.ndarray
+    mask: np.ndarray
+    method: str | None = None
+    altered: np.ndarray | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
 
 def _forge(
@@ -249,13 +281,13 @@ def _forge(
     settings: Settings,
     materials: Materials,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, list[dict]]:
-    """Forge the faces that ``labels`` name; the image and all faces' annotations."""
-    image, annotations = photo.image, []
+) -> tuple[np.ndarray, list[_MadeFace]]:
+    """Forge the faces that ``labels`` name; the image and all of its faces."""
+    image, made = photo.image, []
     for index, (face, method) in enumerate(zip(photo.faces, labels, strict=True)):
         stream = rng.spawn(1)[0]  # so that a face's forgery does not depend on earlier faces
         if method is None:
-            annotations.append(_annotation(face, None, {}))
+            made.append(_MadeFace(face.box, face.mask))
             continue
         donor = None
         if METHODS[method].donor == "photo":
@@ -274,9 +306,31 @@ def _forge(
             strength=settings.strength,
         )
         image = forged.image
-        parameters = forged.parameters | {"altered": _rle(forged.altered)}
-        annotations.append(_annotation(face, method, parameters))
-    return image, annotations
+        made.append(_MadeFace(face.box, face.mask, method, forged.altered, forged.parameters))
+    return image, made
+
+
+def _arrived(
+    image: np.ndarray, made: list[_MadeFace], ignored: np.ndarray, way: Way
+) -> tuple[np.ndarray, list[_MadeFace], np.ndarray]:
+    """Image, faces and ignore regions as they arrive; a face that was cut through is ignored."""
+    shape, kept, boxes = image.shape[:2], [], [*ignored]
+    rows, columns = cut_of(shape, way)
+    for face in made:
+        left = face.mask[rows, columns].sum() / face.mask.sum()
+        mask = travel_mask(face.mask, way)
+        if left < MIN_LEFT or not mask.any():
+            if left > 0:
+                boxes.append(face.box)
+            continue
+        altered = None if face.altered is None else travel_mask(face.altered, way)
+        box = travel_boxes(face.box, shape, way)[0]
+        kept.append(replace(face, box=box, mask=mask, altered=altered))
+    arrived = travel(image, way)
+    moved = travel_boxes(np.array(boxes).reshape(-1, 4), shape, way)
+    size = np.array([*arrived.shape[1::-1]] * 2)
+    inside = (np.minimum(moved[:, 2:], size[2:]) - np.maximum(moved[:, :2], 0) >= 1).all(axis=1)
+    return arrived, kept, moved[inside]
 
 
 def _own_pixels(faces: list[SourceFace], index: int) -> np.ndarray:
@@ -288,18 +342,19 @@ def _own_pixels(faces: list[SourceFace], index: int) -> np.ndarray:
     return own if own.any() else faces[index].mask
 
 
-def _annotation(face: SourceFace, method: str | None, parameters: dict) -> dict:
+def _annotation(face: _MadeFace) -> dict:
     height, width = face.mask.shape
     x0, y0 = np.maximum(face.box[:2], 0)
     x1, y1 = np.minimum(face.box[2:], (width, height))
+    altered = {} if face.altered is None else {"altered": _rle(face.altered)}
     return {
-        "category_id": REAL if method is None else FAKE,
+        "category_id": REAL if face.method is None else FAKE,
         "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
         "area": int(face.mask.sum()),
         "iscrowd": 0,
         "segmentation": _rle(face.mask),
-        "method": method,
-        "forgery": parameters,
+        "method": face.method,
+        "forgery": {**face.parameters, **altered},
     }
 
 
