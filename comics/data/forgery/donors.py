@@ -38,7 +38,7 @@ MIN_POSE_FACES = 100  # fewer known faces fix no regression
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # What differs by this much counts 1: CIE LAB units, and shares of an aligned side
 LIGHT_UNIT, NOSE_UNIT = 12.0, 0.025
-MAX_MISFIT = 2.8  # worse donors would be seen at a glance
+MAX_MISFIT = 2.0  # worse donors would be seen at a glance
 CANDIDATES = 80  # donors drawn, of which the fittest is taken
 # A nose so far aside is a profile, which no face of the template replaces
 MAX_NOSE_OFFSET = 0.1
