@@ -40,6 +40,7 @@ from comics.data.image_headers import (
     describe,
     open_file,
     open_image,
+    too_many_pixels,
 )
 from comics.data.jpeg_structure import OTHER_ENDING, Jpeg
 from comics.data.orientation import upright
@@ -54,10 +55,13 @@ __all__ = [
     "TooManyPixels",
     "decode_image",
     "image_to_tensor",
+    "open_file",
+    "open_image",
     "read_image",
     "read_image_size",
     "tensor_to_image",
     "to_rgb",
+    "too_many_pixels",
     "upright_rgb",
 ]
 
@@ -147,22 +151,27 @@ def _decode(stream: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.nd
 
 
 def _misses_pixels(stream: BinaryIO, image: Image.Image, jpeg: Jpeg) -> bool:
-    """Whether pixels of a decoded JPEG are not in the file, but a decoder's filling."""
-    if jpeg.ended:
-        corner = np.asarray(image.crop((*(max(0, side - CORNER) for side in image.size),
-                                        *image.size)))  # fmt: skip
-        if (corner != corner[-1, -1]).any():  # filling would be plain
-            return False
-    elif not jpeg.has_all_scans:
+    """Whether pixels of a decoded JPEG are not in the file, but a decoder's filling.
+
+    Where there is an end marker and the filling would be a plain corner, a look at it is enough.
+    """
+    if not jpeg.ended and not jpeg.has_all_scans:
         return True
-    one, other = (_draft(stream, jpeg, ending) for ending in (b"", OTHER_ENDING))
+    if jpeg.ended and not jpeg.is_progressive and not jpeg.has_restarts:
+        corner = np.asarray(
+            image.crop((*(max(0, side - CORNER) for side in image.size), *image.size))
+        )
+        if (corner != corner[-1, -1]).any():
+            return False
+    one, other = (_with_ending(stream, jpeg, ending) for ending in (b"", OTHER_ENDING))
     return not np.array_equal(one, other)
 
 
-def _draft(stream: BinaryIO, jpeg: Jpeg, ending: bytes) -> np.ndarray:
+def _with_ending(stream: BinaryIO, jpeg: Jpeg, ending: bytes) -> np.ndarray:
     with Image.open(spliced(stream, jpeg.with_ending(ending)), formats=["JPEG"]) as image:
-        width, height = image.size
-        image.draft(image.mode, (max(1, width // DRAFT), max(1, height // DRAFT)))
+        if not jpeg.is_progressive:  # whose last scans do not show at a small size
+            width, height = image.size
+            image.draft(image.mode, (max(1, width // DRAFT), max(1, height // DRAFT)))
         return np.asarray(image)
 
 

@@ -21,7 +21,7 @@ from comics.data.orientation import AS_STORED, EXIF_PREFIX, exif_orientation
 from comics.data.spliced import BLOCK, Part, file_size, read_at
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-SOS, APP0, APP1, APP2, APP14 = 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+SOS, RESTARTS, APP0, APP1, APP2, APP14 = 0xDA, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE
 # Frame headers: SOF0 to SOF15 but for DHT, JPG and DAC, which lie among them
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xCA})
@@ -49,6 +49,8 @@ class Jpeg:
         orientation: as EXIF counts.
         has_all_scans: whether the scans that are there name every coefficient of every component
             to its last bit; told from their headers.
+        is_progressive: whether each scan only refines the picture.
+        has_restarts: whether its scans can be entered at several places.
         others: further pictures that the multi-picture index names, thumbnails not counted.
     """
 
@@ -57,8 +59,9 @@ class Jpeg:
     end: int = 0
     orientation: int = AS_STORED
     others: int = 0
+    is_progressive: bool = False
+    has_restarts: bool = False
     _components: set[int] = field(default_factory=set)
-    _is_progressive: bool = False
     _left: dict[tuple[int, int], int] = field(default_factory=dict)  # bits of (component, number)
 
     @property
@@ -66,7 +69,7 @@ class Jpeg:
         """See the class."""
         if not self._components:
             return False
-        numbers = range(COEFFICIENTS) if self._is_progressive else (0,)
+        numbers = range(COEFFICIENTS) if self.is_progressive else (0,)
         return all(self._left.get((c, n), 1) == 0 for c in self._components for n in numbers)
 
     def with_ending(self, ending: bytes = b"") -> list[Part]:
@@ -135,8 +138,10 @@ def _end_of_scan(stream: BinaryIO, at: int, size: int) -> int:
 
 def _note_segment(jpeg: Jpeg, code: int, body: bytes) -> None:
     if code in FRAMES and len(body) >= 6:
-        jpeg._is_progressive = code in PROGRESSIVE
+        jpeg.is_progressive = code in PROGRESSIVE
         jpeg._components = set(body[6 : 6 + 3 * body[5] : 3])
+    elif code == RESTARTS and any(body):
+        jpeg.has_restarts = True
     elif code == SOS and body:
         _note_scan(jpeg, body)
     elif code == APP1 and body.startswith(EXIF_PREFIX) and jpeg.orientation == AS_STORED:
@@ -151,7 +156,7 @@ def _note_scan(jpeg: Jpeg, body: bytes) -> None:
     if len(last) < 3:
         return
     first, final, low_bit = last[0], last[1], last[2] & 15
-    if not jpeg._is_progressive:
+    if not jpeg.is_progressive:
         first, final, low_bit = 0, 0, 0
     for name in names:
         for number in range(first, min(final, COEFFICIENTS - 1) + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -44,6 +45,23 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def refuse_links(folder: Path, name: PurePath | str) -> Path:
+    """``folder / name``, unless a symbolic link below ``folder`` leads elsewhere.
+
+    A folder of outputs may come from a stranger; ``folder`` itself is what the user named.
+
+    Raises:
+        OSError: naming the link.
+    """
+    path = folder
+    for part in PurePath(name).parts:
+        path /= part
+        if path.is_symlink():
+            reason = "a symbolic link, through which no output is written"
+            raise OSError(errno.ELOOP, reason, str(path))
+    return path
 
 
 def display_name(path: str | os.PathLike) -> str:
@@ -130,5 +148,5 @@ class FileOutputs:
             OSError: if it cannot be written.
         """
         name = self.name(room, suffix)
-        write_bytes(self.folder / name, content)
+        write_bytes(refuse_links(self.folder, name), content)
         return name

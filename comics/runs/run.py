@@ -24,21 +24,17 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
+from comics.data.content import VIDEO_EXTENSIONS
 from comics.data.images import ImageError
+from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
-from comics.inference.files import FileOutputs, OutputNames, display_name
+from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
 from comics.inference.heat_maps import draw_heat_maps
 from comics.runs.batches import size_batches
 from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row
 from comics.runs.decoding import decode_ahead
-from comics.runs.inputs import (
-    ANIMATED_FORMATS,
-    VIDEO_EXTENSIONS,
-    ExpandedInputs,
-    InputFile,
-    is_video,
-)
+from comics.runs.inputs import ExpandedInputs, InputFile, is_video
 from comics.runs.messages import describe
 from comics.runs.options import RunOptions
 from comics.runs.outputs import (
@@ -56,8 +52,10 @@ from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
 from comics.structures import Faces
 from comics.video.frames import Frame
+from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
+ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -72,10 +70,12 @@ class RunOutcome:
     Attributes:
         files: what became of each input, faults first, then in the order of the inputs.
         pending: inputs that are left, as the run was stopped.
+        passed_over: what of the inputs was neither picture nor video, and why.
     """
 
     files: list[FileStatus]
     pending: int = 0
+    passed_over: Sequence[tuple[Path, str]] = ()
 
 
 def run_inference(
@@ -111,8 +111,9 @@ def run_inference(
     with open_state(options.output, settings, options.overwrite) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
-        write_results(options.output, predictor.provenance, state, done, pending)
-        return RunOutcome([outcome.status for outcome in done], pending)
+        passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
+        write_results(options.output, predictor.provenance, state, done, pending, len(passed_over))
+        return RunOutcome([outcome.status for outcome in done], pending, passed_over)
 
 
 def exit_code(files: Sequence[FileStatus]) -> int:
@@ -126,6 +127,7 @@ def write_results(
     state: RunState,
     done: Sequence[FinishedFile],
     pending: int,
+    passed_over: int = 0,
 ) -> None:
     """Write ``results.json`` and the tables: each appears whole, the JSON document last.
 
@@ -135,6 +137,7 @@ def write_results(
         state: holds the entries.
         done: outcomes, in the order in which they are listed.
         pending: inputs that are left.
+        passed_over: files that were no inputs.
 
     Raises:
         OSError: if one cannot be written.
@@ -144,7 +147,7 @@ def write_results(
         csv_table(output / FILES_TABLE, FILE_COLUMNS) as files_table,
         csv_table(output / FACES_TABLE, FACE_COLUMNS) as faces_table,
     ):
-        document.pending = pending
+        document.pending, document.passed_over = pending, passed_over
         for outcome in done:
             document.add_file(outcome.status)
             files_table.add(file_entry(outcome.status))
@@ -154,21 +157,20 @@ def write_results(
                     faces_table.add(face_row(image, face))
 
 
-class _Stopped(Exception):
-    """Ends a video at the wish of ``stop``."""
-
-
 @dataclass(frozen=True)
 class _Job:
     """One input: its position among them, the file, where its outputs go, and what it is known by.
 
     ``key`` is of before the file is read: a file that changes meanwhile is not finished.
+    ``earlier`` is what an earlier run made of it; its outputs are replaced.
     """
 
     position: int
     file: InputFile
     outputs: FileOutputs
     key: tuple | None
+    is_video: bool
+    earlier: FinishedFile | None
 
 
 class _VideoPredictor:
@@ -181,7 +183,7 @@ class _VideoPredictor:
     def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Faces of each image, one by one where memory is short; raises where the run stops."""
         if self._stop():
-            raise _Stopped
+            raise Stopped
         try:
             return self._predictor.predict(images)
         except OUT_OF_MEMORY:
@@ -235,16 +237,24 @@ class _Run:
         for base in self._state.bases():
             for suffix in (".jpg", ".mp4"):
                 names.reserve(base.with_name(base.name + suffix))
+        bases = []
+        for file in files:
+            earlier = self._state.earlier(file)
+            bases.append(_base_name(names, file) if earlier is None else earlier.base)
         jobs = []
-        for position, file in enumerate(files):
-            finished = self._state.finished(file)
-            base = _base_name(names, file) if finished is None else finished.base
+        for position, (file, base) in enumerate(zip(files, bases, strict=True)):
             if not self._options.shard.owns_file(file):
                 continue
-            outputs = FileOutputs(self._options.output, base)
-            jobs.append(_Job(position, file, outputs, file_key(file)))
+            finished, earlier = self._state.finished(file), self._state.earlier(file)
             if finished is not None and self._is_intact(finished):
                 self._done[position] = finished
+            shows_video = finished is None and (file.live is not None or is_video(file.path))
+            if finished is not None:
+                shows_video = finished.status.kind == "video"
+            elif earlier is None and not _fits_name(file, shows_video):
+                base = _base_name(names, file, shows_video)  # its content is not what its name says
+            outputs = FileOutputs(self._options.output, base)
+            jobs.append(_Job(position, file, outputs, file_key(file), shows_video, earlier))
         return jobs
 
     def _is_intact(self, finished: FinishedFile) -> bool:
@@ -262,7 +272,7 @@ class _Run:
             for job in todo:
                 if self._stop():
                     return
-                if job.file.live is not None or is_video(job.file.path):
+                if job.is_video:
                     videos.append(job)
                 else:
                     yield job.file
@@ -270,7 +280,7 @@ class _Run:
         def good(decoded: Iterator) -> Iterator[tuple[_Job, np.ndarray]]:
             for file, image in decoded:
                 if isinstance(image, ImageError):
-                    self._fail(jobs[file].position, file.name, "image", image.reason)
+                    self._fail(jobs[file].position, file.name, "image", image.reason, jobs[file])
                 else:
                     yield jobs[file], image
 
@@ -298,7 +308,7 @@ class _Run:
                 return
             (job, image), *_ = batch
             reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
-            self._fail(job.position, job.file.name, "image", reason)
+            self._fail(job.position, job.file.name, "image", reason, job)
             return
         for (job, image), faces in zip(batch, found, strict=True):
             self._picture(job, image, faces)
@@ -314,9 +324,16 @@ class _Run:
             heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
         crops = write_crops(outputs, image, faces) if options.crops else None
         self._state.add_image(name, faces, crops=crops)
-        verdict = verdict_of(len(faces), forged)
         status = FileStatus(
-            name, "image", OK, verdict, len(faces), forged, output=media, heat_map=heat_map
+            name,
+            "image",
+            OK,
+            verdict_of(len(faces), forged),
+            len(faces),
+            forged,
+            reason=parts_left_out(job.file.path),
+            output=media,
+            heat_map=heat_map,
         )
         self._finish(job, status)
 
@@ -344,37 +361,78 @@ class _Run:
                 ),
                 self._stop,
             )
-        except _Stopped:
+        except Stopped:
             self._state.discard()
             return
         except OUT_OF_MEMORY:
             status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
         if status.status == FAILED:
             self._state.discard()
-            self._fail(job.position, status.file_name, status.kind, status.reason)
+            self._fail(job.position, status.file_name, status.kind, status.reason, job)
         else:
             self._finish(job, status)
 
     def _finish(self, job: _Job, status: FileStatus) -> None:
         unchanged = job.key is not None and job.key == file_key(job.file)
+        before = self._outputs_of(job.earlier)
         finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
+        self._remove(before - self._outputs_of(finished))
         self._done[job.position] = finished
         self._report(describe(status))
 
-    def _fail(self, position: int, name: str, kind: str, reason: str) -> None:
-        """Note that an input could not be used."""
+    def _fail(
+        self, position: int, name: str, kind: str, reason: str, job: _Job | None = None
+    ) -> None:
+        """Note that an input could not be used; outputs of what it was before go."""
+        if job is not None and job.key is not None and self._state.finished(job.file) is None:
+            self._remove(self._outputs_of(job.earlier))
         status = FileStatus(name, kind, FAILED, reason=reason)
         self._done[position] = FinishedFile(status, PurePath(), 0, 0, 0)
         self._report(describe(status))
 
+    def _outputs_of(self, finished: FinishedFile | None) -> set[str]:
+        """Files that were written of an input, relative to the folder."""
+        if finished is None:
+            return set()
+        status = finished.status
+        names = {status.output, status.heat_map, status.timeline, status.tracks_file}
+        if self._options.crops:
+            entries = self._state.entries(finished)
+            names.update(face.get("crop") for _, faces in entries for face in faces)
+        return names - {None}
 
-def _base_name(names: OutputNames, file: InputFile) -> PurePath:
-    """The name of a file's outputs, without extension; dots in it would look like one."""
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):
+                refuse_links(self._options.output, PurePath(name).parent)
+                (self._options.output / name).unlink(missing_ok=True)
+
+
+def _is_named_video(file: InputFile) -> bool:
+    """Whether an input is called like a video; only its content says whether it is one."""
+    return file.live is not None or file.relative.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def _fits_name(file: InputFile, shows_video: bool) -> bool:
+    """Whether the names that an input's outputs were given fit what it is."""
+    if file.relative.suffix.lower() in ANIMATED_EXTENSIONS:
+        return True
+    return shows_video == _is_named_video(file)
+
+
+def _base_name(names: OutputNames, file: InputFile, as_video: bool | None = None) -> PurePath:
+    """The name of a file's outputs, without extension; dots in it would look like one.
+
+    Args:
+        names: that are taken.
+        file: the input.
+        as_video: whether it is a video; None: as its name says.
+    """
     extension = file.relative.suffix.lower()
-    if file.live is not None or extension in VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys():
+    if as_video is None and extension in ANIMATED_EXTENSIONS:
+        suffixes = (".jpg", ".mp4")  # which of the two it is, is seen when it is opened
+    elif _is_named_video(file) if as_video is None else as_video:
         suffixes = (".mp4",)
-    elif extension in ANIMATED_FORMATS:  # which of the two it is, is seen when it is opened
-        suffixes = (".jpg", ".mp4")
     else:
         suffixes = (".jpg",)
     stem = file.relative.stem.replace(".", "_")
