@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from comics.data.animation_length import READERS, moves
 from comics.data.file_kinds import (
     ANIMATION,
     HEAD,
@@ -21,7 +22,6 @@ from comics.data.file_kinds import (
 )
 from comics.data.image_headers import open_image
 from comics.data.jpeg_structure import read_jpeg
-from comics.data.png_structure import read_png
 from comics.data.spliced import read_at
 from comics.data.video_files import has_moving_pictures
 
@@ -41,8 +41,6 @@ VIDEO_EXTENSIONS = frozenset(
         ".mjpeg", ".mjpg", ".y4m",
     )
 )  # fmt: skip
-# Formats whose files may hold an animation
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 MOTION_JPEG = frozenset((".mjpeg", ".mjpg"))
 Y4M = b"YUV4MPEG2"  # the one video that begins as a text
 
@@ -86,12 +84,11 @@ def _picture_kind(path: str | os.PathLike, form: str) -> str:
         with open(path, "rb") as stream:
             if form == "JPEG":
                 return VIDEO if _is_motion_jpeg(stream, path) else PICTURE
-            if form == "PNG":
-                return ANIMATION if read_png(stream, check=False).frames > 1 else PICTURE
-            if form in ANIMATED:
+            if form in READERS:
+                return ANIMATION if moves(stream, form) else PICTURE
+            if form == "AVIF":
                 with open_image(stream, path, whole=False) as opened:
-                    if getattr(opened.image, "is_animated", False):
-                        return ANIMATION
+                    return ANIMATION if getattr(opened.image, "is_animated", False) else PICTURE
     # Pillow meets broken files in many ways; the reader of images says how
     except Exception:
         pass
