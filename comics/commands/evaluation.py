@@ -253,7 +253,7 @@ def _say(paths: Mapping[str, Path]) -> None:
 
 
 def _write(texts: Mapping[str, str], folder: Path) -> None:
-    from comics.inference.files import write_bytes
+    from comics.files import write_bytes
 
     with _output_errors():
         for name, text in texts.items():

@@ -16,6 +16,7 @@ from fvcore.common.config import CfgNode
 
 from comics.config.detectors import add_detector_config
 from comics.config.faces import add_face_config, add_face_data_config
+from comics.config.files import parse_config, read_config_file
 
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
@@ -232,12 +233,13 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
 
     Raises:
         KeyError: for an unknown key, naming the nearest valid one.
-        ValueError: for a value of the wrong type, or an odd number of overrides.
+        ValueError: for a value of the wrong type, an odd number of overrides, or a file that is
+            not usable (``comics.config.files``).
         FileNotFoundError: if ``path`` or one of its bases does not exist.
     """
     cfg = get_cfg()
     if path is not None:
-        merge_node(cfg, CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
+        merge_node(cfg, read_config_file(path))
     merge_overrides(cfg, overrides)
     cfg.freeze()
     return cfg
@@ -246,7 +248,7 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
 def load_config_text(text: str) -> CfgNode:
     """The configuration that ``cfg.dump()`` wrote, as stored in a checkpoint; frozen."""
     cfg = get_cfg()
-    merge_node(cfg, CfgNode.load_cfg(text))
+    merge_node(cfg, parse_config(text, "the configuration of a model file"))
     cfg.freeze()
     return cfg
 
@@ -256,6 +258,7 @@ def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
     other = other if isinstance(other, CfgNode) else CfgNode(other)
     for key in _leaf_keys(other):
         _require_known(cfg, key)
+    _require_values(cfg, other)
     cfg.merge_from_other_cfg(other)
 
 
@@ -276,6 +279,18 @@ def _leaf_keys(node: dict, prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
+
+
+def _require_values(cfg: CfgNode, other: dict, prefix: str = "") -> None:
+    """Raise for a key without a value, which would unset the default, or with one for many."""
+    for name, value in other.items():
+        default = cfg.get(name)
+        if value is None and default is not None:
+            raise ValueError(f"{prefix}{name} has no value")
+        if isinstance(default, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{name} takes keys of its own, not {value!r}")
+            _require_values(default, value, f"{prefix}{name}.")
 
 
 def _require_known(cfg: CfgNode, key: str) -> None:

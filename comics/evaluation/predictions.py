@@ -24,7 +24,7 @@ from comics.evaluation.classification import (
     classification_metrics,
     group_mean,
 )
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 
 REQUIRED = ("label", "fake_probability")
 # Ids of videos and tracks repeat between data sets and between methods

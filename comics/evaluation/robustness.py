@@ -18,6 +18,7 @@ import numpy as np
 
 from comics.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, jpeg
 from comics.data.transforms import resize_image
+from comics.evaluation.tables import percent
 
 JPEG_QUALITIES = (75, 50, 20, 10)
 H264_FACTORS = (23, 40)  # FaceForensics++' constant rate factors, c23 and c40
@@ -148,7 +149,7 @@ class RobustnessTable:
             row = [name, "" if name == CLEAN else f"{level:g}"]
             for metric in metrics:
                 value, base = values.get(metric, math.nan), clean.get(metric, math.nan)
-                row += [_percent(value), "" if name == CLEAN else _percent(value - base, "+")]
+                row += [percent(value), "" if name == CLEAN else percent(value - base, sign="+")]
             rows.append(row)
         return heading, rows
 
@@ -180,7 +181,3 @@ def measure_grid(
         names.append((condition.name, condition.level))
         figures.append(values)
     return RobustnessTable(names, figures, faults)
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:{sign}.1f}"

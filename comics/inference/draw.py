@@ -83,10 +83,10 @@ def label_texts(faces: Faces) -> list[str]:
 
 def _verdict_text(label: int, fake_probability: float) -> str:
     if label == FAKE:
-        return f"FAKE {_percent(fake_probability)}"
+        return f"FAKE {_whole_percent(fake_probability)}"
     if fake_probability > DOUBT:
-        return f"REAL? FAKE {_percent(fake_probability)}"
-    return f"REAL {_percent(1 - fake_probability)}"
+        return f"REAL? FAKE {_whole_percent(fake_probability)}"
+    return f"REAL {_whole_percent(1 - fake_probability)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Style:
         return cls(line=line, rim=line + 2 * max(1, line // 2), text=text)
 
 
-def _percent(probability: float) -> str:
+def _whole_percent(probability: float) -> str:
     """Whole percents; 100 % and 0 % are kept for what is exactly so."""
     rounded = round(100 * probability)
     if rounded == 100 and probability < 1:

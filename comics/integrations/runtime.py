@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
 from comics.config import get_cfg
+from comics.config.files import read_config_file
 from comics.modeling.face_forensics import FACE_METHOD
 
 NATIVE, DETECTRON2 = "native", "detectron2"
@@ -83,7 +82,7 @@ def read_yaml(path: str | os.PathLike | None) -> dict[str, Any]:
     """The content of a YAML file with its ``_BASE_`` chain; empty for None."""
     if path is None:
         return {}
-    return CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False)
+    return read_config_file(path)
 
 
 def architecture_of(content: Mapping[str, Any], overrides: Sequence[str]) -> str:

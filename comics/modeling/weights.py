@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comics.config import CfgNode
+from comics.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,10 @@ def save_weights(
     path: str | os.PathLike, state: Mapping[str, Tensor], cfg: CfgNode, metadata: Mapping[str, str]
 ) -> None:
     """Write a model file; a crash leaves either the old file or the new one, never half of it."""
-    path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     text = {**metadata, "config": cfg.dump()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=text)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_weights(path: str | os.PathLike) -> WeightsFile:

@@ -20,8 +20,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from comics.data.transforms import resize_image, shortest_side_size
+from comics.files import write_bytes
 from comics.inference.draw import draw_faces
-from comics.inference.files import write_bytes
 from comics.inference.predictor import to_original
 from comics.pages.curves import Record, curves_svg
 from comics.pages.html_pages import VERDICTS, flat_pairs, picture_uri, render

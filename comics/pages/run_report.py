@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
 from comics.pages.thumbnails import MediaPicture, crop_thumbnail, open_media

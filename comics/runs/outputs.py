@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from comics.data.coco import faces_to_results
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.structures import CLASS_NAMES, FAKE, Faces
 
 SCHEMA_VERSION = "1.1"

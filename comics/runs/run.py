@@ -47,7 +47,7 @@ from comics.runs.outputs import (
     results_file,
     verdict_of,
 )
-from comics.runs.pictures import MEDIA_FOLDER, write_crops, write_picture
+from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
 from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
 from comics.structures import Faces
@@ -56,6 +56,7 @@ from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
 ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
+OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -108,7 +109,7 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite) as state:
+    with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]

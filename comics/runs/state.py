@@ -25,19 +25,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
 from typing import IO
 
-from comics.inference.files import refuse_links, write_bytes
+from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
+from comics.inference.files import refuse_links
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import FileStatus, faces_to_entries, image_entry
 from comics.structures import Faces
 
-try:  # POSIX only; elsewhere two runs in one folder are not kept apart
-    import fcntl
-except ImportError:
-    fcntl = None
-
 STATE_FOLDER = ".comics"
 SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.jsonl", "files.jsonl", "lock"
-OUTPUT_FOLDERS = ("media", "crops", "videos")
 SHOWN_DIFFERENCES = 5
 
 
@@ -183,7 +178,10 @@ class RunState:
 
 @contextlib.contextmanager
 def open_state(
-    output: Path, settings: Mapping[str, object], overwrite: bool = False
+    output: Path,
+    settings: Mapping[str, object],
+    overwrite: bool = False,
+    rooms: Sequence[str] = (),
 ) -> Iterator[RunState]:
     """The state of the run that writes to ``output``, of which it must be the only one.
 
@@ -191,17 +189,20 @@ def open_state(
         output: folder of the run; made if absent.
         settings: what the results depend on; JSON.
         overwrite: forget what an earlier run finished there.
+        rooms: folders of outputs in it; what killed runs left half written there is deleted.
 
     Raises:
         SettingsError: naming the differences, if an earlier run there had other settings and
             ``overwrite`` is not set; or if another run is writing there now.
         OSError: if the folder cannot be made or written.
     """
-    for name in (STATE_FOLDER, *OUTPUT_FOLDERS):
+    for name in (STATE_FOLDER, *rooms):
         refuse_links(output, name)
     folder = output / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _held(output) as alone:
+        if alone:
+            remove_leftovers(output, (STATE_FOLDER, *rooms))
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         if overwrite:
             for name in (FILES, ENTRIES, SETTINGS):  # FILES first: it alone makes entries count
@@ -262,20 +263,14 @@ def _open(path: Path, mode: str) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held until the block, or the process, ends, however it ends."""
-    with _open(folder / LOCK, "wb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingsError(
-                    f"another run is writing to {folder.parent}: wait for its end, or choose "
-                    "another folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield
+def _held(output: Path) -> Iterator[bool]:
+    """As ``hold_folder``: no other run writes to the folder until the block ends."""
+    with contextlib.ExitStack() as lock:
+        try:
+            alone = lock.enter_context(hold_folder(output, f"{STATE_FOLDER}/{LOCK}"))
+        except FolderInUse as error:
+            raise SettingsError(str(error)) from None
+        yield alone
 
 
 def _known_settings(folder: Path) -> dict | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from comics.files import write_bytes
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
-from comics.inference.files import refuse_links, write_bytes
+from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
 from comics.pages.timeline import timeline_svg
 from comics.runs.inputs import InputFile

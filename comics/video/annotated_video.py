@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.video.animation_reader import AnimationReader
 from comics.video.background import Consumer
 from comics.video.frames import Frame

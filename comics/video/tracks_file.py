@@ -28,7 +28,7 @@ from typing import IO
 
 import numpy as np
 
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
 from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, Faces

@@ -20,6 +20,7 @@ from comics.data.faces.manifest import (
     StringPacker,
 )
 from comics.data.records import DatasetError
+from comics.files import atomic_path
 from comics.structures import FAKE, REAL
 
 REQUIRED = ("path", "label")
@@ -148,18 +149,16 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]
     Raises:
         ValueError: for a column that is none of ``COLUMNS``.
     """
-    path, count = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    count = 0
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow(row)
             count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     return count
 
 

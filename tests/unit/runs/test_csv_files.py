@@ -36,7 +36,25 @@ def test_any_name_survives_and_none_is_a_formula(tmp_path_factory, name):
         table.add(face_row({"file_name": name}, FACE))
     (row,) = rows_of(path)
     assert row["file_name"].removeprefix("./") == name.replace("\r", " ").removeprefix("./")
-    assert row["file_name"][0] not in "=+-@"
+    assert row["file_name"][0] not in "=+-@＝＋－＠\t\r\n"
+    assert row["file_name"].lstrip()[:1] not in tuple("=+-@＝＋－＠")
+
+
+@pytest.mark.parametrize("space", ["", " ", "\t", "\r", "\u3000", "\xa0 "])
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+def test_a_formula_is_none_however_it_begins(tmp_path, space, sign):
+    name = f"{space}{sign}cmd.png"
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": name}, FACE))
+    (row,) = rows_of(tmp_path / "r.csv")
+    assert row["file_name"] == "./" + name.replace("\r", " ")
+
+
+@pytest.mark.parametrize("name", ["a=b.png", "photo 1.png", " leading.png", "x＝1.png", "中.png"])
+def test_other_names_stay_as_they_are(tmp_path, name):
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": name}, FACE))
+    assert rows_of(tmp_path / "r.csv")[0]["file_name"] == name
 
 
 def test_an_exception_writes_nothing(tmp_path):
