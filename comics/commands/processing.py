@@ -29,7 +29,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
     from comics.inference.knowledge import knowledge_sentence
     from comics.pages.run_report import REPORT_NAME
-    from comics.runs.messages import describe_summary
+    from comics.runs.messages import describe_passed_over, describe_summary
     from comics.runs.outputs import summarise
     from comics.runs.run import exit_code, run_inference
     from comics.runs.shards import Shard
@@ -64,6 +64,8 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
                 EXIT_OUTPUT,
             )
     _say(describe_summary(summarise(outcome.files)))
+    if outcome.passed_over:
+        _say(describe_passed_over(outcome.passed_over))
     _say(f"Results: {options.output / 'results.json'}")
     _say(f"Report: {options.output / REPORT_NAME}")
     _say(f"Model: {knowledge_sentence(predictor.provenance)}")
@@ -92,6 +94,7 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     """
     from comics.runs.input_lists import read_list
     from comics.runs.inputs import ExpandedInputs, expand_inputs, is_video
+    from comics.runs.messages import describe_passed_over
 
     named = [argument for argument in options.inputs if argument != STDIN]
     lists = [*options.list, *([STDIN] if STDIN in options.inputs else [])]
@@ -103,9 +106,14 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     inputs = expand_inputs(named, exclude=options.output, listed=listed)
     if videos_only:
         videos = [file for file in inputs.files if file.live or is_video(file.path)]
-        inputs = ExpandedInputs(videos, inputs.faults)
+        chosen = {file.path for file in videos}
+        no_videos = [(f.path, "no video") for f in inputs.files if f.path not in chosen]
+        inputs = ExpandedInputs(videos, inputs.faults, inputs.passed_over + no_videos)
     if not inputs.files and not inputs.faults:
-        raise ValueError(f"no {'video' if videos_only else 'picture or video'} in the inputs")
+        passed_over = f"; {describe_passed_over(inputs.passed_over)}" if inputs.passed_over else ""
+        raise ValueError(
+            f"no {'video' if videos_only else 'picture or video'} in the inputs{passed_over}"
+        )
     return inputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +15,23 @@ UNSAFE = re.compile(r"[^\w .()+,=@~-]", re.ASCII)  # kept: letters, digits and h
 # Names that Windows gives to devices, whatever their extension
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 SURROGATE_OF_BYTE_0 = 0xDC00  # Python's stand-ins for bytes of a name that are not UTF-8
+
+
+def refuse_links(folder: Path, name: PurePath | str) -> Path:
+    """``folder / name``, unless a symbolic link below ``folder`` leads elsewhere.
+
+    A folder of outputs may come from a stranger; ``folder`` itself is what the user named.
+
+    Raises:
+        OSError: naming the link.
+    """
+    path = folder
+    for part in PurePath(name).parts:
+        path /= part
+        if path.is_symlink():
+            reason = "a symbolic link, through which no output is written"
+            raise OSError(errno.ELOOP, reason, str(path))
+    return path
 
 
 def display_name(path: str | os.PathLike) -> str:
@@ -100,5 +118,5 @@ class FileOutputs:
             OSError: if it cannot be written.
         """
         name = self.name(room, suffix)
-        write_bytes(self.folder / name, content)
+        write_bytes(refuse_links(self.folder, name), content)
         return name

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from comics.inference.files import display_name
 from comics.runs.outputs import FAILED, FileStatus
+
+SHOWN_NAMES = 5
 
 
 def describe(status: FileStatus) -> str:
@@ -33,6 +39,18 @@ def describe_summary(summary: dict[str, int]) -> str:
         f"found, {summary['no_face_found']} without a face; {summary['partial']} read in part, "
         f"{summary['failed']} failed."
     )
+
+
+def describe_passed_over(passed_over: Sequence[tuple[Path, str]]) -> str:
+    """What was no input, for people: how many of each kind, and some of their names."""
+    kinds: dict[str, list[str]] = {}
+    for path, reason in passed_over:
+        kinds.setdefault(reason, []).append(display_name(path.name))
+    texts = []
+    for reason, names in kinds.items():
+        more = ", ..." if len(names) > SHOWN_NAMES else ""
+        texts.append(f"{len(names)} ({reason}): {', '.join(names[:SHOWN_NAMES])}{more}")
+    return "Passed over " + "; ".join(texts)
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,7 +15,8 @@ docs/results.md its page for readers)::
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
      "files":   [one entry per input file: FileStatus],
-     "summary": {status: count, "complete": whether no input is left, "pending": inputs left}}
+     "summary": {status: count, "complete": whether no input is left, "pending": inputs left,
+                 "passed_over": files of the inputs that are neither picture nor video}}
 
 ``results`` is what pycocotools' ``loadRes`` takes. ``score`` is the confidence that there is a
 face; ``fake_probability`` is P(fake), from which ``category_id`` follows. Entries are spooled to
@@ -61,7 +62,8 @@ class FileStatus:
             (comics.video.track_verdicts); a frame is not enough.
         faces, forged_faces, unclear_faces: counts by verdict; of a video, summed over its analysed
             frames.
-        reason: what went wrong, or was left out (a sound track); None if nothing.
+        reason: what went wrong, was not looked at (further pages, streams), or was left out (a
+            sound track); None if nothing.
         output: the annotated picture or video, relative to the results file; None without one.
         heat_map: the picture of where its faces look forged, likewise.
         frames, analysed_frames, frames_with_faces, frames_with_forged_faces: videos only.
@@ -167,11 +169,13 @@ class DocumentWriter:
     Attributes:
         files: outcomes so far.
         pending: inputs that are left for another time; to be set before the block ends.
+        passed_over: files that were no inputs, likewise.
     """
 
     def __init__(self, document: IO[str], images: IO[str]) -> None:
         self.files: list[FileStatus] = []
         self.pending = 0
+        self.passed_over = 0
         self._document = document
         self._images = images
         self._image_count = 0
@@ -211,7 +215,11 @@ class DocumentWriter:
         shutil.copyfileobj(self._images, self._document)
         self._document.write("]")
         self._write_member("files", [file_entry(file) for file in self.files])
-        state = {"complete": not self.pending, "pending": self.pending}
+        state = {
+            "complete": not self.pending,
+            "pending": self.pending,
+            "passed_over": self.passed_over,
+        }
         self._write_member("summary", summarise(self.files) | state)
         self._document.write("}\n")
 

@@ -130,17 +130,23 @@ class RunRecord:
         provenance: of the predictor.
         files: of each input, faults first, then in the order of the inputs.
         pending: inputs that are left for another time.
+        passed_over: files that were no inputs.
     """
 
     provenance: Mapping[str, object]
     files: Sequence[FileRecord]
     pending: int = 0
+    passed_over: int = 0
 
     @property
     def summary(self) -> dict[str, int | bool]:
         """The member of that name in results.json."""
         counts = summarise([file.status for file in self.files])
-        return counts | {"complete": not self.pending, "pending": self.pending}
+        return counts | {
+            "complete": not self.pending,
+            "pending": self.pending,
+            "passed_over": self.passed_over,
+        }
 
 
 def results_document(record: RunRecord) -> dict[str, Any]:

@@ -23,8 +23,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
+from typing import IO
 
 from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
+from comics.inference.files import refuse_links
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import FileStatus
 from comics.runs.records import FileRecord, ImageRecord
@@ -65,16 +67,22 @@ class RunState:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._entries = open(folder / ENTRIES, "a+b")  # noqa: SIM115  (closed by close)
-        self._files = open(folder / FILES, "a+b")  # noqa: SIM115
-        self._finished: dict[tuple, FinishedFile] = {}
+        self._entries = _open(folder / ENTRIES, "a+b")
+        self._files = _open(folder / FILES, "a+b")
+        self._finished: dict[str, tuple[tuple, FinishedFile]] = {}  # by path: one may change
         self._start, self._crc = 0, 0
         self._load()
 
     def finished(self, file: InputFile) -> FinishedFile | None:
         """What is known of an input; None if it is to be processed, or has changed since."""
         key = file_key(file)
-        return None if key is None else self._finished.get(key)
+        known = None if key is None else self._finished.get(key[0])
+        return known[1] if known is not None and known[0] == key else None
+
+    def earlier(self, file: InputFile) -> FinishedFile | None:
+        """What is known of an input as it once was; None if nothing is."""
+        known = self._finished.get(os.fspath(file.path)) if file.live is None else None
+        return None if known is None else known[1]
 
     def add(self, record: ImageRecord) -> None:
         """Add a picture or frame of the file at hand."""
@@ -100,7 +108,7 @@ class RunState:
         if key is not None:
             self._files.write(_encode(key, finished))
             self._files.flush()
-            self._finished[key] = finished
+            self._finished[key[0]] = (key, finished)
         self._start, self._crc = end, 0
         return finished
 
@@ -118,7 +126,7 @@ class RunState:
 
     def bases(self) -> list[PurePath]:
         """Names that outputs of finished files have."""
-        return [finished.base for finished in self._finished.values()]
+        return [finished.base for _, finished in self._finished.values()]
 
     def close(self) -> None:
         """Close the files; a full disk, or the like, no longer matters here."""
@@ -136,8 +144,9 @@ class RunState:
                 break
             sound += len(line)
             key, finished = known
+            self._finished.pop(key[0], None)
             if self._is_whole(finished):
-                self._finished[key] = finished
+                self._finished[key[0]] = (key, finished)
                 self._start = max(self._start, finished.end)
         self._files.truncate(sound)
         self._files.seek(sound)
@@ -173,6 +182,8 @@ def open_state(
             ``overwrite`` is not set; or if another run is writing there now.
         OSError: if the folder cannot be made or written.
     """
+    for name in (STATE_FOLDER, *rooms):
+        refuse_links(output, name)
     folder = output / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with _held(output) as alone:
@@ -225,6 +236,16 @@ def file_key(file: InputFile) -> tuple[str, int, int] | None:
     except (OSError, ValueError):
         return None
     return os.fspath(file.path), found.st_size, found.st_mtime_ns
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    """A file of the state, opened unless a symbolic link leads elsewhere."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    refuse_links(path.parent, path.name)
+    return open(path, mode, opener=opener)
 
 
 @contextlib.contextmanager

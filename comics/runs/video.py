@@ -18,6 +18,7 @@ import torch
 from comics.files import write_bytes
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
+from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
 from comics.pages.timeline import timeline_svg
 from comics.runs.inputs import InputFile
@@ -126,7 +127,9 @@ def run_video(
                 max_pixels=predictor.max_pixels,
                 batch_size=options.batch_size,
                 selection=options.selection,
-                output=None if outputs.media is None else outputs.folder / outputs.media,
+                output=None
+                if outputs.media is None
+                else refuse_links(outputs.folder, outputs.media),
                 annotate=_draw,
                 stop=stop,
             )
@@ -210,12 +213,12 @@ def _finish(
             "verdict": verdict,
             "fake_probability": probability,
         }
-        recorder.write(outputs.folder / outputs.tracks, header, tracks)
+        recorder.write(refuse_links(outputs.folder, outputs.tracks), header, tracks)
     if outputs.timeline is not None:
         svg = timeline_svg(
             file.name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds
         )
-        write_bytes(outputs.folder / outputs.timeline, svg.encode("utf-8"))
+        write_bytes(refuse_links(outputs.folder, outputs.timeline), svg.encode("utf-8"))
     return FileStatus(
         file_name=file.name,
         kind="video",
