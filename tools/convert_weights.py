@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", help="weights: .pth, .pkl, .safetensors, ...")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help=".safetensors to write")
-    parser.add_argument("--config-file", metavar="FILE", help="YAML; default: comics/config.py")
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="YAML; default: comics/config/defaults.py"
+    )
     parser.add_argument(
         "--set",
         nargs=2,

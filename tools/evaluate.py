@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     options = build_parser().parse_args(arguments)
     # After the arguments are known to be sound: these imports take seconds
-    from comics.evaluation import command
+    from comics.commands import evaluation as command
 
     identity = {
         name: value

@@ -26,12 +26,12 @@ def process_inputs(
     """
     # After the arguments are known to be sound: these imports take seconds
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
-    from comics.inference.pages.run_report import write_run_report
-    from comics.inference.runs.messages import describe_summary
-    from comics.inference.runs.outputs import summarise
-    from comics.inference.runs.run import exit_code, run_inference
-    from comics.inference.runs.shards import Shard
-    from comics.inference.runs.state import SettingsError
+    from comics.pages.run_report import write_run_report
+    from comics.runs.messages import describe_summary
+    from comics.runs.outputs import summarise
+    from comics.runs.run import exit_code, run_inference
+    from comics.runs.shards import Shard
+    from comics.runs.state import SettingsError
 
     try:
         shard = Shard.parse(options.shard)
@@ -72,8 +72,8 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     Raises:
         ValueError: if there are none, or a list cannot be read.
     """
-    from comics.inference.runs.input_lists import read_list
-    from comics.inference.runs.inputs import ExpandedInputs, expand_inputs, is_video
+    from comics.runs.input_lists import read_list
+    from comics.runs.inputs import ExpandedInputs, expand_inputs, is_video
 
     named = [argument for argument in options.inputs if argument != STDIN]
     lists = [*options.list, *([STDIN] if STDIN in options.inputs else [])]
@@ -102,7 +102,7 @@ def _predictor(options: argparse.Namespace):
 
 def _run_options(options: argparse.Namespace, shard, predictor):
     from comics.commands.video_arguments import video_options
-    from comics.inference.runs.options import RunOptions
+    from comics.runs.options import RunOptions
 
     return RunOptions(
         output=options.output,

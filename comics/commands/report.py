@@ -40,8 +40,8 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def run_report(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     # After the arguments are known to be sound: these imports take seconds
-    from comics.inference.pages.run_report import write_run_report
-    from comics.inference.runs.results_reader import ResultsError
+    from comics.pages.run_report import write_run_report
+    from comics.runs.results_reader import ResultsError
 
     title = {} if options.title is None else {"title": options.title}
     try:
