@@ -43,7 +43,7 @@ def read_table(path: str | os.PathLike, max_field: int | None = None) -> Table:
     """Read a table whose first line names its columns.
 
     UTF-8 with or without a byte order mark, or UTF-16 or UTF-32 with one; "," or ";" or tabs; any
-    ends of lines; fields in double quotes. Bytes that are not UTF-8 survive as surrogates, as in
+    ends of lines; fields in double quotes. An empty file has no columns. Bytes that are not UTF-8 survive as surrogates, as in
     file names.
 
     Args:
@@ -52,13 +52,13 @@ def read_table(path: str | os.PathLike, max_field: int | None = None) -> Table:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is empty or no CSV; the file is not named.
+        ValueError: if it is no CSV; the file is not named.
     """
     if max_field is not None:
         csv.field_size_limit(max(max_field, csv.field_size_limit()))
     text = decode_text(Path(path).read_bytes())
     if not text.strip():
-        raise ValueError("the file is empty")
+        return Table((), iter(()))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     rows = _rows(reader)
     _, columns = next(rows)
