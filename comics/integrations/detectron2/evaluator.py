@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from comics.integrations.detectron2.instances import predicted_faces
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2_RESULTS = "coco_instances_results.json"  # of its own evaluator: of the last set
 FACE_TASK = "face"  # beside "bbox" and "segm"
 FACE_FIGURES = ("AUC", "AUC_all", "EER", "faces_found")
 
@@ -109,6 +111,8 @@ class ComicsEvaluator(DatasetEvaluator):
         if distributed.world_size() > 1:
             ranks = range(distributed.world_size())
             merge_results([self._part(rank) for rank in ranks], self.results)
+        if self.results.name != DETECTRON2_RESULTS:  # where Detectron2's users look for them
+            shutil.copyfile(self.results, self.results.with_name(DETECTRON2_RESULTS))
         truth = ground_truth_of(read_entry(self.files))
         metrics = evaluate(truth, self.results, iou_types=self._tasks)
         logger.info("%s (results in %s):\n%s", self.dataset_name, self.results, metrics.table())
