@@ -7,21 +7,17 @@ import os
 import sys
 
 from comics.commands.run_arguments import chosen_predictor
+from comics.commands.stopping import stop
 
 EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
 STDIN = "-"
 
 
-def process_inputs(
-    options: argparse.Namespace,
-    program: str,
-    videos_only: bool = False,
-) -> int:
+def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> int:
     """Run the model over the inputs; returns the exit code.
 
     Args:
         options: as ``comics.commands.run_arguments`` and ``video_arguments`` declare them.
-        program: begins error messages.
         videos_only: pass over pictures.
     """
     # After the arguments are known to be sound: these imports take seconds
@@ -41,7 +37,7 @@ def process_inputs(
         predictor = _predictor(options)
         run_options = _run_options(options, shard, predictor)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        return _stop(program, str(error), EXIT_ARGUMENTS)
+        return stop(options, error, EXIT_ARGUMENTS)
     with StopRequest() as request:
         try:
             outcome = run_inference(
@@ -49,10 +45,10 @@ def process_inputs(
             )
             report = write_run_report(options.output)
         except SettingsError as error:
-            return _stop(program, str(error), EXIT_ARGUMENTS)
+            return stop(options, error, EXIT_ARGUMENTS)
         except OSError as error:
-            return _stop(
-                program,
+            return stop(
+                options,
                 f"the outputs cannot be written: {error}. What is finished is kept: the same "
                 "command continues",
                 EXIT_OUTPUT,
@@ -62,7 +58,7 @@ def process_inputs(
     _say(f"Report: {report}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
-        return _stop(program, message, SIGNAL_EXIT + request.signum)
+        return stop(options, message, SIGNAL_EXIT + request.signum)
     return exit_code(outcome.files)
 
 
@@ -124,8 +120,3 @@ def _say(line: str) -> None:
         print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:  # such as "| head": what follows goes nowhere
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
-
-
-def _stop(program: str, message: str, code: int) -> int:
-    print(f"{program}: {message}", file=sys.stderr)
-    return code

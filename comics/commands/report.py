@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-SUMMARY = "write report.html of a run: pictures, tables to sort and filter, timelines"
+from comics.commands.stopping import stop
+
 DESCRIPTION = """\
 Write report.html into the output folder of a run of "comics detect" or "comics video", from its
 results.json and videos/*.json. Those commands do so themselves at their end; this one is for runs
@@ -34,7 +34,6 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG.replace("{prog}", parser.prog)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a run")
     parser.add_argument("--title", help="heading of the page")
-    parser.set_defaults(program=parser.prog)
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -47,10 +46,8 @@ def run_report(options: argparse.Namespace) -> int:
     try:
         path = write_run_report(options.folder, **title)
     except ResultsError as error:
-        print(f"{options.program}: {error}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+        return stop(options, error, EXIT_ARGUMENTS)
     except OSError as error:
-        print(f"{options.program}: the page cannot be written: {error}", file=sys.stderr)
-        return EXIT_OUTPUT
+        return stop(options, f"the page cannot be written: {error}", EXIT_OUTPUT)
     print(f"Report: {path}")
     return EXIT_OK
