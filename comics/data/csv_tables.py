@@ -42,9 +42,9 @@ class Table:
 def read_table(path: str | os.PathLike, max_field: int | None = None) -> Table:
     """Read a table whose first line names its columns.
 
-    UTF-8 with or without a byte order mark, or UTF-16 or UTF-32 with one; "," or ";" or tabs; any
-    ends of lines; fields in double quotes. An empty file has no columns. Bytes that are not UTF-8 survive as surrogates, as in
-    file names.
+    UTF-8 with or without a byte order mark, UTF-16 or UTF-32 with one; "," or ";" or tabs; any ends
+    of lines; fields in double quotes. An empty file has no columns. Bytes that are not UTF-8
+    survive as surrogates, as in file names.
 
     Args:
         path: of the file.

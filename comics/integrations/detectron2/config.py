@@ -1,9 +1,9 @@
 """One YAML file for both runtimes: our keys in Detectron2's configuration, and back again.
 
-Keys that both have keep their name and meaning. ``add_comics_config`` adds keys, and leaves those of
-Detectron2 at Detectron2's defaults; where the defaults of both differ, ours count from the moment
-that a file or a list names one of our models as ``MODEL.META_ARCHITECTURE``, so that a file means
-what it means in the native runtime. The rest of the differences:
+Keys that both have keep their name and meaning. ``add_comics_config`` adds keys, and leaves those
+of Detectron2 at Detectron2's defaults; where the defaults of both differ, ours count from the
+moment that a file or a list names one of our models as ``MODEL.META_ARCHITECTURE``, so that a file
+means what it means in the native runtime. The rest of the differences:
 
 * ``MODEL.DEVICE``: Detectron2 knows no "auto"; the default is what there is, and ``settle``
   resolves an "auto" in a file.

@@ -182,11 +182,11 @@ class Detector(nn.Module):
         """Detections of each image, in an image of the (height, width) asked for.
 
         Raises:
-            NotFiniteError: see ``detections``.
+            NotFiniteError: see ``checked_select``.
         """
-        return self.detections(self.dense(features), batch.sizes, output_sizes)
+        return self.checked_select(self.dense(features), batch.sizes, output_sizes)
 
-    def detections(
+    def checked_select(
         self,
         dense: dict[str, Tensor],
         sizes: Sequence[tuple[int, int]],
