@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -249,14 +249,19 @@ def _head_graph(detector: Detector, name: str, generator: torch.Generator) -> Gr
     )
 
 
-def trace(graph: Graph) -> onnx.ModelProto:
+def trace(graph: Graph, report: Callable[[str], None] = lambda line: None) -> onnx.ModelProto:
     """The ONNX model of a graph; the same graph gives the same bytes.
+
+    Args:
+        graph: to be traced, stage by stage.
+        report: takes a line of text before each stage.
 
     Raises:
         ValueError: if PyTorch's exporter does not know an operation of the model.
     """
     model = None
     for position, stage in enumerate(graph.stages):
+        report(f"tracing {position + 1} of {len(graph.stages)}")
         traced = _trace_stage(stage)
         if model is None:
             model = traced
