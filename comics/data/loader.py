@@ -24,6 +24,7 @@ from comics.data.dataset import (
     TestDataset,
     TrainDataset,
     collate,
+    end_workers_at_exit,
     start_worker,
     tolerated_broken,
     too_many_broken,
@@ -265,7 +266,7 @@ def _training_records(
 
 def _data_loader(cfg: CfgNode, dataset: torch.utils.data.Dataset, **kinds) -> DataLoader:
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         collate_fn=collate,
         num_workers=workers,
@@ -276,6 +277,7 @@ def _data_loader(cfg: CfgNode, dataset: torch.utils.data.Dataset, **kinds) -> Da
         generator=torch.Generator().manual_seed(cfg.SEED),
         **kinds,
     )
+    return end_workers_at_exit(loader)
 
 
 def _note_broken(loaded: LoadedBatch, known: dict, treatment: str) -> None:

@@ -34,6 +34,7 @@ from comics.modeling.weights import load_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2_CHECKPOINT = "last_checkpoint"  # file in the folder of a run of that runtime
 CONFIG_FILE = "config.yaml"
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
@@ -215,6 +216,11 @@ def _state_to_resume(
     """The main process's choice of checkpoint, for every process; None to start from scratch."""
     state = None
     if distributed.is_main():
+        if (checkpoints.folder / DETECTRON2_CHECKPOINT).exists():
+            raise FileExistsError(
+                f"{checkpoints.folder} holds a run of Detectron2's runtime: continue it with "
+                "--runtime detectron2 --resume, or choose another OUTPUT_DIR"
+            )
         if not resume and checkpoints.iterations():
             raise FileExistsError(
                 f"{checkpoints.folder} already holds checkpoints: continue that run with --resume, "

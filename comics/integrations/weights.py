@@ -44,6 +44,7 @@ from comics.modeling.comics import Comics
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.base import FaceMethod
 from comics.modeling.faces.encoder import TimmEncoder
+from comics.modeling.weights import require_finite
 
 __all__ = [  # with what this module only passes on
     "LoadReport",
@@ -240,6 +241,7 @@ def plan_loading(
         check_architecture(model, prefix, converted, report)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from error
+    require_finite({name: converted[name] for name in report.loaded}, checkpoint.path)
     report = replace(
         report,
         unexpected=sorted([*unknown, *report.unexpected]),

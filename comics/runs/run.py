@@ -52,7 +52,7 @@ from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_
 from comics.runs.records import FileRecord, ImageRecord, RunRecord
 from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
 from comics.video.stream import Stopped
 
@@ -332,13 +332,15 @@ class _Run:
     def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
         try:
             found = self._predictor.predict([image for _, image in batch])
-        except OUT_OF_MEMORY:
+        except (*OUT_OF_MEMORY, NotFiniteError) as error:
             if len(batch) > 1:
                 for item in batch:
                     self._batch([item])
                 return
             (job, image), *_ = batch
             reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
+            if isinstance(error, NotFiniteError):
+                reason = f"no verdict: {error}"
             self._fail(job.position, job.file.name, "image", reason, job)
             return
         for (job, image), faces in zip(batch, found, strict=True):
@@ -410,6 +412,8 @@ class _Run:
             return
         except OUT_OF_MEMORY:
             status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
+        except NotFiniteError as error:
+            status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         if status.status == FAILED:
             self._state.discard()
             self._fail(job.position, status.file_name, status.kind, status.reason, job)

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from comics.data.catalog import dataset_files, datasets_root
-from comics.data.dataset import ORDER, start_worker
+from comics.data.dataset import ORDER, end_workers_at_exit, start_worker
 from comics.data.faces.checks import require_both_classes, require_reals
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
@@ -281,7 +281,7 @@ def _results_of(pair: str) -> tuple[str, str]:
 
 def _data_loader(cfg: CfgNode, dataset, collate: FaceCollate, **kinds) -> DataLoader:
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         collate_fn=collate,
         num_workers=workers,
@@ -292,3 +292,4 @@ def _data_loader(cfg: CfgNode, dataset, collate: FaceCollate, **kinds) -> DataLo
         generator=torch.Generator().manual_seed(cfg.SEED),
         **kinds,
     )
+    return end_workers_at_exit(loader)

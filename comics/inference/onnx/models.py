@@ -57,7 +57,7 @@ class OnnxDetector(nn.Module):
             batch = torch.stack([images[position].float() for position in positions])
             dense = dict(zip(self.session.outputs, self.session.run(batch), strict=True))
             wanted = [output_sizes[p] if output_sizes else size for p in positions]
-            faces = self.selection.select(dense, [size] * len(positions), wanted)
+            faces = self.selection.checked_select(dense, [size] * len(positions), wanted)
             found.update(zip(positions, faces, strict=True))
         return [found[position] for position in range(len(images))]
 

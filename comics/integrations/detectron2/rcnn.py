@@ -45,6 +45,11 @@ class RCNNDetector(Detector):
         levels = list(rcnn.backbone.output_shape())
         if not all(name.startswith(LEVEL_PREFIX) for name in levels):
             raise ValueError(f"{NAME} needs a backbone with a pyramid, got the levels {levels}")
+        if getattr(rcnn.backbone, "padding_constraints", {}).get("square_size", 0) > 0:
+            raise ValueError(
+                f"{NAME}: the backbone needs square images, which are not made (ViTDet's does); "
+                "choose a ResNet or another with MODEL.BACKBONE.NAME build_..._fpn_backbone"
+            )
         if rcnn.proposal_generator is None:
             raise ValueError(f"{NAME} needs MODEL.PROPOSAL_GENERATOR.NAME 'RPN', got none")
         if _box_pooler(rcnn.roi_heads) is None:
@@ -191,6 +196,7 @@ def build_comics_rcnn(cfg: CfgNode) -> ComicsRCNN:
     detector = RCNNDetector(GeneralizedRCNN(cfg), cfg.INPUT.FORMAT)
     model = ComicsRCNN.from_config(cfg, detector)
     model.input_format = cfg.INPUT.FORMAT
+    model.watch_training(cfg.SOLVER.OPTIMIZER)
     return model
 
 

@@ -16,7 +16,7 @@ P proposals; F faces of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 
 ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
 
@@ -179,8 +179,40 @@ class Detector(nn.Module):
         batch: ImageBatch,
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
-        """Detections of each image, in an image of the (height, width) asked for."""
-        return self.select(self.dense(features), batch.sizes, output_sizes)
+        """Detections of each image, in an image of the (height, width) asked for.
+
+        Raises:
+            NotFiniteError: see ``checked_select``.
+        """
+        return self.checked_select(self.dense(features), batch.sizes, output_sizes)
+
+    def checked_select(
+        self,
+        dense: dict[str, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Faces]:
+        """``select``, which would pass over what is not finite as if it were no face.
+
+        Raises:
+            NotFiniteError: for a NaN in what ``dense`` or a pooled head gives, or for a detection
+                that is not finite.
+        """
+        _refuse_nan("the network", dense.values())
+
+        def check(head: nn.Module, inputs: tuple, found: Tensor | tuple[Tensor, ...]) -> None:
+            _refuse_nan("a head", found if isinstance(found, tuple) else (found,))
+
+        hooks = [self.get_submodule(h).register_forward_hook(check) for h in self.pooled_heads]
+        try:
+            found = self.select(dense, sizes, output_sizes)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for faces in found:
+            if not (faces.boxes.isfinite().all() and faces.scores.isfinite().all()):
+                raise NotFiniteError("a box or score that the model gives is not finite")
+        return found
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -209,6 +241,13 @@ class Detector(nn.Module):
             check_targets(targets, batch.sizes)
             return self.training_output(self.extract_features(batch), batch, targets)
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
+
+
+def _refuse_nan(what: str, maps: Iterable[Tensor]) -> None:
+    """One look for all maps: on a GPU each would wait for it."""
+    flags = [one.isnan().any() for one in maps if one.is_floating_point()]
+    if flags and torch.stack(flags).any():
+        raise NotFiniteError(f"the values that {what} gives are not finite numbers (NaN)")
 
 
 def name_levels(name: str, levels: Sequence[str], maps: Sequence[Tensor]) -> dict[str, Tensor]:
