@@ -21,7 +21,7 @@ from sklearn.decomposition import IncrementalPCA
 from torch import Tensor
 
 from comics.data.records import ImageRecord
-from comics.modeling.detectors.meinst_coding import (
+from comics.modeling.detectors.meinst.coding import (
     FILE_KEYS,
     FILE_RATIOS,
     FILE_SIGMOID,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from comics.config import CfgNode
 from comics.modeling.contrast import PixelContrast, ProposalContrast
 from comics.modeling.detectors.base import Detector, ImageBatch, TrainingOutput, check_targets
+from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.frequency import FrequencyAttention
 from comics.modeling.momentum import MomentumEncoder
 from comics.structures import Faces
@@ -146,12 +147,12 @@ class Comics(nn.Module):
         """
         batch = self.detector.preprocess(images)
         if not self.training:
-            features = self._attend(self.detector.extract_features(batch), images, batch)
+            features = self._features(images, batch)
             return self.detector.infer(features, batch, output_sizes or batch.sizes)
         check_targets(targets, batch.sizes)
         if self.needs_key_images:
             self._check_key_view(key_images, batch.sizes)
-        features = self._attend(self.detector.extract_features(batch), images, batch)
+        features = self._features(images, batch)
         output = self.detector.training_output(features, batch, targets)
         losses, metrics = dict(output.losses), dict(output.metrics)
         if self.needs_key_images:
@@ -165,9 +166,15 @@ class Comics(nn.Module):
             losses["loss_pixel_inter"] = self.inter_weight * inter
         return replace(output, losses=losses, metrics=metrics)
 
-    def _attend(
-        self, features: dict[str, Tensor], images: Sequence[Tensor], batch: ImageBatch
-    ) -> dict[str, Tensor]:
+    def candidates(self, images: Sequence[Tensor]) -> list[Candidates]:
+        """As ``Detector.candidates``."""
+        batch = self.detector.preprocess(images)
+        dense = self.detector.dense(self._features(images, batch))
+        return self.detector.select(dense, batch.sizes)
+
+    def _features(self, images: Sequence[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
+        """The detector's pyramid, after the frequency attention."""
+        features = self.detector.extract_features(batch)
         if self.frequency is None:
             return features
         return self.frequency(features, images, tuple(batch.tensor.shape[-2:]))

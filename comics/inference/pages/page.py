@@ -24,7 +24,7 @@ from comics.inference.draw import draw_faces
 from comics.inference.files import write_bytes
 from comics.inference.pages.curves import Record, curves_svg
 from comics.inference.pages.html_pages import VERDICTS, flat_pairs, picture_uri, render
-from comics.inference.predictor import to_original
+from comics.inference.placement import to_original
 from comics.inference.runs.outputs import count_forged, verdict_of
 from comics.structures import Faces
 

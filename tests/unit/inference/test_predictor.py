@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from comics.config import load_config
-from comics.inference.predictor import Predictor, to_original
+from comics.inference.placement import to_original
+from comics.inference.predictor import Predictor
 from comics.inference.verdict import VerdictRule
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights

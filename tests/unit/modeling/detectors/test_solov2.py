@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from comics.config import load_config
-from comics.modeling.detectors.solov2 import SOLOv2, pyramid_cells
-from comics.modeling.detectors.solov2_heads import InstanceOutput
-from comics.modeling.detectors.solov2_selection import MaskDetections
+from comics.modeling.detectors.solov2 import SOLOv2
+from comics.modeling.detectors.solov2.detector import pyramid_cells
+from comics.modeling.detectors.solov2.heads import InstanceOutput
+from comics.modeling.detectors.solov2.selection import MaskDetections
 from comics.structures import Faces
 
 STAGES = "['res2', 'res3', 'res4', 'res5']"
