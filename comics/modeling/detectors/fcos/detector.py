@@ -214,7 +214,7 @@ class Selector:
         node = cfg.MODEL.FCOS
         return cls(
             strides=tuple(node.FPN_STRIDES),
-            score_threshold=node.INFERENCE_TH_TEST,
+            score_threshold=node.SCORE_THRESH_TEST,
             threshold_with_quality=node.THRESH_WITH_CTR,
             nms_threshold=node.NMS_TH,
             pre_nms_topk=node.PRE_NMS_TOPK_TEST,

@@ -82,7 +82,7 @@ class MaskSelector:
         node = cfg.MODEL.SOLOV2
         return cls(
             smallest_areas=tuple(node.FPN_INSTANCE_STRIDES),
-            score_threshold=node.SCORE_THR,
+            score_threshold=node.SCORE_THRESH_TEST,
             mask_threshold=node.MASK_THR,
             update_threshold=node.UPDATE_THR,
             pre_nms_topk=node.NMS_PRE,

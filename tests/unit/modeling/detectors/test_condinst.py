@@ -245,7 +245,7 @@ def test_a_batch_gives_each_image_its_own_masks():
 
 
 def test_nothing_found_gives_empty_masks():
-    model = tiny("MODEL.FCOS.INFERENCE_TH_TEST", "0.999").eval()
+    model = tiny("MODEL.FCOS.SCORE_THRESH_TEST", "0.999").eval()
     with torch.no_grad():
         found = model([sample()[0]])[0]
     assert found.masks.shape == (0, 64, 96)

@@ -131,7 +131,7 @@ def test_without_masks_the_boxes_are_the_same():
 
 
 def test_nothing_found_gives_empty_results_of_the_right_types():
-    model = tiny("MODEL.SOLOV2.SCORE_THR", "0.99").eval()
+    model = tiny("MODEL.SOLOV2.SCORE_THRESH_TEST", "0.99").eval()
     with torch.no_grad():
         (faces,) = model([sample()[0]], output_sizes=[(30, 40)])
     assert len(faces) == 0
