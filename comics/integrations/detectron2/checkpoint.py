@@ -16,8 +16,9 @@ from comics.integrations.checkpoint_files import read_checkpoint
 from comics.integrations.detectron2.rcnn import ComicsRCNN
 from comics.integrations.safe_pickle import read_pickle
 from comics.integrations.weights import load_foreign_weights
-from comics.modeling.comics import TRAINING_ONLY, Comics
+from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector
+from comics.modeling.life_cycle import TRAINING_ONLY
 from comics.modeling.weights import load_state, read_weights
 
 CAFFE2_MOMENTUM = "_momentum"  # end of the names of an optimiser's state in Caffe2's files

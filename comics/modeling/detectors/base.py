@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.modeling.detectors.candidates import Candidates
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.structures import Faces
 
 
@@ -79,7 +80,7 @@ class TrainingOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Detector(nn.Module):
+class Detector(TrainingLifeCycle):
     """Base class: sizes, normalisation and the order of the steps; subclasses fill in the rest.
 
     Args:
@@ -109,6 +110,7 @@ class Detector(nn.Module):
         if pixel_format not in ("RGB", "BGR"):
             raise ValueError(f"pixel_format must be 'RGB' or 'BGR', got {pixel_format!r}")
         self.backbone = backbone
+        self.reserve_training_only()
         self.pixel_format = pixel_format
         self.size_divisibility = size_divisibility
         shape = (3, 1, 1)
