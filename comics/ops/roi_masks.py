@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from comics.ops.mask_parts import MaskPart, draw_parts
+from comics.ops.mask_parts import MaskPart
 
 MASK_THRESHOLD = 0.5
 
@@ -37,11 +37,6 @@ def crop_and_resize(masks: Tensor, boxes: Tensor, size: int, index: Tensor | Non
     rois = torch.cat((index[:, None].float(), boxes.float()), dim=1)
     pooled = roi_align(masks[:, None].float(), rois, size, sampling_ratio=-1, aligned=True)
     return pooled[:, 0] >= MASK_THRESHOLD
-
-
-def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Put square soft masks into an image: [N, H, W] bool; arguments as ``square_parts``."""
-    return draw_parts(square_parts(masks, boxes, image_size), image_size, masks.device)
 
 
 def square_parts(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> list[MaskPart]:
