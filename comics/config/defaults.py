@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 from comics.config.detectors import add_detector_config
 from comics.config.faces import add_face_config, add_face_data_config
 from comics.config.files import parse_config, read_config_file
+from comics.config.renamed import with_new_names, words_with_new_names
 
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
@@ -262,8 +263,11 @@ def load_config_text(text: str) -> CfgNode:
 
 
 def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
-    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``."""
-    other = other if isinstance(other, CfgNode) else CfgNode(other)
+    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``.
+
+    Keys of ``comics.config.renamed`` may have their old name.
+    """
+    other = with_new_names(other if isinstance(other, CfgNode) else CfgNode(other))
     for key in _leaf_keys(other):
         _require_known(cfg, key)
     _require_values(cfg, other)
@@ -274,9 +278,10 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge ``KEY VALUE`` pairs into ``cfg`` in place; raises as ``load_config``."""
     if len(overrides) % 2:
         raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
-    for key in overrides[::2]:
+    words = words_with_new_names(overrides)
+    for key in words[::2]:
         _require_known(cfg, key)
-    cfg.merge_from_list(list(overrides))
+    cfg.merge_from_list(words)
 
 
 def _leaf_keys(node: dict, prefix: str = "") -> list[str]:

@@ -274,9 +274,7 @@ def _training_model(
         foreign = load_foreign_weights if task.reads_foreign_weights else None
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
     model.to(device, memory_format=FAST_LAYOUT).train()
-    prepare = getattr(model, "prepare_training", None)
-    if prepare is not None:
-        prepare()
+    model.prepare_training()
     if cfg.SOLVER.COMPILE:
         compile_features(model, device)
     seed_everything(cfg.SEED + distributed.rank())
@@ -340,7 +338,7 @@ def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str
     def export(name: str, metadata: Mapping[str, str]) -> None:
         """Write the model file of that name to the output folder."""
         path = Path(cfg.OUTPUT_DIR) / f"{name}.safetensors"
-        state = getattr(model, "inference_state_dict", model.state_dict)()
+        state = model.inference_state_dict()
         try:
             save_weights(path, state, cfg, {**metadata, **origin})
         except (OSError, SafetensorError) as error:

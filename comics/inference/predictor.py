@@ -19,10 +19,11 @@ from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.acceleration import autocast, compile_backbones
 from comics.inference.doubt import DoubtRule, with_doubts
 from comics.inference.model_files import LoadedModel, load_detector
-from comics.inference.placement import to_original
+from comics.inference.placement import candidates_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, VideoRule, form_verdicts
 from comics.modeling.build import choose_device
+from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
 from comics.ops.crops import square_windows, usable_boxes
@@ -200,9 +201,9 @@ class Predictor:
             if tiles:
                 found.append(self._with_tiles(array, raw, tiles, len(arrays)))
                 continue
-            # Merging and thresholds first, at the model's size: a hundred candidate masks at the
-            # size of a photo would take gigabytes
-            found.append(to_original(form_verdicts(raw, rule).to("cpu"), size))
+            # Merging and thresholds first: a hundred candidate masks at the size of a photo would
+            # take gigabytes
+            found.append(form_verdicts(raw, rule).to("cpu").drawn(size))
         if self.looks_at_faces:
             found = self._look_at_faces(arrays, found)
         return [
@@ -216,19 +217,19 @@ class Predictor:
         """(h, w) that the detector sees an image of (H, W) at."""
         return shortest_side_size(size, self.min_size, self.max_size)
 
-    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Faces]:
-        """The detector's detections in each image, (h, w), on the device; one forward pass."""
+    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Candidates]:
+        """The detector's candidates in each image, (h, w), on the device; one forward pass."""
         inputs = [
             self._on_device(resize_image(array, self.model_size(array.shape[:2])))
             for array in arrays
         ]
         detector = self.model.detector if self.looks_at_faces else self.model
         with autocast(self.device, self.amp):
-            found = detector(inputs)
+            found = candidates_of(detector, inputs)
         return [_full_precision(faces) for faces in found] if self.amp else found
 
     def _with_tiles(
-        self, array: np.ndarray, whole: Faces, tiles: Sequence[Window], batch_size: int
+        self, array: np.ndarray, whole: Candidates, tiles: Sequence[Window], batch_size: int
     ) -> Faces:
         """Verdicts of a large image: of its whole, seen already, and of its tiles."""
         size, rule = array.shape[:2], self._detector_rule()
@@ -242,7 +243,7 @@ class Predictor:
                 find_places(found, window, size, rule)
                 for window, found in zip(windows, self._detect(parts), strict=True)
             ]
-        return merge_places(passes, size, rule, with_masks=whole.masks is not None)
+        return merge_places(passes, size, rule, with_masks=whole.soft_masks is not None)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         """[H, W, 3] to [3, H, W] on the device; from pinned memory, so that nothing waits."""
@@ -307,7 +308,7 @@ class Predictor:
         return replace(faces, fake_probability=fused, labels=labels)
 
 
-def _full_precision(faces: Faces) -> Faces:
+def _full_precision(faces: Candidates) -> Candidates:
     """Boxes and scores as float32, whatever precision they were computed in."""
     return replace(faces, boxes=faces.boxes.float(), scores=faces.scores.float())
 

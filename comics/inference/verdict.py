@@ -9,6 +9,7 @@ Shape letters: N detections, M faces; H, W height and width of the image.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from comics.structures import FAKE, REAL, Faces
 
 __all__ = ["VerdictRule", "VideoRule", "fake_probability", "form_verdicts", "merge_detections"]
 
+FacesLike = TypeVar("FacesLike", bound=Faces)
 TEMPERATURE_KEY = "temperature"  # of a calibrated model file's metadata
 
 
@@ -64,7 +66,7 @@ class VerdictRule:
         )
 
 
-def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
+def form_verdicts(detections: FacesLike, rule: VerdictRule) -> FacesLike:
     """One verdict per face.
 
     Detections are taken from the highest score down; each takes in the remaining ones whose boxes
@@ -72,12 +74,14 @@ def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
     for the face. A face's score for a class is the highest among its detections of that class.
 
     Args:
-        detections: N faces with labels (0, 1) and scores, as a detector returns them.
+        detections: N faces with labels (0, 1) and scores, as a detector returns them, or its
+            candidates, whose masks have not been drawn yet.
         rule: thresholds and calibration.
 
     Returns:
-        M <= N faces, highest score first: ``scores`` is the confidence that there is a face (the
-        higher of the two class scores), ``fake_probability`` is P(fake), ``labels`` follow it.
+        M <= N of the same kind, highest score first: ``scores`` is the confidence that there is a
+        face (the higher of the two class scores), ``fake_probability`` is P(fake), ``labels``
+        follow it.
 
     Raises:
         ValueError: if the detections carry no scores.

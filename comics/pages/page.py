@@ -22,7 +22,7 @@ from PIL import Image
 from comics.data.transforms import resize_image, shortest_side_size
 from comics.files import write_bytes
 from comics.inference.draw import draw_faces
-from comics.inference.predictor import to_original
+from comics.inference.placement import to_original
 from comics.pages.curves import Record, curves_svg
 from comics.pages.html_pages import VERDICTS, flat_pairs, picture_uri, render
 from comics.runs.outputs import verdict_of

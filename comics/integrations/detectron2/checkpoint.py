@@ -17,9 +17,10 @@ from comics.integrations.checkpoint_files import read_checkpoint
 from comics.integrations.detectron2.rcnn import ComicsRCNN
 from comics.integrations.safe_pickle import read_pickle
 from comics.integrations.weights import load_foreign_weights
-from comics.modeling.comics import TRAINING_ONLY, Comics
+from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector
 from comics.modeling.face_forensics import FaceForensics
+from comics.modeling.life_cycle import TRAINING_ONLY
 from comics.modeling.state_names import without_wrappers
 from comics.modeling.weights import load_state, read_weights, require_finite
 

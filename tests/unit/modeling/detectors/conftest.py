@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from comics.config import get_cfg
+from comics.config import CfgNode, get_cfg
+from comics.config.renamed import with_new_names, words_with_new_names
 from comics.integrations.weights import convert_adelaidet
 from comics.modeling.detectors.base import Detector
 from comics.modeling.weights import load_state
@@ -40,10 +41,11 @@ class Reference:
 
     def model(self, *overrides) -> Detector:
         cfg = get_cfg()
-        take_known(cfg.MODEL, yaml.safe_load(self.data["cfg_yaml"])["MODEL"])
+        theirs = with_new_names(CfgNode(yaml.safe_load(self.data["cfg_yaml"])))
+        take_known(cfg.MODEL, theirs.MODEL)
         cfg.INPUT.FORMAT = "BGR"
         cfg.MODEL.BLENDMASK.PASTE_CLIPPED = True  # the peer's rule
-        cfg.merge_from_list([*self.settings, *overrides])
+        cfg.merge_from_list(words_with_new_names([*self.settings, *overrides]))
         model = DETECTORS.get(self.architecture).from_config(cfg)
         converted, unmatched = convert_adelaidet(self.data["state_dict"])
         assert unmatched == []

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from torchvision.ops import roi_align
 
 from comics.integrations.weights import convert_adelaidet
-from comics.modeling.detectors import blendmask
+from comics.modeling.detectors.blendmask import detector as blendmask
 
 TRAINING_VARIANTS = ("no_basis_loss", "instance_weight_2", "basis_weight_1", "top_interp_nearest")
 

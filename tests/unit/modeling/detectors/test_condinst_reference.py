@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comics.integrations.weights import convert_adelaidet
-from comics.modeling.detectors.condinst_masks import DynamicMaskHead, MaskQueries
+from comics.modeling.detectors.condinst.dynamic_head import DynamicMaskHead, MaskQueries
 from comics.ops.losses import dice_loss
 from comics.ops.masks import mask_centers, segmentation_to_bitmap
 from comics.structures import Faces

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from comics.modeling.detectors.fcos_targets import level_locations
+from comics.modeling.detectors.cells import level_locations
 
 VARIANTS = (
     "thresh_0.3",

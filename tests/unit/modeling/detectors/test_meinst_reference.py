@@ -5,8 +5,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from comics.modeling.detectors import meinst
-from comics.modeling.detectors.meinst_coding import MaskCoding, read_basis
+from comics.modeling.detectors.meinst import detector as meinst
+from comics.modeling.detectors.meinst.coding import MaskCoding, read_basis
 
 TRAINING_VARIANTS = ("sigmoid_off", "loss_on_mask", "sigmoid_off_loss_on_mask")
 DIM, SIZE = 60, 28

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from comics.integrations.weights import convert_adelaidet
-from comics.modeling.detectors.solov2_heads import even_scales
-from comics.modeling.detectors.solov2_selection import (
+from comics.modeling.detectors.solov2.heads import even_scales
+from comics.modeling.detectors.solov2.selection import (
     greedy_nms,
     matrix_decay,
     same_class_overlap,
     suppress_points,
 )
-from comics.modeling.detectors.solov2_targets import shrink_masks
+from comics.modeling.detectors.solov2.targets import shrink_masks
 from comics.ops.masks import centre_of_mass
 
 INFERENCE_VARIANTS = ("linear_nms", "sigma_1", "mask_nms", "defaults", "nothing_passes")

@@ -25,24 +25,20 @@ from comics.modeling.detectors.base import (
     TrainingOutput,
     levels_named,
     name_levels,
-    pool_map,
-    require_masks,
 )
-from comics.modeling.detectors.solov2_heads import InstanceHead, InstanceOutput, MaskHead
-from comics.modeling.detectors.solov2_selection import (
-    MaskDetections,
-    MaskSelector,
-    enlarge_masks,
-    mask_boxes,
-)
-from comics.modeling.detectors.solov2_targets import (
+from comics.modeling.detectors.candidates import Candidates, GridMasks
+from comics.modeling.detectors.pooling import pool_map
+from comics.modeling.detectors.solov2.heads import InstanceHead, InstanceOutput, MaskHead
+from comics.modeling.detectors.solov2.selection import MaskDetections, MaskSelector
+from comics.modeling.detectors.solov2.targets import (
     MASK_RESIZERS,
     CellAssigner,
     LevelTargets,
     shrink_masks,
 )
-from comics.ops.boxes import nonempty
+from comics.modeling.detectors.target_masks import require_masks
 from comics.ops.losses import dice_loss, focal_loss
+from comics.ops.mask_parts import mask_boxes, part_boxes
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -180,22 +176,16 @@ class SOLOv2(Detector):
         }
 
     def select(
-        self,
-        dense: dict[str, Tensor],
-        sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """See ``Detector.select``."""
         mask_features = dense["mask_features"]
         class_logits, kernels = (
             levels_named(dense, name, self.levels) for name in ("class_logits", "kernels")
         )
         with torch.autocast(mask_features.device.type, enabled=False):
             detections = self.selector.select(class_logits, kernels, mask_features)
-            return [
-                self._to_output(*image)
-                for image in zip(detections, sizes, output_sizes, strict=True)
-            ]
+        return [self._to_candidates(*one) for one in zip(detections, sizes, strict=True)]
 
     def heads(self, features: dict[str, Tensor]) -> tuple[InstanceOutput, Tensor]:
         """What both heads say: classes and kernels, and the mask map [B, E, h, w] float32."""
@@ -285,25 +275,18 @@ class SOLOv2(Detector):
         ratio = self.mask_stride / self.backbone.strides[level]
         return finest[0] * ratio, finest[1] * ratio
 
-    def _to_output(
-        self, found: MaskDetections, size: tuple[int, int], output_size: tuple[int, int]
-    ) -> Faces:
-        """Faces whose masks are not empty in the output."""
-        masks, boxes = enlarge_masks(
+    def _to_candidates(self, found: MaskDetections, size: tuple[int, int]) -> Candidates:
+        """Candidates whose masks are not empty in the network's input; boxes are the masks'."""
+        masks = GridMasks(
             found.masks,
-            stride=self.mask_stride,
-            size=size,
-            output_size=output_size,
+            self.mask_stride,
+            aligned=False,
             threshold=self.selector.mask_threshold,
+            shown=self.mask_on,
+            give_boxes=True,
         )
-        faces = Faces(
-            boxes=boxes,
-            image_size=(output_size[0], output_size[1]),
-            labels=found.labels,
-            scores=found.scores,
-            masks=masks if self.mask_on else None,
-        )
-        return faces[nonempty(boxes)]
+        boxes = part_boxes(masks.parts(size, size), found.masks.device)
+        return Candidates.of(boxes, found.scores, found.labels, size, masks)
 
     def _check_fit(self) -> None:
         strides = self.backbone.strides

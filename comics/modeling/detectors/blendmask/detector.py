@@ -24,15 +24,19 @@ from comics.modeling.detectors.base import (
     levels_named,
     name_levels,
     pad_to,
-    pool_map,
-    require_masks,
 )
-from comics.modeling.detectors.basis import BASES_PER_LEVEL_CELL, BasisModule
-from comics.modeling.detectors.fcos import DenseTraining, SquareMaskFCOS
-from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
-from comics.modeling.detectors.fcos_selection import Detections, detected_cells
-from comics.modeling.layers import conv3x3_at_cells
-from comics.ops.roi_masks import crop_and_resize
+from comics.modeling.detectors.blendmask.basis import BASES_PER_LEVEL_CELL, BasisModule
+from comics.modeling.detectors.cells import conv3x3_at_cells
+from comics.modeling.detectors.fcos import (
+    DenseTraining,
+    Detections,
+    HeadOutput,
+    SquareMaskFCOS,
+    detected_cells,
+)
+from comics.modeling.detectors.pooling import pool_map
+from comics.modeling.detectors.target_masks import require_masks, target_masks
+from comics.modeling.detectors.towers import PREDICTION_STD
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -50,10 +54,7 @@ class BlendMask(SquareMaskFCOS):
         pooler_samples: ROIAlign samples per bin and direction when the bases are cropped.
         instance_weight, semantic_weight: factors on the mask and the auxiliary loss.
         label_step: pixels between the semantic labels that are read.
-        paste_clipped: paste a mask into its box after clipping it to the image, which squeezes
-            masks of faces that reach over the border (AdelaiDet's rule); False pastes into the
-            whole box, which keeps them in place.
-        mask_on: False leaves the masks out of inference.
+        paste_clipped, mask_on: see ``SquareMaskFCOS``.
         fcos: arguments of ``FCOS``.
 
     Raises:
@@ -170,21 +171,16 @@ class BlendMask(SquareMaskFCOS):
 
     def _mask_loss(self, dense: DenseTraining, bases: Tensor, targets: Sequence[Faces]) -> Tensor:
         """Centre-ness-weighted mean of the positives' pixel-wise cross-entropies."""
-        positive = dense.targets.positive
-        face = dense.targets.face[positive]
+        found = dense.positives
         attention = conv3x3_at_cells(
-            self.attention,
-            dense.head.box_tower,
-            dense.targets.level[positive],
-            dense.targets.image[positive],
-            dense.targets.cell[positive],
+            self.attention, dense.head.box_tower, found.level, found.image, found.cell
         )
         crops = self._pool(bases, [faces.boxes for faces in targets])
         wanted = target_masks(targets, self.resolution)
         errors = functional.binary_cross_entropy_with_logits(
-            self._blend(crops[face], attention), wanted[face].float(), reduction="none"
+            self._blend(crops[found.face], attention), wanted[found.face].float(), reduction="none"
         ).mean(dim=(1, 2))
-        return (errors * dense.loss.centerness).sum() / dense.loss.centerness_sum
+        return (errors * dense.loss.weights).sum() / dense.loss.weight_sum
 
     def _pool(self, bases: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Bases within boxes: [F, M, R, R] float32."""
@@ -218,7 +214,7 @@ class BlendMask(SquareMaskFCOS):
             raise ValueError(
                 f"MODEL.BASIS_MODULE.COMMON_STRIDE must be {stride}, got {self.label_step}"
             )
-        if self.loss.quality != "ctrness":
+        if not self.loss.quality.weights_losses:
             raise ValueError("BlendMask's mask loss needs MODEL.FCOS.BOX_QUALITY 'ctrness'")
 
 
@@ -239,14 +235,6 @@ def blend(crops: Tensor, attention: Tensor, attention_size: int, mode: str) -> T
     corners = False if mode in ("bilinear", "bicubic") else None
     weights = functional.interpolate(coarse, resolution, mode=mode, align_corners=corners)
     return (weights.softmax(dim=1) * crops).sum(dim=1)
-
-
-def target_masks(targets: Sequence[Faces], size: int) -> Tensor:
-    """Masks of all faces within their own boxes: [F, size, size] bool."""
-    crops = [crop_and_resize(f.masks, f.boxes, size) for f in targets if len(f)]
-    if not crops:
-        return torch.zeros((0, size, size), dtype=torch.bool, device=targets[0].boxes.device)
-    return torch.cat(crops)
 
 
 def semantic_labels(targets: Sequence[Faces], step: int, grid: tuple[int, int]) -> Tensor:

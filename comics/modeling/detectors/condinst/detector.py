@@ -12,7 +12,6 @@ batch; H, W padded image; s stride of the mask features; o stride of the masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +22,32 @@ from comics.modeling.detectors.base import (
     TrainingOutput,
     levels_named,
     name_levels,
-    pool_map,
-    require_masks,
 )
-from comics.modeling.detectors.boxinst import BoxSupervision, box_bitmaps, rgb_pixels
-from comics.modeling.detectors.condinst_masks import (
+from comics.modeling.detectors.candidates import GridMasks, SoftMasks
+from comics.modeling.detectors.cells import conv3x3_at_cells, points_of_cells, values_at_cells
+from comics.modeling.detectors.condinst.boxinst import BoxSupervision, box_bitmaps, rgb_pixels
+from comics.modeling.detectors.condinst.dynamic_head import (
     DynamicMaskHead,
     MaskQueries,
     best_per_face,
-    full_size_masks,
     random_subset,
+)
+from comics.modeling.detectors.condinst.mask_branch import MaskBranch, smallest_mask_labels
+from comics.modeling.detectors.fcos import (
+    FCOS,
+    DenseTraining,
+    Detections,
+    HeadOutput,
+    detected_cells,
+)
+from comics.modeling.detectors.pooling import pool_map
+from comics.modeling.detectors.target_masks import (
+    bitmaps,
+    pad_masks,
+    require_masks,
     sampled_masks,
 )
-from comics.modeling.detectors.fcos import FCOS, DenseTraining, to_output
-from comics.modeling.detectors.fcos_head import PREDICTION_STD, HeadOutput
-from comics.modeling.detectors.fcos_selection import Detections, detected_cells
-from comics.modeling.detectors.mask_branch import MaskBranch, pad_masks, smallest_mask_labels
-from comics.modeling.layers import conv3x3_at_cells
+from comics.modeling.detectors.towers import PREDICTION_STD
 from comics.ops.losses import dice_loss
 from comics.ops.masks import mask_centers
 from comics.registry import DETECTORS
@@ -130,7 +138,7 @@ class CondInst(FCOS):
         """
         if self.box_supervision is None:
             require_masks(targets)
-            masks = [_bitmaps(faces) for faces in targets]
+            masks = [bitmaps(faces) for faces in targets]
         else:
             masks = [box_bitmaps(faces.boxes, faces.image_size) for faces in targets]
         self.mask_head.iterations += 1
@@ -160,27 +168,19 @@ class CondInst(FCOS):
         towers = name_levels("box_tower", self.levels, head.box_tower)
         return {"mask_features": mask_features, **towers}
 
-    def select(
+    def candidate_masks(
         self,
         dense: dict[str, Tensor],
+        detections: Sequence[Detections],
         sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
+    ) -> Sequence[SoftMasks | None]:
+        """Of ``soft_masks``, unless ``mask_on`` is False."""
         if not self.mask_on:
-            return super().select(dense, sizes, output_sizes)
-        detections = self.detections(dense)
-        soft = self.soft_masks(dense, detections)
-        found = []
-        for one, one_soft, size, output_size in zip(
-            detections, soft, sizes, output_sizes, strict=True
-        ):
-            faces, keep = to_output(one, size, output_size)
-            masks = full_size_masks(
-                one_soft[keep], self.mask_head.out_stride, size, faces.image_size
-            )
-            found.append(replace(faces, masks=masks))
-        return found
+            return super().candidate_masks(dense, detections, sizes)
+        stride = self.mask_head.out_stride
+        return [
+            GridMasks(soft, stride, aligned=True) for soft in self.soft_masks(dense, detections)
+        ]
 
     def soft_masks(
         self, dense: dict[str, Tensor], detections: Sequence[Detections]
@@ -203,11 +203,9 @@ class CondInst(FCOS):
         with torch.autocast(cell.device.type, enabled=False):
             maps = [tower.float() for tower in box_tower]
             parameters = conv3x3_at_cells(self.controller, maps, level, image, cell)
-        widths = torch.tensor([tower.shape[-1] for tower in box_tower], device=cell.device)[level]
-        strides = torch.tensor(self.assigner.strides, device=cell.device)[level]
-        index = torch.stack((cell % widths, cell // widths), dim=1)
-        points = index * strides[:, None] + strides[:, None] // 2
-        return MaskQueries(parameters, image, points.float(), level)
+        widths = [tower.shape[-1] for tower in box_tower]
+        points = points_of_cells(level, cell, widths, self.assigner.strides)
+        return MaskQueries(parameters, image, points, level)
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -254,27 +252,16 @@ class CondInst(FCOS):
         positive = dense.targets.positive
         if self.topk_per_image == ALL:
             return positive[random_subset(len(positive), self.max_proposals, positive.device)]
+        found = dense.positives
         score = self._positive_scores(dense)
-        face, image = dense.targets.face[positive], dense.targets.image[positive]
-        return positive[best_per_face(score, face, image, self.topk_per_image)]
+        return positive[best_per_face(score, found.face, found.image, self.topk_per_image)]
 
     @torch.no_grad()
     def _positive_scores(self, dense: DenseTraining) -> Tensor:
         """Best class probability times quality at the positives, [P]."""
-        targets, positive = dense.targets, dense.targets.positive
-        score = torch.empty(len(positive), device=positive.device)
-        for level, (classes, quality) in enumerate(
-            zip(dense.head.class_logits, dense.head.quality_logits, strict=True)
-        ):
-            here = (targets.level[positive] == level).nonzero().squeeze(1)
-            image, cell = targets.image[positive[here]], targets.cell[positive[here]]
-            best = classes.flatten(2)[image, :, cell].sigmoid().amax(dim=1)
-            score[here] = best * quality.flatten(2)[image, 0, cell].sigmoid()
-        return score
-
-
-def _bitmaps(faces: Faces) -> Tensor:
-    """Masks [F, H, W] bool, also of an image without faces that says nothing about masks."""
-    if faces.masks is not None:
-        return faces.masks
-    return torch.zeros((0, *faces.image_size), dtype=torch.bool, device=faces.boxes.device)
+        found = dense.positives
+        classes, quality = (
+            values_at_cells(maps, found.level, found.image, found.cell).sigmoid()
+            for maps in (dense.head.class_logits, dense.head.quality_logits)
+        )
+        return classes.amax(dim=1) * quality[:, 0]

@@ -1,6 +1,6 @@
 """MEInst (Zhang et al. 2020, arXiv:2003.11712): FCOS, whose locations predict a code of the mask.
 
-The code (``meinst_coding``) is regressed like a box, and decoded after the selection: masks cost
+The code (``coding``) is regressed like a box, and decoded after the selection: masks cost
 one matrix product (section 3.2). Details as in AdelaiDet, whose ``MODEL.MEInst`` keys configure it.
 
 Shape letters: B images; C channels; D coefficients of a code; m side of a decoded mask; h, w of a
@@ -15,30 +15,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
-    ADAPTIVE_SAMPLING,
     ImageBatch,
     TrainingOutput,
     levels_named,
     name_levels,
-    require_masks,
 )
-from comics.modeling.detectors.blendmask import target_masks
-from comics.modeling.detectors.fcos import DenseTraining, SquareMaskFCOS
-from comics.modeling.detectors.fcos_head import (
-    DeformableTowers,
+from comics.modeling.detectors.cells import conv3x3_at_cells, values_at_cells
+from comics.modeling.detectors.fcos import (
+    DenseTraining,
+    Detections,
     FCOSHead,
     HeadOutput,
+    SquareMaskFCOS,
+    detected_cells,
+)
+from comics.modeling.detectors.meinst.coding import MaskCoding
+from comics.modeling.detectors.pooling import pool_by_level
+from comics.modeling.detectors.target_masks import require_masks, target_masks
+from comics.modeling.detectors.towers import (
+    DeformableTowers,
     initialise_convs,
     make_tower,
     run_tower,
 )
-from comics.modeling.detectors.fcos_selection import Detections, detected_cells, image_of_each
-from comics.modeling.detectors.meinst_coding import MaskCoding
-from comics.modeling.layers import conv3x3_at_cells
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -164,10 +166,7 @@ class MEInstHead(FCOSHead):
         """Predicted codes [P, D] float32 at cells: [P] level, image and row * w + column each."""
         if isinstance(self.code, nn.Conv2d):
             return conv3x3_at_cells(self.code, code_maps, level, image, cell).float()
-        maps = [codes.flatten(2) for codes in code_maps]
-        sizes = torch.tensor([m.shape[2] for m in maps], device=cell.device)
-        first = sizes.cumsum(0) - sizes
-        return torch.cat(maps, dim=2)[image, :, first[level] + cell].float()
+        return values_at_cells(code_maps, level, image, cell).float()
 
 
 @DETECTORS.register()
@@ -178,10 +177,7 @@ class MEInst(SquareMaskFCOS):
         coding: masks to codes and back.
         loss_on_mask: compare decoded masks (cross-entropy of pixels), not codes.
         mask_loss: of codes, "mse".
-        paste_clipped: paste a mask into its box after clipping it to the image, which squeezes
-            masks of faces that reach over the border (AdelaiDet's rule); False pastes into the
-            whole box, which keeps them in place.
-        mask_on: False leaves the masks out of inference.
+        paste_clipped, mask_on: see ``SquareMaskFCOS``.
         fcos: arguments of ``FCOS``; its head a ``MEInstHead``.
 
     Raises:
@@ -207,7 +203,7 @@ class MEInst(SquareMaskFCOS):
             raise ValueError(
                 f"MODEL.MEInst.MASK_LOSS_TYPE must be one of {MASK_LOSSES}, got {mask_loss!r}"
             )
-        if self.loss.quality != "ctrness":
+        if not self.loss.quality.weights_losses:
             raise ValueError("MEInst's mask loss needs MODEL.FCOS.BOX_QUALITY 'ctrness'")
         self.coding = coding
         self.loss_on_mask = loss_on_mask
@@ -280,24 +276,7 @@ class MEInst(SquareMaskFCOS):
         reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
         bounds = torch.tensor(self.assigner.sizes_of_interest, device=every.device)
         level = torch.bucketize(reach, bounds.to(reach.dtype))
-        rois = torch.cat((image_of_each(boxes)[:, None].float(), every), dim=1)
-        pooled, order = [], []
-        for index, (feature, stride) in enumerate(
-            zip(output.mask_features, self.assigner.strides, strict=True)
-        ):
-            chosen = (level == index).nonzero().squeeze(1)
-            order.append(chosen)
-            pooled.append(
-                roi_align(
-                    feature.float(),
-                    rois[chosen],
-                    size,
-                    spatial_scale=1 / stride,
-                    sampling_ratio=ADAPTIVE_SAMPLING,
-                    aligned=True,
-                )
-            )
-        return torch.cat(pooled)[torch.argsort(torch.cat(order))]
+        return pool_by_level(output.mask_features, self.assigner.strides, boxes, level, size=size)
 
     def _mask_loss(self, dense: DenseTraining, targets: Sequence[Faces]) -> Tensor:
         """Centre-ness-weighted mean of the positives' errors: of codes (eq. 6), or of pixels.
@@ -305,22 +284,19 @@ class MEInst(SquareMaskFCOS):
         With ``loss_on_mask`` the decoded values are taken as logits whatever the coding
         (AdelaiDet's rule).
         """
-        positive = dense.targets.positive
+        found = dense.positives
         predicted = self.head.codes_at(
-            self.head.code_maps(dense.head.mask_tower),
-            dense.targets.level[positive],
-            dense.targets.image[positive],
-            dense.targets.cell[positive],
+            self.head.code_maps(dense.head.mask_tower), found.level, found.image, found.cell
         )
-        wanted = target_masks(targets, self.coding.size)[dense.targets.face[positive]]
+        wanted = target_masks(targets, self.coding.size)[found.face]
         if self.loss_on_mask:
             errors = functional.binary_cross_entropy_with_logits(
                 self.coding.reconstruct(predicted), wanted.float(), reduction="none"
             ).flatten(1)
         else:
             errors = (predicted - self.coding.encode(wanted)) ** 2
-        divisor = (errors.shape[1] * dense.loss.centerness_sum).clamp(min=1.0)
-        return (errors.sum(dim=1) * dense.loss.centerness).sum() / divisor
+        divisor = (errors.shape[1] * dense.loss.weight_sum).clamp(min=1.0)
+        return (errors.sum(dim=1) * dense.loss.weights).sum() / divisor
 
 
 def with_fcos_keys(cfg: CfgNode) -> CfgNode:

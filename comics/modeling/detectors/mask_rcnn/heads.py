@@ -23,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
-from comics.modeling.detectors.mask_rcnn_sampling import SampledProposals
+from comics.modeling.detectors.mask_rcnn.sampling import SampledProposals
 from comics.modeling.layers import NO_NORM, make_norm
 from comics.ops.boxes import clip_boxes
 

@@ -1,5 +1,5 @@
-"""Features of boxes from the pyramid level that fits their size (Lin et al. 2017,
-arXiv:1612.03144, eq. 1), by ROIAlign (He et al. 2017, arXiv:1703.06870, section 3).
+"""Features within boxes, by ROIAlign (He et al. 2017, arXiv:1703.06870, section 3): of one map, or
+for each box of the pyramid level that fits its size (Lin et al. 2017, arXiv:1612.03144, eq. 1).
 
 torchvision's ``MultiScaleRoIAlign`` has no half-pixel shift, which Detectron2's "ROIAlignV2" does.
 
@@ -15,10 +15,70 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_area, roi_align
 
+from comics.modeling.detectors.cells import by_level, image_of_each
+
 CANONICAL_SIZE = 224  # side in pixels of a box that belongs to CANONICAL_LEVEL: ImageNet's
 CANONICAL_LEVEL = 4
 SIZE_EPSILON = 1e-8  # keeps the logarithm of a box without area finite
+ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
 ALIGNED = {"ROIAlignV2": True, "ROIAlign": False}  # with or without the half-pixel shift
+
+
+def pool_map(feature: Tensor, boxes: Sequence[Tensor], size: int, scale: float) -> Tensor:
+    """A map within boxes: [P, C, size, size] float32.
+
+    As many samples per bin as fit, like the ground-truth masks that it is compared with.
+
+    Args:
+        feature: [B, C, h, w].
+        boxes: per image [P_i, 4], pixels.
+        size: cells a side.
+        scale: cells of the map per pixel.
+    """
+    return roi_align(
+        feature.float(),
+        [b.float() for b in boxes],
+        size,
+        spatial_scale=scale,
+        sampling_ratio=ADAPTIVE_SAMPLING,
+        aligned=True,
+    )
+
+
+def pool_by_level(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Sequence[Tensor],
+    level: Tensor,
+    *,
+    size: int,
+    sampling_ratio: int = ADAPTIVE_SAMPLING,
+    aligned: bool = True,
+) -> Tensor:
+    """Each box from a level of its own: [P, C, size, size] float32, image by image.
+
+    Args:
+        maps: per level [B, C, h, w].
+        strides: pixels per cell of each level.
+        boxes: per image [P_i, 4], pixels.
+        level: [P] int64, of all boxes in order.
+        size: cells a side.
+        sampling_ratio: samples per bin and side; 0 or less takes as many as fit.
+        aligned: with the half-pixel shift.
+    """
+    rois = torch.cat((image_of_each(boxes)[:, None].float(), torch.cat(list(boxes)).float()), 1)
+
+    def read(index: int, rows: Tensor) -> Tensor:
+        return roi_align(
+            maps[index].float(),
+            rois[rows],
+            size,
+            spatial_scale=1 / strides[index],
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
+        )
+
+    return by_level(level, len(maps), read)
 
 
 class PyramidPooler(nn.Module):
@@ -75,22 +135,12 @@ class PyramidPooler(nn.Module):
             features: level name -> [B, C, h, w].
             boxes: B tensors.
         """
-        joined = torch.cat(list(boxes)).float()
-        image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)]).to(joined)
-        rois = torch.cat((image, joined), dim=1)
-        level_of = self.level_of(joined)
-        pooled, order = [], []
-        for position, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
-            here = (level_of == position).nonzero().squeeze(1)
-            pooled.append(
-                roi_align(
-                    features[level].float(),
-                    rois[here],
-                    self.size,
-                    spatial_scale=1 / stride,
-                    sampling_ratio=self.sampling_ratio,
-                    aligned=self.aligned,
-                )
-            )
-            order.append(here)
-        return torch.cat(pooled)[torch.argsort(torch.cat(order))]
+        return pool_by_level(
+            [features[level] for level in self.levels],
+            self.strides,
+            boxes,
+            self.level_of(torch.cat(list(boxes))),
+            size=self.size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )

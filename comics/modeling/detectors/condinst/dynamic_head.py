@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.ops.upsampling import aligned_upsample
 
-MASK_THRESHOLD = 0.5
 COORDINATES = 2  # x and y, relative to the face's location
 
 
@@ -152,90 +150,6 @@ class DynamicMaskHead(nn.Module):
         x = torch.arange(width, device=device) * self.stride + self.stride // 2
         y = torch.arange(height, device=device) * self.stride + self.stride // 2
         return (queries.points[:, :1] - x) / size, (queries.points[:, 1:] - y) / size
-
-
-def full_size_masks(
-    soft: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int]
-) -> Tensor:
-    """Soft masks of the padded input, enlarged to the output and thresholded.
-
-    Enlarged to the input's pixels by ``aligned_upsample``, cut to ``size``, resized bilinearly
-    (not corner-aligned) to the output. All of it is linear and separable, so each mask is two
-    matrix products, and only where it has cells above the threshold: elsewhere means of cells
-    cannot be above it. A face covers little of a photo.
-
-    Args:
-        soft: [P, H / stride, W / stride] in [0, 1].
-        stride: pixels per cell.
-        size: (height, width) of the input before padding.
-        output_size: (height, width) asked for.
-
-    Returns:
-        [P, *output_size] bool, > 0.5.
-    """
-    with torch.autocast(soft.device.type, enabled=False):
-        return _full_size_masks(soft.float(), stride, size, output_size)
-
-
-def _full_size_masks(
-    soft: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int]
-) -> Tensor:
-    masks = soft.new_zeros((len(soft), *output_size), dtype=torch.bool)
-    row_weights, column_weights = (
-        _axis_weights(cells, stride, *lengths, soft.device)
-        for cells, lengths in zip(soft.shape[1:], zip(size, output_size, strict=True), strict=True)
-    )
-    covered = soft > MASK_THRESHOLD
-    rows = _windows(covered.any(dim=2), row_weights)
-    columns = _windows(covered.any(dim=1), column_weights)
-    for mask, cells, y, x in zip(masks, soft, rows.tolist(), columns.tolist(), strict=True):
-        if y[0] < y[1] and x[0] < x[1]:
-            vertical = row_weights[y[0] : y[1], y[2] : y[3]]
-            horizontal = column_weights[x[0] : x[1], x[2] : x[3]]
-            part = vertical @ cells[y[2] : y[3], x[2] : x[3]] @ horizontal.T
-            mask[y[0] : y[1], x[0] : x[1]] = part > MASK_THRESHOLD
-    return masks
-
-
-def _axis_weights(
-    cells: int, stride: int, length: int, output_length: int, device: torch.device
-) -> Tensor:
-    """[output_length, cells]: how much of each cell an output pixel takes, along one axis."""
-    impulses = torch.eye(cells, device=device)[:, None, :, None]
-    pixels = aligned_upsample(impulses, stride)[:, :, :length, :1]
-    if length != output_length:
-        pixels = functional.interpolate(
-            pixels, size=(output_length, 1), mode="bilinear", align_corners=False
-        )
-    return pixels[:, 0, :, 0].T
-
-
-def _windows(covered: Tensor, weights: Tensor) -> Tensor:
-    """Which output pixels take anything of covered cells, and which cells those pixels take.
-
-    Args:
-        covered: [P, cells] bool, along one axis.
-        weights: [output pixels, cells], as ``_axis_weights`` gives them.
-
-    Returns:
-        [P, 4] int64: first pixel, end of the pixels, first cell, end of the cells; a mask without
-        covered cells has no pixels.
-    """
-    takes = weights > 0
-    reached = covered.float() @ takes.float().T > 0
-    count, cells = takes.shape
-    pixels = torch.arange(count, device=covered.device)
-    end = torch.where(reached, pixels + 1, 0).amax(dim=1)
-    first = torch.minimum(torch.where(reached, pixels, count).amin(dim=1), end)
-    first_cell = takes.int().argmax(dim=1)
-    end_cell = cells - takes.flip(1).int().argmax(dim=1)
-    lowest, highest = first.clamp(max=count - 1), (end - 1).clamp(min=0)
-    return torch.stack((first, end, first_cell[lowest], end_cell[highest]), dim=1)
-
-
-def sampled_masks(masks: Tensor, stride: int) -> Tensor:
-    """Every ``stride``-th pixel of [F, H, W] masks, from ``stride // 2`` on."""
-    return masks[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 def random_subset(count: int, limit: int, device: torch.device) -> Tensor:

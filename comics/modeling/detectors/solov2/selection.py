@@ -3,7 +3,7 @@
 Matrix NMS is section 3.4 of Wang et al. 2020 (arXiv:2003.10152); details as in AdelaiDet.
 
 Shape letters: B images; K classes; E numbers of a kernel; S side of a level's grid; N candidates
-or detections of one image; h, w mask map; H, W output.
+or detections of one image; h, w mask map.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import masks_to_boxes
 
 from comics.config import CfgNode
 
@@ -83,7 +82,7 @@ class MaskSelector:
         node = cfg.MODEL.SOLOV2
         return cls(
             smallest_areas=tuple(node.FPN_INSTANCE_STRIDES),
-            score_threshold=node.SCORE_THR,
+            score_threshold=node.SCORE_THRESH_TEST,
             mask_threshold=node.MASK_THR,
             update_threshold=node.UPDATE_THR,
             pre_nms_topk=node.NMS_PRE,
@@ -202,74 +201,3 @@ def greedy_nms(overlap: Tensor, threshold: float) -> Tensor:
         if alive[index]:
             alive &= ~rival[index]
     return alive.nonzero().squeeze(1).to(overlap.device)
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes of masks [N, H, W] bool, edges exclusive: [N, 4] float; zeros where empty."""
-    found = masks.flatten(1).any(dim=1)
-    boxes = torch.zeros((len(masks), 4), device=masks.device)
-    boxes[found] = masks_to_boxes(masks[found]) + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return boxes
-
-
-def enlarge_masks(
-    soft: Tensor,
-    *,
-    stride: int,
-    size: tuple[int, int],
-    output_size: tuple[int, int],
-    threshold: float,
-) -> tuple[Tensor, Tensor]:
-    """Soft masks on the mask map to masks of the output, and their boxes.
-
-    Bilinear interpolation to the network's input, cut to its unpadded part, bilinear interpolation
-    to the output, then > threshold. Both steps are linear and act on rows and columns apart, so
-    each mask is two matrix products, and only for the pixels that it can reach: the cost grows
-    with the area of the faces, not with their number times the image.
-
-    Args:
-        soft: [N, h, w] float32.
-        stride: pixels of the input per cell.
-        size: (height, width) of the input before padding.
-        output_size: (H, W).
-        threshold: in [0, 1).
-
-    Returns:
-        [N, H, W] bool, and the tight boxes [N, 4], without area where a mask is empty.
-    """
-    boxes = soft.new_zeros(len(soft), 4)
-    canvas = torch.zeros((len(soft), *output_size), dtype=torch.bool, device=soft.device)
-    rows, columns = (
-        _interpolation(cells, stride, inner, outer, soft)
-        for cells, inner, outer in zip(soft.shape[1:], size, output_size, strict=True)
-    )
-    row_reach, column_reach = _reach(rows), _reach(columns)
-    # interpolated values lie between those of the cells they come from
-    reached = mask_boxes(soft > threshold).int().tolist()
-    for index, (left, top, right, bottom) in enumerate(reached):
-        y0, y1 = _pixels(row_reach, top, bottom)
-        x0, x1 = _pixels(column_reach, left, right)
-        inside = rows[y0:y1] @ soft[index] @ columns[x0:x1].T > threshold
-        canvas[index, y0:y1, x0:x1] = inside
-        boxes[index] = mask_boxes(inside[None])[0] + boxes.new_tensor([x0, y0, x0, y0])
-    return canvas, boxes
-
-
-def _interpolation(cells: int, stride: int, inner: int, outer: int, like: Tensor) -> Tensor:
-    """[outer, cells] weights: what bilinear interpolation does to each cell's unit impulse."""
-    impulses = torch.eye(cells, device=like.device, dtype=like.dtype)[None]
-    fine = functional.interpolate(
-        impulses, scale_factor=stride, mode="linear", align_corners=False
-    )[..., :inner]
-    return functional.interpolate(fine, size=outer, mode="linear", align_corners=False)[0].T
-
-
-def _reach(weights: Tensor) -> list[tuple[int, int]]:
-    """Per cell the first and one past the last pixel with a weight; (0, 0) where there is none."""
-    return mask_boxes((weights.T > 0)[:, None])[:, [0, 2]].int().tolist()
-
-
-def _pixels(reach: list[tuple[int, int]], first: int, last: int) -> tuple[int, int]:
-    """Range of the pixels that cells first..last - 1 reach; empty if there are none."""
-    spans = [span for span in reach[first:last] if span[1]]
-    return (spans[0][0], spans[-1][1]) if spans else (0, 0)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.modeling.backbone import FPN
@@ -177,11 +176,3 @@ def smallest_mask_labels(
         covered = read.any(dim=0)
         row[: read.shape[1], : read.shape[2]] = torch.where(covered, smallest, num_classes)
     return found
-
-
-def pad_masks(masks: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-    """All masks of a batch, per image [F_i, h_i, w_i], zero-padded to [F, h, w]."""
-    height, width = grid
-    return torch.cat(
-        [functional.pad(m, (0, width - m.shape[-1], 0, height - m.shape[-2])) for m in masks]
-    )

@@ -12,7 +12,6 @@ an image; S side of pooled features; R side of masks (2 S).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +27,14 @@ from comics.modeling.detectors.base import (
     TrainingOutput,
     levels_named,
     name_levels,
-    require_masks,
 )
-from comics.modeling.detectors.mask_rcnn_heads import BoxDetections, BoxHead, MaskHead, mask_loss
-from comics.modeling.detectors.mask_rcnn_pooler import PyramidPooler
-from comics.modeling.detectors.mask_rcnn_rpn import ProposalNetwork
-from comics.modeling.detectors.mask_rcnn_sampling import ProposalSampler, SampledProposals
-from comics.ops.boxes import clip_boxes, nonempty, scale_boxes
-from comics.ops.roi_masks import crop_and_resize, paste_masks
+from comics.modeling.detectors.candidates import Candidates, SquareMasks
+from comics.modeling.detectors.mask_rcnn.heads import BoxDetections, BoxHead, MaskHead, mask_loss
+from comics.modeling.detectors.mask_rcnn.proposals import ProposalNetwork
+from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, SampledProposals
+from comics.modeling.detectors.pooling import PyramidPooler
+from comics.modeling.detectors.target_masks import require_masks
+from comics.ops.roi_masks import crop_and_resize
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -165,21 +164,16 @@ class MaskRCNN(Detector):
         }
 
     def select(
-        self,
-        dense: dict[str, Tensor],
-        sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Faces of each image, with masks of its output size unless ``mask_on`` is False."""
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """See ``Detector.select``."""
         pooled = self.box_pooler.levels
         features = dict(zip(pooled, levels_named(dense, "features", pooled), strict=True))
         proposals = self.proposals_of(dense, sizes)
         logits, deltas = self.box_head(self.box_pooler(features, proposals))
         detections = self.box_head.select(logits, deltas, proposals, sizes)
         squares = self.square_masks(features, detections) if self.mask_on else [None] * len(sizes)
-        return [
-            to_faces(*image) for image in zip(detections, squares, sizes, output_sizes, strict=True)
-        ]
+        return [to_candidates(*one) for one in zip(detections, squares, sizes, strict=True)]
 
     def proposals_of(
         self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
@@ -269,32 +263,16 @@ class MaskRCNN(Detector):
         return mask_loss(logits, wanted)
 
 
-def to_faces(
-    found: BoxDetections,
-    soft: Tensor | None,
-    size: tuple[int, int],
-    output_size: tuple[int, int],
-) -> Faces:
-    """Detections and their square masks in an image of another size; boxes without area go.
+def to_candidates(found: BoxDetections, soft: Tensor | None, size: tuple[int, int]) -> Candidates:
+    """Detections with their square masks.
 
     Args:
         found: in pixels of the network's input.
         soft: [N, R, R] in [0, 1]; None for no masks.
         size: (height, width) of the network's input before padding.
-        output_size: (height, width) asked for.
     """
-    scale_y, scale_x = output_size[0] / size[0], output_size[1] / size[1]
-    boxes = clip_boxes(scale_boxes(found.boxes, scale_x, scale_y), output_size)
-    kept = nonempty(boxes)
-    faces = Faces(
-        boxes=boxes[kept],
-        image_size=(output_size[0], output_size[1]),
-        labels=found.labels[kept],
-        scores=found.scores[kept],
-    )
-    if soft is None:
-        return faces
-    return replace(faces, masks=paste_masks(soft[kept], faces.boxes, faces.image_size))
+    masks = None if soft is None else SquareMasks(soft, found.boxes)
+    return Candidates.of(found.boxes, found.scores, found.labels, size, masks)
 
 
 def _require_levels(strides: Mapping[str, int], node: str, levels: Sequence[str]) -> None:
