@@ -1,7 +1,7 @@
 """Configuration keys of face methods, ``MODEL.FACE`` and ``INPUT.FACE``: part of ``comics.config``.
 
 Values are those of the papers ("The five methods" of docs/papers.md; tables and equations below are
-those of the method at hand); where a paper gives none, the comment says "reconstructed" or
+those of the method in question); where a paper gives none, the comment says "reconstructed" or
 "decision", which docs/methods.md#faces and its sections explain. Epochs count from 0. A weight
 or a share has no unit.
 """

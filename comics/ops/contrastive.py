@@ -1,4 +1,4 @@
-"""Contrastive losses of given similarities, one value per query, by way of logsumexp.
+"""Contrastive losses of given similarities, one value per query, computed with logsumexp.
 
 A similarity is a cosine or dot product of unit vectors, not yet divided by the temperature.
 Everything is computed in at least float32. Shape letters: Q queries; M candidates.

@@ -1,4 +1,4 @@
-"""Cosine similarities, and contrastive losses of similarities by way of logsumexp.
+"""Cosine similarities, and contrastive losses of similarities computed with logsumexp.
 
 Shape letters: Q queries; M negatives; D dimensions; F faces; C channels; S side of a face's map.
 Everything is computed in float32: half precision has too few digits for similarities divided by

@@ -1,4 +1,4 @@
-"""Noise residuals of the Spatial Rich Model (SRM): what is left of an image after prediction.
+"""Noise residuals of the Spatial Rich Model (SRM): an image minus its prediction.
 
 Three of the high-pass filters of Fridrich and Kodovsky (2012), as COMICS uses them
 (docs/methods.md#comics-fea). Shape letters: H, W height and width of an image in pixels.
