@@ -168,7 +168,8 @@ class DetectionBatch:
     """What the loader hands to a detector for one step.
 
     Attributes:
-        images: list of [3, H_i, W_i] uint8 RGB; view q of METHODS 1.1 when views are on.
+        images: list of [3, H_i, W_i] uint8 RGB; view q when there are two views
+            (docs/methods.md#comics-views).
         targets: ground truth of each image, in the coordinates of ``images``.
         key_images: view k, same sizes as ``images``; None when no second view is asked for.
         image_ids: id of each image in its annotation file.

@@ -66,7 +66,7 @@ _C.MODEL.FPN.TOP_BLOCK = "conv"
 
 add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors.py
 
-# COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
+# COMICS: the additions of its paper, each switched on its own (docs/methods.md#comics)
 _C.MODEL.COMICS = CfgNode()
 _C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B)
 
@@ -138,7 +138,7 @@ _C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo
 _C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
 _C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
 
-_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
+_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; docs/methods.md#comics-views)
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
 _C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this

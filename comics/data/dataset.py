@@ -1,7 +1,7 @@
-"""From records to samples: decode, move (geometry), colour (views).
+"""From records to training samples: decoding, geometry, photometric views.
 
 A sample depends on the seed and on its position in the run alone, so that the number of workers
-changes nothing and a resumed run goes on as the interrupted one would have.
+changes nothing and a resumed run continues exactly as the interrupted one.
 
 Shape letters: H, W height and width of a sample.
 """

@@ -1,4 +1,4 @@
-"""Running a detector over a loader, with its detections going to disk as they come."""
+"""Runs a detector over a loader and writes its detections to disk batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user meets: are faces found, and is what is said of them true?
+"""Figures of a run as its user sees it: are faces found, and are the verdicts on them right?
 
 AP counts classes and thresholds that a user never sees. Here a run's verdicts, one per face with
 P(fake), are compared with a set made by ``tools/make_dataset.py``: by size of face, and by whether

@@ -37,7 +37,7 @@ class SpatialAttention(nn.Module):
 class FrequencyAttention(nn.Module):
     """Weights every level of a feature pyramid by an attention map of the image's SRM residual.
 
-    Paper 003, section VI and Fig. 7; METHODS 1.2.
+    docs/methods.md#comics-fea (section VI and Fig. 7 of the paper).
 
     Args:
         channels: widths of the first convolution (stride 2) and of the second (stride 1).

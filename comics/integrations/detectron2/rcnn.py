@@ -104,7 +104,8 @@ class RCNNDetector(Detector):
     ) -> Tensor:
         """The mask head's last convolution for boxes (one [F_i, 4] each): [F, C, size, size].
 
-        Before the doubling, resized bilinearly, as of our Mask R-CNN (METHODS 1.4).
+        Before the doubling, resized bilinearly, as of our Mask R-CNN
+        (docs/methods.md#comics-pixel-maps).
 
         Raises:
             ValueError: for a mask head other than Detectron2's convolutional one.
