@@ -155,6 +155,8 @@ def with_doubts(faces: Faces, image: np.ndarray, rule: DoubtRule, fake_threshold
         rule: see ``DoubtRule``.
         fake_threshold: from which P(fake) on a face is called forged.
     """
+    if faces.fake_probability is None:  # no face at all
+        return replace(faces, doubts=torch.zeros(len(faces), dtype=torch.int64))
     bits = [
         _doubt(box, probability, image, rule, fake_threshold)
         for box, probability in zip(

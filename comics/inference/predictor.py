@@ -210,8 +210,6 @@ class Predictor:
             found = self._look_at_faces(arrays, found)
         return [
             with_doubts(faces, array, self.doubt_rule, self.rule.fake_threshold)
-            if len(faces)
-            else faces
             for faces, array in zip(found, arrays, strict=True)
         ]
 
