@@ -202,10 +202,12 @@ def _parse_images(entries: list, root: str, report: Report) -> dict[int, tuple[s
         say = partial(report, image_id=number)
         if number in images:
             say("duplicate-image-id", f"{where}: the id is used before")
-        elif not isinstance(name, str) or not is_file_name(name):
-            say("bad-value", f"{where}: file_name must be the name of a file, got {name!r}")
+        elif not isinstance(name, str) or not name:
+            say("bad-value", f"{where}: file_name must be a text, got {name!r}")
         elif not is_safe_path(name):
             say("unsafe-path", f"{where}: {name!r} leads out of the image root")
+        elif not is_file_name(name):
+            say("bad-value", f"{where}: file_name must be the name of a file, got {name!r}")
         elif not height or not width or min(height, width) < 1:
             got = f"{entry['width']!r} x {entry['height']!r}"
             say("bad-value", f"{where}: width and height must be positive integers, got {got}")

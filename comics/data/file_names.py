@@ -25,6 +25,6 @@ def local_name(name: str, root: str | os.PathLike) -> str:
 def is_file_name(name: str) -> bool:
     """Whether the system can be asked for a file of that name."""
     try:
-        return "\0" not in name and bool(os.fsencode(name))
+        return bool(os.fsencode(name))
     except UnicodeEncodeError:  # half of a surrogate pair
         return False

@@ -207,10 +207,10 @@ class Detector(TrainingLifeCycle):
             NotFiniteError: for a NaN in what ``dense`` or a pooled head gives, or for a detection
                 that is not finite.
         """
-        _refuse_nan("the network", dense.values())
+        refuse_nan("the network", dense.values())
 
         def check(head: nn.Module, inputs: tuple, found: Tensor | tuple[Tensor, ...]) -> None:
-            _refuse_nan("a head", found if isinstance(found, tuple) else (found,))
+            refuse_nan("a head", found if isinstance(found, tuple) else (found,))
 
         hooks = [self.get_submodule(h).register_forward_hook(check) for h in self.pooled_heads]
         try:
@@ -252,8 +252,8 @@ class Detector(TrainingLifeCycle):
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
 
 
-def _refuse_nan(what: str, maps: Iterable[Tensor]) -> None:
-    """One look for all maps: on a GPU each would wait for it."""
+def refuse_nan(what: str, maps: Iterable[Tensor]) -> None:
+    """Raise ``NotFiniteError`` for a NaN; one look for all maps, since a GPU waits for each."""
     flags = [one.isnan().any() for one in maps if one.is_floating_point()]
     if flags and torch.stack(flags).any():
         raise NotFiniteError(f"the values that {what} gives are not finite numbers (NaN)")

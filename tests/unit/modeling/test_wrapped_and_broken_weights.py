@@ -102,3 +102,18 @@ def test_numbers_beyond_float32_are_infinite():
     state[name] = torch.full_like(state[name], 1e300)
     with pytest.raises(ValueError, match=f"not finite: {name}"):
         load_state(model, state, "there")
+
+
+def test_a_part_of_a_joined_file_can_be_taken(tmp_path):
+    model, cfg = face_model()
+    state = {f"face.{name}": value for name, value in model.state_dict().items()}
+    state |= {"detector.backbone.w": torch.ones(1), "face_temperature": torch.ones(())}
+    state["detector_temperature"] = torch.ones(())
+    save_file(state, tmp_path / "joined.safetensors", metadata={"config": cfg.dump()})
+    other, _ = face_model()
+    for value in other.state_dict().values():
+        value.zero_()
+    report = load_foreign_weights(other, tmp_path / "joined.safetensors")
+    expected = model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in other.state_dict().items())
+    assert "detector.backbone.w" in report.unexpected and not report.missing

@@ -148,3 +148,29 @@ def test_zoo_weights_load_under_comics(tiny_overrides, tmp_path):
     torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, path)
     bridge.load_weights(model, str(path))
     assert all((v == 2).all() for v in model.detector.backbone.state_dict().values())
+
+
+def test_our_file_for_detectron2s_rcnn_trains_two_steps(face_set, tmp_path):
+    from pathlib import Path
+
+    from comics.integrations.detectron2.config import settle
+
+    file = "configs/Detectron2/COMICS-Mask-RCNN_R_50_FPN_1x.yaml"
+    path, cfg = face_set(), get_cfg()
+    bridge.add_comics_config(cfg)
+    cfg.merge_from_file(str(Path(__file__).parents[4] / file))
+    cfg.merge_from_list(
+        [
+            "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18",
+            "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.BACKBONE.FREEZE_AT", "0",
+            "MODEL.RESNETS.NORM", "BN", "DATASETS.TRAIN", f"['{path}']", "DATASETS.VAL", "[]",
+            "INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MAX_SIZE_TRAIN", "96",
+            "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2",
+            "LOG.PERIOD", "1", "SEED", "0", "OUTPUT_DIR", str(tmp_path / "run"),
+        ]
+    )  # fmt: skip
+    settle(cfg)
+    trainer = bridge.ComicsTrainer(cfg)
+    assert trainer.train() == 0
+    assert (tmp_path / "run" / "model_final.safetensors").is_file()
+    assert all(torch.isfinite(p).all() for p in trainer.plain_model.parameters())
