@@ -1,4 +1,4 @@
-"""Runs over files that are not what they seem, cannot be read, or change; and odd output folders."""
+"""Files that are not what they seem, cannot be read, or change; and odd output folders."""
 
 import json
 from pathlib import Path
