@@ -30,7 +30,7 @@ OnFrame = Callable[[Frame, Faces], Any]
 FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
 # Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
 # through the model before it is full
-MAX_HELD_BYTES = 2**28
+MAX_HELD_BYTES = 2**27
 
 
 class Stopped(Exception):
