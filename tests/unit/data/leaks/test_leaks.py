@@ -19,7 +19,7 @@ from comics.data.leaks.properties import (
 )
 from comics.data.leaks.telling import ALL, FOLDS, SET, _folds, find_leaks, weighted_auc
 
-COUNT = 40  # pictures of each label
+COUNT = 30  # pictures of each label
 
 
 def textured(rng, side=64, brightness=0.0):
