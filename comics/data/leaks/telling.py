@@ -26,8 +26,8 @@ LEAST_GROUPS = 10  # of each label; with fewer nothing can be said
 SHUFFLES = (10, 40)  # trials with shuffled labels: few tell a plain leak, else there are more
 RESAMPLES = 200  # of groups, for the interval
 ERROR_RATE = 0.05  # of a false warning, over all properties of a set together
-DEPTH, TREES = 5, 50
-ALL, SET = "all together", "set"  # names beside those of properties
+DEPTH, TREES = 5, 10
+ALL, SET = "all properties", "set"  # names beside those of properties
 
 
 @dataclass(frozen=True)
