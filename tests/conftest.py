@@ -4,15 +4,21 @@ Suites of what holds for every entry of a table take ``any_detector``, ``mask_de
 ``face_method`` as an argument: a new entry appears in all of them by being registered.
 """
 
+import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from adelaidet_reference import BASIS, FOLDER, load_components, load_model
 
 from comics.config import load_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(os.environ.get("COMICS_SHARED", BESIDE))  # any absent folder: as in a lone clone
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +27,47 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("reference material (../shared) is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def evaluation_cases() -> Path:
+    """Ground truth, results and the official tools' numbers; they ship with the tests."""
+    return FIXTURES / "eval"
+
+
+class AdelaiDet:
+    """AdelaiDet's numbers: the full recordings where ../shared has them, else what ships."""
+
+    def __init__(self, full: Path) -> None:
+        self.full = full
+        self.complete = full.is_dir()
+
+    @cache  # noqa: B019  one object for the session
+    def model(self, name: str) -> dict:
+        if self.complete:
+            return torch.load(self.full / f"{name}.pt", weights_only=True)
+        return load_model(name)
+
+    @cache  # noqa: B019
+    def components(self) -> dict:
+        if self.complete:
+            return torch.load(self.full / "components.pt", weights_only=True)
+        return load_components()
+
+    def basis(self, sigmoid: bool = True) -> Path:
+        """MEInst's parameter file."""
+        return (self.full if self.complete else FOLDER) / BASIS.format(sigmoid)
+
+
+@pytest.fixture(scope="session")
+def adelaidet() -> AdelaiDet:
+    return AdelaiDet(SHARED / "fixtures" / "adelaidet")
+
+
+@pytest.fixture(scope="session")
+def components(adelaidet) -> dict:
+    """AdelaiDet's small numeric blocks: inputs and outputs."""
+    return adelaidet.components()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from comics.data.dataset import (
     TestDataset,
     TrainDataset,
     collate,
+    end_workers_at_exit,
     start_worker,
     tolerated_broken,
     too_many_broken,
@@ -278,7 +279,7 @@ def make_data_loader(
         batches: ``batch_sampler`` or ``batch_size``.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         collate_fn=collate,
         num_workers=workers,
@@ -289,6 +290,7 @@ def make_data_loader(
         generator=torch.Generator().manual_seed(cfg.SEED),
         **batches,
     )
+    return end_workers_at_exit(loader)
 
 
 def _note_broken(loaded: LoadedBatch, known: dict, treatment: str) -> None:

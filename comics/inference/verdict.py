@@ -113,6 +113,8 @@ class VideoRule:
             track has fewer, as many as that one has.
         track_iou: boxes of one face in two frames overlap at least this much, in (0, 1].
         lost_seconds: a face that was not seen for longer starts a new track.
+        below, above: P(fake) of a track from ``fake_threshold - below`` up to, but without,
+            ``fake_threshold + above`` is too near the threshold; both in [0, 1].
 
     Raises:
         ValueError: naming the value that is out of its range.
@@ -123,6 +125,8 @@ class VideoRule:
     min_frames: int = 3
     track_iou: float = 0.1
     lost_seconds: float = 1.0
+    below: float = 0.0
+    above: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fake_threshold <= 1:
@@ -135,6 +139,9 @@ class VideoRule:
             raise ValueError(f"track_iou must be in (0, 1], got {self.track_iou}")
         if not 0 <= self.lost_seconds < float("inf"):
             raise ValueError(f"lost_seconds must be 0 or more, got {self.lost_seconds}")
+        for name in ("below", "above"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> VideoRule:
@@ -146,4 +153,6 @@ class VideoRule:
             min_frames=video.MIN_FRAMES,
             track_iou=video.TRACK_IOU,
             lost_seconds=video.LOST_SECONDS,
+            below=cfg.TEST.UNCLEAR.BELOW,
+            above=cfg.TEST.UNCLEAR.ABOVE,
         )

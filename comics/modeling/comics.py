@@ -2,7 +2,7 @@
 
 ``Comics`` speaks the detector's contract (``detectors.base``) and knows no detector. At inference
 it costs the frequency attention and nothing else: key encoder, projections and banks exist only
-after ``prepare_training``. Paper 003; METHODS 1.2-1.5.
+after ``prepare_training``. docs/methods.md#comics.
 """
 
 from __future__ import annotations

@@ -27,6 +27,29 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class StridedConv(nn.Conv2d):
+    """A convolution with a stride, which computes a map of one cell in float32 on the CPU.
+
+    Under autocast to bfloat16, some builds of PyTorch's CPU kernels give garbage gradients there;
+    the coarsest level of a small image has one cell, which costs nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, O, ceil(h / stride), ceil(w / stride)]."""
+        # The mode before the shape, of which an exported graph would become a special case
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if tuple(x.shape[-2:]) != (1, 1):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            exact = self._conv_forward(x.float(), self.weight.float(), _float(self.bias))
+        return exact.to(torch.get_autocast_dtype("cpu"))
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
+
+
 def make_norm(name: str, channels: int) -> nn.Module | None:
     """The normalisation called ``name`` for ``channels`` channels; None for "" and "none".
 

@@ -275,7 +275,7 @@ def test_ctrl_c_ends_a_live_source_and_keeps_what_came(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        entries = tmp_path / "out" / ".comics" / "entries.jsonl"
+        entries = tmp_path / "out" / ".comics" / "entries.tsv"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if entries.exists() and any((tmp_path / "out").rglob(".*.part")):

@@ -66,7 +66,7 @@ class OnnxDetector(nn.Module):
         for size, positions in groups.items():
             batch = torch.stack([images[position].float() for position in positions])
             dense = dict(zip(self.session.outputs, self.session.run(batch), strict=True))
-            selected = self.selection.select(dense, [size] * len(positions))
+            selected = self.selection.checked_select(dense, [size] * len(positions))
             found.update(zip(positions, selected, strict=True))
         return [found[position] for position in range(len(images))]
 

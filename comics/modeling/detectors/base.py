@@ -17,7 +17,7 @@ P proposals; F faces of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.life_cycle import TrainingLifeCycle
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,12 @@ class Detector(TrainingLifeCycle):
         batch: ImageBatch,
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
-        """Detections of each image, in an image of the (height, width) asked for."""
-        found = self.select(self.dense(features), batch.sizes)
+        """Detections of each image, in an image of the (height, width) asked for.
+
+        Raises:
+            NotFiniteError: see ``checked_select``.
+        """
+        found = self.checked_select(self.dense(features), batch.sizes)
         return [one.drawn(size) for one, size in zip(found, output_sizes, strict=True)]
 
     def candidates(self, images: Sequence[Tensor]) -> list[Candidates]:
@@ -187,9 +191,37 @@ class Detector(TrainingLifeCycle):
 
         Args:
             images: as for ``forward``, in evaluation mode.
+
+        Raises:
+            NotFiniteError: see ``checked_select``.
         """
         batch = self.preprocess(images)
-        return self.select(self.dense(self.extract_features(batch)), batch.sizes)
+        return self.checked_select(self.dense(self.extract_features(batch)), batch.sizes)
+
+    def checked_select(
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """``select``, which would pass over what is not finite as if it were no face.
+
+        Raises:
+            NotFiniteError: for a NaN in what ``dense`` or a pooled head gives, or for a detection
+                that is not finite.
+        """
+        refuse_nan("the network", dense.values())
+
+        def check(head: nn.Module, inputs: tuple, found: Tensor | tuple[Tensor, ...]) -> None:
+            refuse_nan("a head", found if isinstance(found, tuple) else (found,))
+
+        hooks = [self.get_submodule(h).register_forward_hook(check) for h in self.pooled_heads]
+        try:
+            found = self.select(dense, sizes)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for faces in found:
+            if not (faces.boxes.isfinite().all() and faces.scores.isfinite().all()):
+                raise NotFiniteError("a box or score that the model gives is not finite")
+        return found
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -218,6 +250,13 @@ class Detector(TrainingLifeCycle):
             check_targets(targets, batch.sizes)
             return self.training_output(self.extract_features(batch), batch, targets)
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
+
+
+def refuse_nan(what: str, maps: Iterable[Tensor]) -> None:
+    """Raise ``NotFiniteError`` for a NaN; one look for all maps, since a GPU waits for each."""
+    flags = [one.isnan().any() for one in maps if one.is_floating_point()]
+    if flags and torch.stack(flags).any():
+        raise NotFiniteError(f"the values that {what} gives are not finite numbers (NaN)")
 
 
 def name_levels(name: str, levels: Sequence[str], maps: Sequence[Tensor]) -> dict[str, Tensor]:

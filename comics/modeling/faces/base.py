@@ -163,11 +163,15 @@ class FaceMethod(TrainingLifeCycle):
     @property
     def epoch(self) -> int:
         """The epoch that training is in; 0 before the first one starts."""
+        if self.training_only is None:  # torch.jit.trace asks every property of every module
+            return 0
         return max(int(self.training_only["clock"].epoch), 0)
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken."""
+        """Optimiser steps taken; 0 before training is prepared."""
+        if self.training_only is None:
+            return 0
         return int(self.training_only["clock"].step)
 
 

@@ -1,4 +1,4 @@
-"""RealCentric, real-centric consistency learning: paper 001; METHODS 4.
+"""RealCentric, real-centric consistency learning: docs/methods.md#realcentric.
 
 Shape letters: Q embeddings of a batch; E synthesised positives; K mixed features; D dimensions.
 """

@@ -209,8 +209,8 @@ class MaskRCNN(Detector):
     ) -> Tensor:
         """The mask head's last convolution for boxes (one [F_i, 4] per image): [F, C, size, size].
 
-        Before the doubling; resized bilinearly where the head's resolution is another (METHODS
-        1.4: decision).
+        Before the doubling; resized bilinearly where the head's resolution is another
+        (docs/methods.md#comics-pixel-maps).
         """
         convolved = self.mask_head.convs(self.mask_pooler(output.features, boxes)).float()
         if convolved.shape[-1] == size:

@@ -269,7 +269,8 @@ class MEInst(SquareMaskFCOS):
     ) -> Tensor:
         """The mask tower's map within boxes (one [F_i, 4] per image): [F, C, size, size].
 
-        Each box reads the level that answers for a face of its size (METHODS 1.4): the first whose
+        Each box reads the level that answers for a face of its size
+        (docs/methods.md#comics-pixel-maps): the first whose
         bound of ``SIZES_OF_INTEREST`` reaches from the box's centre to its sides.
         """
         every = torch.cat(list(boxes)).float()

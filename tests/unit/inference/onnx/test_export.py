@@ -350,7 +350,7 @@ def test_differences(found, difference):
         def forward(self, x):
             return torch.tensor([1.0, -4.0]), torch.zeros(2) + 0.5
 
-    graph = Graph(Module(), {}, {}, ("a", "b"), ({"x": torch.zeros(1)},))
+    graph = Graph(Module(), (), ({"x": torch.zeros(1)},))
     value = compare(graph, Runs(torch.tensor(found), torch.zeros(2) + 0.5))
     assert value == pytest.approx(difference)
     assert compare(graph, Runs(torch.tensor([1.0, -4.0]), torch.full((2,), 0.75))) == 0.25

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from adelaidet_reference import assert_close
 
 from comics.integrations.weights import convert_adelaidet
 from comics.modeling.detectors.solov2.heads import even_scales
@@ -64,7 +65,7 @@ def test_pyramid_classes_kernels_and_mask_map(solov2_reference):
     expected = solov2_reference.data["intermediate"]
     assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
     for level, value in expected["features"].items():
-        torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
+        assert_close(features[level], value, rtol=1e-3, atol=2e-3)
     dense, mask_features = model.heads(features)
     for ours, theirs in (
         (dense.class_logits, expected["cate_logits"]),
@@ -72,7 +73,7 @@ def test_pyramid_classes_kernels_and_mask_map(solov2_reference):
         ([mask_features], [expected["mask_features"]]),
     ):
         for mine, value in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-3)
+            assert_close(mine, value, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
