@@ -11,6 +11,8 @@ from PIL import Image
 from comics.data.images import ImageError, NoImageError, decode_image, read_image_size
 from comics.data.jpeg_structure import read_jpeg
 
+Image.init()  # which fills Image.SAVE
+
 LARGE = b"x" * ((1 << 20) + 1)  # more than Pillow takes of one text
 UPRIGHT = {  # EXIF 2.3, 4.6.4
     1: lambda a: a,

@@ -13,6 +13,8 @@ from comics.runs.messages import describe_passed_over
 from comics.runs.options import RunOptions
 from comics.runs.run import run_inference
 
+Image.init()  # which fills Image.SAVE
+
 SCHEMA = Path(__file__).resolve().parents[3] / "comics" / "runs" / "results.schema.json"
 MEM = Path("/proc/self/mem")  # a regular file whose first byte is an input/output error
 
