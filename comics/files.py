@@ -84,7 +84,7 @@ def hold_folder(folder: str | os.PathLike, name: str = LOCK) -> Iterator[bool]:
 
     Args:
         folder: must exist.
-        name: of the lock file in it, which stays.
+        name: of the lock file in it, which is deleted at the end; a killed process leaves it.
 
     Yields:
         Whether it is known that no other process works there: False on file systems and operating
@@ -94,29 +94,60 @@ def hold_folder(folder: str | os.PathLike, name: str = LOCK) -> Iterator[bool]:
         FolderInUse: if another process holds it.
         OSError: if the lock file cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    handle = os.open(Path(folder) / name, flags, FILE_MODE)
+    path = Path(folder) / name
+    handle, alone = _open_and_lock(path)
+    if handle is None:
+        raise FolderInUse(
+            f"another run is writing to {folder}: wait for its end, or choose another folder"
+        )
     _held.add(handle)
     try:
-        yield _lock(handle, folder)
+        yield alone
     finally:
         if handle in _held:  # not in a forked child, which has let go of it
             _held.discard(handle)
+            if alone:
+                with contextlib.suppress(OSError):
+                    path.unlink()
             os.close(handle)
 
 
-def _lock(handle: int, folder: str | os.PathLike) -> bool:
+def _open_and_lock(path: Path) -> tuple[int | None, bool]:
+    """A descriptor of the lock file, None if another process has it, and whether it is locked."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        handle = os.open(path, flags, FILE_MODE)
+        try:
+            if not _lock(handle):
+                return handle, False
+            if _is_file_at(handle, path):
+                return handle, True
+        except BlockingIOError:
+            os.close(handle)
+            return None, False
+        os.close(handle)  # its owner deleted it just before we had it: what is there now counts
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file; False where there are no locks; BlockingIOError if it is another's."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise FolderInUse(
-            f"another run is writing to {folder}: wait for its end, or choose another folder"
-        ) from None
+        raise
     except OSError:  # a file system without locks
         return False
     return True
+
+
+def _is_file_at(handle: int, path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    own = os.fstat(handle)
+    return (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino)
 
 
 def _let_go() -> None:

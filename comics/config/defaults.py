@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 from comics.config.detectors import add_detector_config
 from comics.config.faces import add_face_config, add_face_data_config
 from comics.config.files import parse_config, read_config_file
+from comics.config.renamed import with_new_names, words_with_new_names
 
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
@@ -65,7 +66,7 @@ _C.MODEL.FPN.TOP_BLOCK = "conv"
 
 add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors.py
 
-# COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
+# COMICS: the additions of its paper, each switched on its own (docs/methods.md#comics)
 _C.MODEL.COMICS = CfgNode()
 _C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B)
 
@@ -137,7 +138,7 @@ _C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo
 _C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
 _C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
 
-_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
+_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; docs/methods.md#comics-views)
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
 _C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this
@@ -202,6 +203,14 @@ _C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # of Mask R-CNN; the others have keys of their own
 _C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
 _C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
+# When a verdict is "unclear" instead of real or fake (decision). A model file's own values are
+# chosen on validation data; 0 switches a reason off
+_C.TEST.UNCLEAR = CfgNode()
+_C.TEST.UNCLEAR.BELOW = 0.0  # too near: P(fake) from FAKE_THRESH - BELOW
+_C.TEST.UNCLEAR.ABOVE = 0.0  # up to FAKE_THRESH + ABOVE
+_C.TEST.UNCLEAR.MIN_SIDE = 24.0  # too small: the shorter side of the box is under this, pixels
+# Too compressed: steps across the codec's 8 x 8 blocks are steeper by this factor than elsewhere
+_C.TEST.UNCLEAR.MAX_BLOCKINESS = 0.0
 _C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
 # Score of a class that was not detected at a face's place: the detectors' candidate threshold
 _C.TEST.MISSING_SCORE = 0.05
@@ -254,8 +263,11 @@ def load_config_text(text: str) -> CfgNode:
 
 
 def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
-    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``."""
-    other = other if isinstance(other, CfgNode) else CfgNode(other)
+    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``.
+
+    Keys of ``comics.config.renamed`` may have their old name.
+    """
+    other = with_new_names(other if isinstance(other, CfgNode) else CfgNode(other))
     for key in _leaf_keys(other):
         _require_known(cfg, key)
     _require_values(cfg, other)
@@ -266,9 +278,10 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge ``KEY VALUE`` pairs into ``cfg`` in place; raises as ``load_config``."""
     if len(overrides) % 2:
         raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
-    for key in overrides[::2]:
+    words = words_with_new_names(overrides)
+    for key in words[::2]:
         _require_known(cfg, key)
-    cfg.merge_from_list(list(overrides))
+    cfg.merge_from_list(words)
 
 
 def _leaf_keys(node: dict, prefix: str = "") -> list[str]:

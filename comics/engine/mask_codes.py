@@ -20,7 +20,7 @@ from torch import Tensor
 
 from comics.data.records import ImageRecord
 from comics.files import atomic_path
-from comics.modeling.detectors.meinst_coding import (
+from comics.modeling.detectors.meinst.coding import (
     FILE_KEYS,
     FILE_RATIOS,
     FILE_SIGMOID,

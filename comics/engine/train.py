@@ -34,6 +34,7 @@ from comics.modeling.weights import load_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2_CHECKPOINT = "last_checkpoint"  # file in the folder of a run of that runtime
 CONFIG_FILE = "config.yaml"
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
@@ -215,6 +216,11 @@ def _state_to_resume(
     """The main process's choice of checkpoint, for every process; None to start from scratch."""
     state = None
     if distributed.is_main():
+        if (checkpoints.folder / DETECTRON2_CHECKPOINT).exists():
+            raise FileExistsError(
+                f"{checkpoints.folder} holds a run of Detectron2's runtime: continue it with "
+                "--runtime detectron2 --resume, or choose another OUTPUT_DIR"
+            )
         if not resume and checkpoints.iterations():
             raise FileExistsError(
                 f"{checkpoints.folder} already holds checkpoints: continue that run with --resume, "
@@ -268,9 +274,7 @@ def _training_model(
         foreign = load_foreign_weights if task.reads_foreign_weights else None
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
     model.to(device, memory_format=FAST_LAYOUT).train()
-    prepare = getattr(model, "prepare_training", None)
-    if prepare is not None:
-        prepare()
+    model.prepare_training()
     if cfg.SOLVER.COMPILE:
         compile_features(model, device)
     seed_everything(cfg.SEED + distributed.rank())
@@ -334,7 +338,7 @@ def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str
     def export(name: str, metadata: Mapping[str, str]) -> None:
         """Write the model file of that name to the output folder."""
         path = Path(cfg.OUTPUT_DIR) / f"{name}.safetensors"
-        state = getattr(model, "inference_state_dict", model.state_dict)()
+        state = model.inference_state_dict()
         try:
             save_weights(path, state, cfg, {**metadata, **origin})
         except (OSError, SafetensorError) as error:

@@ -151,7 +151,7 @@ def _boxes(
 
 
 def _fake_probability(entries: list[Mapping], where: str) -> np.ndarray:
-    present = np.array([FAKE_PROBABILITY in entry for entry in entries], dtype=bool)
+    present = np.array([entry.get(FAKE_PROBABILITY) is not None for entry in entries], dtype=bool)
     if not present.any():
         return np.full(len(entries), np.nan)
     values = float_column(entries, FAKE_PROBABILITY, where, default=0.0)

@@ -1,7 +1,7 @@
 """Any figure over a grid of corruptions and severities: JPEG, H.264, blur, noise, colour, ...
 
-A condition changes an image and nothing else, so boxes and masks stay true. Noise is drawn from a
-generator that the image itself seeds: the same picture gets the same noise in every run.
+A condition changes an image and nothing else, so boxes and masks stay correct. Noise is drawn from
+a generator that the image itself seeds: the same picture gets the same noise in every run.
 Images are [H, W, 3] uint8 RGB.
 """
 

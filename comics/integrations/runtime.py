@@ -21,7 +21,8 @@ NATIVE, DETECTRON2 = "native", "detectron2"
 AUTO = "auto"
 BRIDGE = "comics.integrations.detectron2"
 # Detectron2's own model, alone and with COMICS
-DETECTRON2_MODELS = ("GeneralizedRCNN", "COMICSGeneralizedRCNN")
+COMICS_RCNN = "COMICSGeneralizedRCNN"
+DETECTRON2_MODELS = ("GeneralizedRCNN", COMICS_RCNN)
 ARCHITECTURE_KEY = "MODEL.META_ARCHITECTURE"
 
 

@@ -30,6 +30,8 @@ FACE_COLUMNS = (
     "score",
     "fake_probability",
     "label",
+    "verdict",
+    "unclear_because",
 )
 FILE_COLUMNS = tuple(field.name for field in fields(FileStatus))
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -74,6 +76,8 @@ def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
         **kept,
         **place,
         "label": CLASS_NAMES[face["category_id"]].lower(),
+        "verdict": face["verdict"],
+        "unclear_because": " ".join(face.get("unclear_because", ())),
     }
 
 

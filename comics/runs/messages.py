@@ -19,6 +19,8 @@ def describe(status: FileStatus) -> str:
         text = "no face found"
     else:
         text = f"{_count(status.faces, 'face')}, {status.forged_faces or 'none'} forged"
+        if status.unclear_faces:
+            text += f", {status.unclear_faces} unclear"
     if status.kind == "video":
         text += (
             f" in {_count(status.analysed_frames, 'analysed frame')} of {status.frames}"
@@ -33,8 +35,9 @@ def describe_summary(summary: dict[str, int]) -> str:
     """The end of a run, for people; ``summary`` as ``outputs.summarise`` makes it."""
     return (
         f"{_count(summary['files'], 'file')}: {summary['forged_face_found']} with a forged face, "
-        f"{summary['all_faces_real']} with real faces only, {summary['no_face_found']} without a "
-        f"face; {summary['partial']} read in part, {summary['failed']} failed."
+        f"{summary['unclear']} unclear, {summary['no_forgery_found']} in which no forgery was "
+        f"found, {summary['no_face_found']} without a face; {summary['partial']} read in part, "
+        f"{summary['failed']} failed."
     )
 
 

@@ -17,20 +17,22 @@ The folder of a run::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from comics.data.content import VIDEO_EXTENSIONS
 from comics.data.images import ImageError
-from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
 from comics.inference.heat_maps import draw_heat_maps
+from comics.pages.thumbnails import make_thumbnails
 from comics.runs.batches import size_batches
 from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row
 from comics.runs.decoding import decode_ahead
@@ -42,15 +44,15 @@ from comics.runs.outputs import (
     OK,
     SCHEMA_VERSION,
     FileStatus,
-    count_forged,
     file_entry,
     results_file,
     verdict_of,
 )
 from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
+from comics.runs.records import FileRecord, ImageRecord, RunRecord
 from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
 from comics.video.stream import Stopped
 
@@ -85,6 +87,7 @@ def run_inference(
     options: RunOptions,
     report: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
+    write: Callable[[RunRecord], object] | None = None,
 ) -> RunOutcome:
     """Process all inputs; returns what became of each, which is also in the results files.
 
@@ -98,6 +101,7 @@ def run_inference(
         report: takes one line of text per file, as it is finished.
         stop: asked between batches; once it says True, the results files are written with what is
             finished, and name the number of inputs that are left. A live source ends there.
+        write: makes the outputs of the run's record; None: ``write_results`` into the folder.
 
     Raises:
         SettingsError: if the folder holds a run with other settings.
@@ -112,8 +116,13 @@ def run_inference(
     with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
+        files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
-        write_results(options.output, predictor.provenance, state, done, pending, len(passed_over))
+        record = RunRecord(predictor.provenance, files, pending, len(passed_over))
+        if write is None:
+            write_results(options.output, record)
+        else:
+            write(record)
         return RunOutcome([outcome.status for outcome in done], pending, passed_over)
 
 
@@ -122,40 +131,45 @@ def exit_code(files: Sequence[FileStatus]) -> int:
     return EXIT_OK if all(file.status == OK for file in files) else EXIT_SOME_FAILED
 
 
-def write_results(
-    output: Path,
-    provenance: dict[str, object],
-    state: RunState,
-    done: Sequence[FinishedFile],
-    pending: int,
-    passed_over: int = 0,
-) -> None:
+def write_results(output: Path, record: RunRecord, collect: RecordSink | None = None) -> None:
     """Write ``results.json`` and the tables: each appears whole, the JSON document last.
 
     Args:
         output: folder of the run.
-        provenance: of the predictor.
-        state: holds the entries.
-        done: outcomes, in the order in which they are listed.
-        pending: inputs that are left.
-        passed_over: files that were no inputs.
+        record: what they are made from; gone through once.
+        collect: also takes every file and picture, as they come.
 
     Raises:
         OSError: if one cannot be written.
     """
     with (
-        results_file(output / RESULTS_NAME, provenance) as document,
+        results_file(output / RESULTS_NAME, record.provenance) as document,
         csv_table(output / FILES_TABLE, FILE_COLUMNS) as files_table,
         csv_table(output / FACES_TABLE, FACE_COLUMNS) as faces_table,
     ):
-        document.pending, document.passed_over = pending, passed_over
-        for outcome in done:
-            document.add_file(outcome.status)
-            files_table.add(file_entry(outcome.status))
-            for image, faces in state.entries(outcome):
-                document.add_entries(image, faces)
-                for face in faces:
-                    faces_table.add(face_row(image, face))
+        document.pending, document.passed_over = record.pending, record.passed_over
+        for file in record.files:
+            entry = file_entry(file.status)
+            document.add_file(file.status)
+            files_table.add(entry)
+            if collect is not None:
+                collect.add_file(entry)
+            for one in file.images():
+                document.add_texts(one.image_text, one.face_texts)
+                for face in one.faces:
+                    faces_table.add(face_row(one.image, face))
+                if collect is not None:
+                    collect.add_image(one.image, one.faces)
+
+
+class RecordSink(Protocol):
+    """Takes what a run's record holds, file by file."""
+
+    def add_file(self, entry: Mapping[str, Any]) -> None:
+        """An input file, as in ``files`` of results.json; what follows is of it."""
+
+    def add_image(self, image: Mapping[str, Any], faces: Sequence[Mapping[str, Any]]) -> None:
+        """A picture or frame of it: the entry, and those of its faces."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,22 @@ class _Job:
     key: tuple | None
     is_video: bool
     earlier: FinishedFile | None
+
+
+class TrackPeaks:
+    """The highest P(fake) of each track so far: frames that raise one are worth a thumbnail."""
+
+    def __init__(self) -> None:
+        self._highest: dict[int, float] = {}
+
+    def rise(self, faces: Faces, track_ids: Sequence[int]) -> bool:
+        """Take in a frame; whether any of its faces is more suspicious than its track was."""
+        risen = False
+        for track, probability in zip(track_ids, faces.fake_probability.tolist(), strict=True):
+            if probability > self._highest.get(track, -1.0):
+                self._highest[track] = probability
+                risen = True
+        return risen
 
 
 class _VideoPredictor:
@@ -302,13 +332,15 @@ class _Run:
     def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
         try:
             found = self._predictor.predict([image for _, image in batch])
-        except OUT_OF_MEMORY:
+        except (*OUT_OF_MEMORY, NotFiniteError) as error:
             if len(batch) > 1:
                 for item in batch:
                     self._batch([item])
                 return
             (job, image), *_ = batch
             reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
+            if isinstance(error, NotFiniteError):
+                reason = f"no verdict: {error}"
             self._fail(job.position, job.file.name, "image", reason, job)
             return
         for (job, image), faces in zip(batch, found, strict=True):
@@ -316,7 +348,7 @@ class _Run:
 
     def _picture(self, job: _Job, image: np.ndarray, faces: Faces) -> None:
         options, outputs, name = self._options, job.outputs, job.file.name
-        forged = count_forged(faces)
+        verdicts = Counter(faces.verdicts)
         media = heat_map = None
         if options.write_media:
             media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
@@ -324,15 +356,16 @@ class _Run:
             drawn = draw_heat_maps(image, faces, *self._predictor.heat_maps(image, faces))
             heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
         crops = write_crops(outputs, image, faces) if options.crops else None
-        self._state.add_image(name, faces, crops=crops)
+        thumbnails = make_thumbnails(image, faces) if options.write_media else None
+        self._state.add(ImageRecord.of(name, faces, crops=crops, thumbnails=thumbnails))
         status = FileStatus(
             name,
             "image",
             OK,
-            verdict_of(len(faces), forged),
-            len(faces),
-            forged,
-            reason=parts_left_out(job.file.path),
+            verdict_of(verdicts),
+            faces=len(faces),
+            forged_faces=verdicts["fake"],
+            unclear_faces=verdicts["unclear"],
             output=media,
             heat_map=heat_map,
         )
@@ -340,10 +373,22 @@ class _Run:
 
     def _video(self, job: _Job) -> None:
         options, name, outputs = self._options, job.file.name, job.outputs
+        peaks = TrackPeaks()
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
             crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
-            self._state.add_image(name, faces, frame.index, frame.time_s, track_ids, crops)
+            shown = options.write_media and peaks.rise(faces, track_ids)
+            self._state.add(
+                ImageRecord.of(
+                    name,
+                    faces,
+                    frame.index,
+                    frame.time_s,
+                    track_ids,
+                    crops,
+                    make_thumbnails(frame.image, faces) if shown else None,
+                )
+            )
 
         # A live source has no end but this one: what came until then counts
         is_live = job.file.live is not None
@@ -367,6 +412,8 @@ class _Run:
             return
         except OUT_OF_MEMORY:
             status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
+        except NotFiniteError as error:
+            status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         if status.status == FAILED:
             self._state.discard()
             self._fail(job.position, status.file_name, status.kind, status.reason, job)

@@ -3,10 +3,10 @@
 ``<output>/.comics/`` holds::
 
     settings.json   what results depend on: the model's provenance and the options of the run
-    entries.jsonl   one line per picture or frame: [its entry, [entries of its faces]], as results
-                    files hold them but for their numbers; the lines of one file are together
+    entries.tsv     one line per picture or frame: an ``ImageRecord``; the lines of one file are
+                    together
     files.jsonl     one line per finished file: its path, size and time of change, its outcome, the
-                    name of its outputs, and which bytes of entries.jsonl are its own (checksummed)
+                    name of its outputs, and which bytes of entries.tsv are its own (checksummed)
     lock            held while a run writes here
 
 A line of ``files.jsonl`` is written after everything it speaks of, so whatever a killed run left
@@ -28,11 +28,11 @@ from typing import IO
 from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
 from comics.inference.files import refuse_links
 from comics.runs.inputs import InputFile
-from comics.runs.outputs import FileStatus, faces_to_entries, image_entry
-from comics.structures import Faces
+from comics.runs.outputs import FileStatus
+from comics.runs.records import FileRecord, ImageRecord
 
 STATE_FOLDER = ".comics"
-SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.jsonl", "files.jsonl", "lock"
+SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.tsv", "files.jsonl", "lock"
 SHOWN_DIFFERENCES = 5
 
 
@@ -47,7 +47,7 @@ class FinishedFile:
     Attributes:
         status: what became of the file.
         base: name of its outputs without extension, see ``FileOutputs``.
-        start, end: its bytes of ``entries.jsonl``.
+        start, end: its bytes of ``entries.tsv``.
         crc: CRC-32 of those bytes.
     """
 
@@ -61,7 +61,7 @@ class FinishedFile:
 class RunState:
     """Finished files and their entries; made by ``open_state``.
 
-    The entries of a file are added by ``add_image``, then ``finish`` makes them count, or
+    The records of a file are added by ``add``, then ``finish`` makes them count, or
     ``discard`` drops them. One file at a time.
     """
 
@@ -84,19 +84,9 @@ class RunState:
         known = self._finished.get(os.fspath(file.path)) if file.live is None else None
         return None if known is None else known[1]
 
-    def add_image(
-        self,
-        file_name: str,
-        faces: Faces,
-        frame: int | None = None,
-        time_s: float | None = None,
-        track_ids: Sequence[int] | None = None,
-        crops: Sequence[str] | None = None,
-    ) -> None:
-        """Add a picture or frame of the file at hand; arguments as ``ResultsWriter.add_image``."""
-        image = image_entry(file_name, faces, frame, time_s)
-        found = faces_to_entries(faces, 0, file_name, track_ids, crops)
-        line = json.dumps([image, found], allow_nan=False).encode() + b"\n"
+    def add(self, record: ImageRecord) -> None:
+        """Add a picture or frame of the file at hand."""
+        line = record.to_line().encode("ascii")
         self._entries.write(line)
         self._crc = zlib.crc32(line, self._crc)
 
@@ -129,14 +119,10 @@ class RunState:
         self._entries.seek(self._start)
         self._crc = 0
 
-    def entries(self, finished: FinishedFile) -> Iterator[tuple[dict, list[dict]]]:
-        """(entry of the picture or frame, entries of its faces), in order."""
+    def file_record(self, finished: FinishedFile) -> FileRecord:
+        """What outputs are made from, of a finished file."""
         self._entries.flush()
-        with open(self._entries.name, "rb") as file:
-            file.seek(finished.start)
-            while file.tell() < finished.end:
-                image, faces = json.loads(file.readline())
-                yield image, faces
+        return FileRecord(finished.status, Path(self._entries.name), finished.start, finished.end)
 
     def bases(self) -> list[PurePath]:
         """Names that outputs of finished files have."""

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 
 import comics
 from comics.inference.contract import FacePredictor
+from comics.inference.doubt import REASONS
 from comics.pages.html_pages import content_policy, read_template, render
 from comics.server.detection import detect_file
 from comics.server.errors import CODES, ApiError, error_content, storage_fault
@@ -123,6 +124,7 @@ class _Service:
             title="Faces, real and forged",
             limits=limits,
             kept=keep is not None,
+            reasons=REASONS,
         )
         self._page_policy = content_policy(script, PAGE_POLICY | {"frame-ancestors": "'none'"})
 

@@ -6,12 +6,12 @@ What a file is, is seen in its content. Its name is only shown.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import av
 
@@ -28,7 +28,8 @@ from comics.inference.verdict import VideoRule
 from comics.runs.inputs import ExpandedInputs, InputFile
 from comics.runs.options import RunOptions
 from comics.runs.outputs import FAILED
-from comics.runs.run import RESULTS_NAME, run_inference
+from comics.runs.records import RunRecord, results_document
+from comics.runs.run import run_inference, write_results
 from comics.runs.video import VideoOptions
 from comics.server.errors import ApiError
 from comics.server.limits import ServerLimits
@@ -110,14 +111,22 @@ def detect_file(
             rule=getattr(predictor, "video_rule", None) or VideoRule(),
         ),
     )
+    documents: list[dict[str, Any]] = []
+
+    def write(record: RunRecord) -> None:
+        documents.append(results_document(record))
+        if keep:
+            write_results(options.output, record)
+
     run_inference(
         predictor,
         ExpandedInputs([InputFile(path, PurePath(path.name))]),
         options,
         report=lambda line: None,
         stop=lambda: stop() or time.monotonic() > deadline,
+        write=write,
     )
-    document = json.loads((options.output / RESULTS_NAME).read_text(encoding="utf-8"))
+    (document,) = documents
     _check(document, limits)
     return _for_client(document, shown_name(client_name))
 

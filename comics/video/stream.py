@@ -98,15 +98,13 @@ def process_video(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    ahead, annotated = FRAMES_AHEAD * batch_size, None
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(
-            open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
+            open_reader(path, max_pixels, ahead, selection, output is not None)
         )
-        annotated = None
         if output is not None:
-            annotated = stack.enter_context(
-                AnnotatedVideo(output, reader, annotate, FRAMES_AHEAD * batch_size)
-            )
+            annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         loop = _Loop(predict, on_frame, annotated, batch_size)
         is_stopped = reader.watch(stop)
         for item in reader:
@@ -114,7 +112,7 @@ def process_video(
             del item  # it may be hundreds of megabytes, and the next is on its way
             if reader.is_live and stop():
                 reader.stop()
-        if is_stopped() and not reader.is_live:
+        if not reader.is_live and is_stopped():
             raise Stopped
         loop.flush()
         if not loop.frames:

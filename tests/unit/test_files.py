@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from comics import files
 from comics.files import (
     FolderInUse,
     atomic_path,
@@ -62,8 +63,28 @@ def test_a_lock_ends_with_its_process_however_it_ends(tmp_path):
     finally:
         process.kill()
         process.communicate()
+    assert names(tmp_path) == [".lock"]  # which keeps nobody out
     with hold_folder(tmp_path) as alone:
         assert alone
+        with pytest.raises(FolderInUse), hold_folder(tmp_path):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_a_lock_file_that_its_owner_deletes_is_not_taken_for_one(tmp_path, monkeypatch):
+    """Opened while its owner had it, locked when it was gone: the name is another file's by now."""
+    lock, opened = files._lock, []
+
+    def late(handle):
+        if not opened:
+            (tmp_path / ".lock").unlink()
+        opened.append(handle)
+        return lock(handle)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with hold_folder(tmp_path) as alone:
+        assert alone and len(opened) == 2
+        monkeypatch.undo()
         with pytest.raises(FolderInUse), hold_folder(tmp_path):
             pass
 

@@ -56,6 +56,7 @@ NAMES = (
 )  # fmt: skip
 BUSY = 503  # always allowed: there are more clients than places
 TRIES = 4  # of a client for which there is no place
+REOPENED = 50  # half-open connections at most, five times a second
 GONE = 0  # no answer: the client had left, or the connection was closed on it
 
 
@@ -143,7 +144,7 @@ def describe(account: Account, options: argparse.Namespace, log_bytes: int) -> s
         own = [(status, n) for (name, status), n in account.answers.items() if name == kind]
         lines.append(f"  {kind:20} {counts(own)}")
     if account.faults:
-        lines += ["FAULTS", *account.faults[:50]]
+        lines += [f"FAULTS: {len(account.faults)}", *account.faults[:50]]
     return "\n".join(lines)
 
 
@@ -293,7 +294,7 @@ def hold_half_open(port: int, count: int, ended: threading.Event) -> None:
                 alive.append(connection)
         held = alive
         with contextlib.suppress(OSError):
-            while len(held) < count and not ended.is_set():
+            for _ in range(min(count - len(held), REOPENED)):
                 connection = socket.create_connection((HOST, port), timeout=5)
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
                 held.append(connection)
@@ -551,7 +552,7 @@ KINDS: dict[str, tuple[Act, set[int]]] = {
     ),
     "broken form": (broken_form, {200, *REFUSED}),
     "another form": (another_form, {415}),
-    "too large": (too_large, {400, 413}),
+    "too large": (too_large, {400, 413, GONE}),
     "client that leaves": (leaves, {GONE}),
     "silent upload": (silent, {408}),
     "foreign page": (foreign, {403}),

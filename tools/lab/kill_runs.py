@@ -79,6 +79,7 @@ class Tally:
     damaged: int = 0  # checkpoints that were cut
     ends: int = 0  # runs that came to their end after kills
     reference_s: float = 0.0
+    expected_s: float = 0.0  # of a run: the shortest that was seen, by which moments are drawn
     faults: list[str] = field(default_factory=list)
 
 
@@ -267,7 +268,7 @@ def torment(kind: Kind, folder: Path, wanted: int, deadline: float, rng: random.
     reference = folder / "reference"
     begun = time.monotonic()
     code = end_of(kind.start(reference, folder / "reference.log"), START_S)
-    tally.reference_s = time.monotonic() - begun
+    tally.reference_s = tally.expected_s = time.monotonic() - begun
     if code != 0:
         tally.faults.append(f"the reference run ended with {code}, see {folder}/reference.log")
         return tally
@@ -298,9 +299,12 @@ def one_run(
     while True:
         process = kind.start(place, log)
         may_kill = tally.kills < wanted and time.monotonic() < deadline and restarts < 8
-        moment = rng.uniform(0.1, 0.9) * tally.reference_s if may_kill else START_S
+        moment = rng.uniform(0.1, 0.9) * tally.expected_s if may_kill else START_S
+        begun = time.monotonic()
         code = end_of(process, moment)
         if code == 0:
+            if not restarts:
+                tally.expected_s = min(tally.expected_s, time.monotonic() - begun)
             return True
         if code is not None:
             tally.faults.append(f"{place.name}: ended with {code}, see {log}")

@@ -20,6 +20,9 @@ mask            the forged region in the picture: a picture of its size (any bri
                 COCO's RLE as JSON
 split           train, val or test
 cluster         number of a content cluster (GuideSpace)
+set             data set that the row comes from, where several are mixed
+group           rows of one group never go to different splits: a clip and what was made from it;
+                empty: a group of its own
 =============== ==================================================================================
 
 Reading is one pass that keeps arrays, not objects: about 100 bytes per row, shared by all worker
@@ -38,12 +41,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from comics.data.file_names import local_name
 from comics.data.records import DatasetError
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "video", "frame", "label", "method", "source", "target")
-COLUMNS += ("compression", "paired_real", "mask", "split", "cluster")
+COLUMNS += ("compression", "paired_real", "mask", "split", "cluster", "set", "group")
 REAL_METHOD = "real"  # what real rows have as method
-NAMED = ("video", "method", "source", "target", "compression", "split")  # columns of names
+# Columns of names
+NAMED = ("video", "method", "source", "target", "compression", "split", "set", "group")
 IDENTITIES = ("source", "target")  # share one table of names
 UNKNOWN = -1
 
@@ -210,7 +215,10 @@ class Manifest:
         return self if keep.all() else self.take(np.flatnonzero(keep))
 
     def _located(self, index: int, path: str) -> str:
-        return os.path.join(self.roots[self.file[index]], path) if path else ""
+        if not path:
+            return ""
+        root = self.roots[self.file[index]]
+        return os.path.join(root, local_name(path, root))
 
 
 def join_manifests(manifests: Sequence[Manifest]) -> Manifest:

@@ -31,7 +31,13 @@ from comics.engine.measure import RESULTS_FOLDER, measured_sets
 from comics.engine.signals import STOP_SIGNALS
 from comics.engine.step import NonFiniteError
 from comics.engine.tasks import DETECTION, check_trainable
-from comics.engine.train import CONFIG_FILE, SetupError, check_best_metric, setup_errors
+from comics.engine.train import (
+    CONFIG_FILE,
+    DETECTRON2_CHECKPOINT,
+    SetupError,
+    check_best_metric,
+    setup_errors,
+)
 from comics.files import write_text
 from comics.integrations.detectron2.checkpoint import load_weights
 from comics.integrations.detectron2.config import dump_config
@@ -41,7 +47,6 @@ from comics.integrations.detectron2.train import ComicsTrainer, build_fast_model
 
 logger = logging.getLogger(__name__)
 
-LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's file that names it
 # What a process may end with; by name, because an exception does not survive the way between them
 FAULTS = {
     fault.__name__: fault
@@ -231,7 +236,7 @@ def _check_folder(folder: str, resume: bool) -> None:
             f"{folder} holds a run of the native runtime: continue it with --runtime native "
             "--resume, or choose another OUTPUT_DIR"
         )
-    found = (Path(folder) / LAST_CHECKPOINT).exists()
+    found = (Path(folder) / DETECTRON2_CHECKPOINT).exists()
     if found and not resume:
         raise FileExistsError(
             f"{folder} already holds checkpoints: continue that run with --resume, or choose "

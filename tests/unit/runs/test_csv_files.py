@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from comics.runs.csv_files import FACE_COLUMNS, csv_table, face_row
 
-FACE = {"bbox": [1.5, 2, 3, 4], "score": 0.9, "fake_probability": 0.25, "category_id": 0}
+FACE = {
+    "bbox": [1.5, 2, 3, 4],
+    "score": 0.9,
+    "fake_probability": 0.25,
+    "category_id": 0,
+    "verdict": "unclear",
+    "unclear_because": ["small", "compressed"],
+}
 
 
 def rows_of(path):
@@ -24,6 +31,7 @@ def test_a_line_per_face(tmp_path):
     assert first == {
         "file_name": "a.jpg", "frame": "", "time_s": "", "track_id": "", "x": "1.5", "y": "2",
         "width": "3", "height": "4", "score": "0.9", "fake_probability": "0.25", "label": "real",
+        "verdict": "unclear", "unclear_because": "small compressed",
     }  # fmt: skip
     assert (second["frame"], second["time_s"], second["track_id"]) == ("5", "0.2", "3")
     assert second["label"] == "fake"

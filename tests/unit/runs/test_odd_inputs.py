@@ -1,4 +1,4 @@
-"""Files that are not what they seem, cannot be read, or change; and odd output folders."""
+"""Runs over files that are not what they seem, are unreadable or change; odd output folders."""
 
 import json
 from pathlib import Path

@@ -54,7 +54,7 @@ def refused(answer, status, code):
 
 @pytest.mark.parametrize(
     ("colour", "verdict", "labels"),
-    [(RED, "forged_face_found", [1]), (BLUE, "all_faces_real", [0]), (GREY, "no_face_found", [])],
+    [(RED, "forged_face_found", [1]), (BLUE, "no_forgery_found", [0]), (GREY, "no_face_found", [])],
 )
 def test_a_picture(client, make_picture, colour, verdict, labels, folders):
     answer = send(client, make_picture(colour))
