@@ -424,7 +424,8 @@ class _Run:
         unchanged = job.key is not None and job.key == file_key(job.file)
         before = self._outputs_of(job.earlier)
         finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
-        self._remove(before - self._outputs_of(finished))
+        if before:
+            self._remove(before - self._outputs_of(finished))
         self._done[job.position] = finished
         self._report(describe(status))
 
