@@ -446,8 +446,8 @@ class _Run:
         status = finished.status
         names = {status.output, status.heat_map, status.timeline, status.tracks_file}
         if self._options.crops:
-            entries = self._state.entries(finished)
-            names.update(face.get("crop") for _, faces in entries for face in faces)
+            images = self._state.file_record(finished).images()
+            names.update(face.get("crop") for one in images for face in one.faces)
         return names - {None}
 
     def _remove(self, names: set[str]) -> None:
