@@ -28,6 +28,7 @@ import torch
 
 from comics.data.content import VIDEO_EXTENSIONS
 from comics.data.images import ImageError
+from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
@@ -366,6 +367,7 @@ class _Run:
             faces=len(faces),
             forged_faces=verdicts["fake"],
             unclear_faces=verdicts["unclear"],
+            reason=parts_left_out(job.file.path),
             output=media,
             heat_map=heat_map,
         )
