@@ -256,7 +256,7 @@ def _video_stream(container, path: str | os.PathLike, max_pixels: int):
     context = streams[0].codec_context
     if context.width * context.height > max_pixels:
         reason = too_many_pixels(context.width, context.height, max_pixels)
-        raise ClipError(path, f"frames of {reason}")
+        raise ClipError(path, f"frames too large: {reason}")
     return streams[0]
 
 
