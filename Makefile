@@ -20,10 +20,10 @@ $(STAMP): setup.py docker/constraints.txt
 	touch $@
 
 demo: $(STAMP)  ## forge photos, let the model find the forged faces, and write one page (under 3 minutes)
-	$(BIN)/python tools/demo.py --output $(OUTPUT)
+	$(BIN)/python tools/lab/demo.py --output $(OUTPUT)
 
 train-demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one page (about 13 minutes on 2 cores)
-	$(BIN)/python tools/train_demo.py --output $(TRAIN_OUTPUT)
+	$(BIN)/python tools/lab/train_demo.py --output $(TRAIN_OUTPUT)
 
 test: $(STAMP)  ## the whole test suite, a process for every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile

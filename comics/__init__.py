@@ -2,7 +2,8 @@
 
 The package is layered; imports only point left (``docs/architecture.md``)::
 
-    ops <- structures <- {data, modeling} <- {evaluation, engine, inference} <- integrations, tools
+    {config, registry, ops} <- structures <- {data, modeling} <- {engine, evaluation, inference}
+        <- {runs, video, pages, server} <- integrations <- commands <- cli, tools
 
 In short::
 
@@ -19,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
-    from comics.inference.predictor import Predictor
+    from comics.api import MediaPredictor
 
 __version__ = "0.1.0"
 
 
 def load(
     weights: str | os.PathLike | None = None, device: str = "auto", **options: Any
-) -> Predictor:
-    """A predictor, to be called with pictures and videos: see ``Predictor.__call__``.
+) -> MediaPredictor:
+    """A predictor, to be called with pictures and videos: see ``MediaPredictor.__call__``.
 
     Args:
         weights: a model file, or an ONNX file of ``tools/export_onnx.py``; None: the one that the
@@ -40,7 +41,8 @@ def load(
             threshold is outside [0, 1], or the device is not there.
     """
     # Importing torch takes seconds; `import comics` does not
+    from comics.api import MediaPredictor
     from comics.inference.default_weights import default_weights
     from comics.inference.load import load_predictor
 
-    return load_predictor(default_weights(weights), device, **options)
+    return MediaPredictor(load_predictor(default_weights(weights), device, **options))

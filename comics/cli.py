@@ -14,14 +14,32 @@ Give it a photo or a video with many people in it: it finds every face, says whi
 and shows where. "comics COMMAND --help" explains each command.
 """
 EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
-COMMANDS = ("detect", "video", "report", "serve")
+# Summaries are here and not in the modules, so that listing the commands imports none of them
+COMMANDS = {
+    "detect": "find the faces in pictures and videos, and say which are forged",
+    "video": "follow the faces through videos, and say which are forged",
+    "report": "write report.html of a run: pictures, tables to sort and filter, timelines",
+    "serve": "a web page where one drops a photo or short video, and its API",
+    "train": "train a detector or a face method, or evaluate one",
+    "evaluate": "measure results or a model: AP, oLRP, AUC, calibration, robustness",
+    "make-dataset": "forge photos: a set of real and forged faces in COCO's format",
+    "make-face-videos": "forge clips of single faces at several compressions",
+    "convert": "make a model file of weights from elsewhere",
+    "export": "make ONNX files of a model file",
+    "combine": "join a detector's and a face method's model files into one",
+    "cluster-faces": "number the content clusters of a manifest's faces, for GuideSpace",
+    "mask-codes": "compute the basis of MEInst's mask codes",
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: each module ``comics.commands.<name>`` adds its own part.
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line, with the options of one command.
 
-    A module has ``SUMMARY``, a line; ``add_<name>_arguments(parser)``; and
+    A module ``comics.commands.<name>`` has ``add_<name>_arguments(parser)`` and
     ``run_<name>(options)``, which returns the exit code.
+
+    Args:
+        command: the one whose options are declared, of ``COMMANDS``; None: of none.
     """
     parser = argparse.ArgumentParser(
         prog="comics",
@@ -30,21 +48,52 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"comics {comics.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name in COMMANDS:
-        module = importlib.import_module(f"comics.commands.{name}")
-        subparser = subparsers.add_parser(name, help=module.SUMMARY)
-        getattr(module, f"add_{name}_arguments")(subparser)
-        subparser.set_defaults(run=getattr(module, f"run_{name}"))
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary)
+        if name == command:
+            _declare(name, subparser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    """Run ``comics`` with these words, by default those of the command line; the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    named = next((word for word in words if word in COMMANDS), None)
+    return _run(build_parser(named), words)
+
+
+def run_command(name: str, program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one command under another name, as the files in ``tools/`` do; the exit code.
+
+    Args:
+        name: of ``COMMANDS``.
+        program: what usage and messages call it.
+        arguments: its words; None: those of the command line.
+    """
+    parser = argparse.ArgumentParser(prog=program)
+    _declare(name, parser)
+    return _run(parser, sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _declare(name: str, parser: argparse.ArgumentParser) -> None:
+    """Add a command's options to a parser of its own."""
+    own = name.replace("-", "_")
+    module = importlib.import_module(f"comics.commands.{own}")
+    getattr(module, f"add_{own}_arguments")(parser)
+    parser.set_defaults(run=getattr(module, f"run_{own}"), program=parser.prog)
+
+
+def _run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    options, rest = parser.parse_known_args(words)
+    # argparse gives positional words that follow options to nobody; here they are KEY VALUE pairs
+    if rest and (not hasattr(options, "overrides") or rest[0].startswith("-")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     try:
         return options.run(options)
     except KeyboardInterrupt:  # before the command itself takes care of it: nothing is begun
-        print(f"comics {options.command}: interrupted", file=sys.stderr)
+        print(f"{options.program}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

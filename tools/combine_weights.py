@@ -1,75 +1,12 @@
 #!/usr/bin/env python
-"""Join a detector's model file and a face method's into one: MODEL.META_ARCHITECTURE FaceForensics.
+"""``comics combine`` of a checkout: join a detector's and a face method's model files into one."""
 
-The output holds both configurations, weights, calibration temperatures and origins (SHA-256 of each
-file), and is used like any model file: tools/infer.py --weights, tools/evaluate.py --weights.
-
-Exit code: 0 done; 2 a file is absent, broken or of another kind; 1 the output cannot be written.
-
-Example:
-  tools/combine_weights.py --detector comics.safetensors --face dcl.safetensors \\
-      --output forensics.safetensors
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
+from functools import partial
 
-EXIT_OUTPUT, EXIT_ARGUMENTS = 1, 2
+from comics.cli import run_command
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--detector", required=True, metavar="FILE", help="a detector")
-    parser.add_argument("--face", required=True, metavar="FILE", help="a face method")
-    parser.add_argument("--output", required=True, metavar="FILE", help=".safetensors to write")
-    parser.add_argument(
-        "--fusion",
-        choices=("mean_logit", "face", "detector", "max"),
-        help="how the two P(fake) become one (default: the face method's MODEL.FACE.FUSION)",
-    )
-    parser.add_argument(
-        "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="look at each face's mirror image too (default: the face method's MODEL.FACE.MIRROR)",
-    )
-    parser.add_argument(
-        "--half", action="store_true", help="store filters as float16: half the size (used as 32)"
-    )
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    options = build_parser().parse_args(arguments)
-    # After the arguments are known to be sound: these imports take seconds
-    from safetensors import SafetensorError
-
-    from comics.modeling.weights import halve_filters, save_weights
-    from comics.pipeline import build_combination, combine_files
-
-    try:
-        pair = combine_files(options.detector, options.face, options.fusion, options.mirror)
-        build_combination(pair)  # a file that no model can be built from is not written
-        state = halve_filters(pair.state) if options.half else pair.state
-    except (OSError, KeyError, ValueError) as error:
-        return _stop(str(error), EXIT_ARGUMENTS)
-    try:
-        save_weights(options.output, state, pair.cfg, pair.metadata)
-    except (OSError, SafetensorError) as error:
-        return _stop(f"{options.output} cannot be written: {error}", EXIT_OUTPUT)
-    print(f"{options.output}: {pair.metadata['detector_model']} + {pair.metadata['face_model']}")
-    return 0
-
-
-def _stop(message: str, code: int) -> int:
-    print(f"combine_weights.py: {message}", file=sys.stderr)
-    return code
-
+main = partial(run_command, "combine", "tools/combine_weights.py")
 
 if __name__ == "__main__":
     sys.exit(main())

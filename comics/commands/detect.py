@@ -13,7 +13,6 @@ from comics.commands.run_arguments import (
 )
 from comics.commands.video_arguments import add_selection_arguments
 
-SUMMARY = "find the faces in pictures and videos, and say which are forged"
 DESCRIPTION = """\
 Find the faces in pictures and videos, and say which are forged.
 
@@ -67,9 +66,8 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_selection_arguments(parser)
     add_speed_arguments(parser)
-    parser.set_defaults(program=parser.prog)
 
 
 def run_detect(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    return process_inputs(options, options.program)
+    return process_inputs(options)

@@ -7,31 +7,27 @@ import os
 import sys
 
 from comics.commands.run_arguments import chosen_predictor
+from comics.commands.stopping import stop
 
 EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
 STDIN = "-"
 
 
-def process_inputs(
-    options: argparse.Namespace,
-    program: str,
-    videos_only: bool = False,
-) -> int:
+def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> int:
     """Run the model over the inputs; returns the exit code.
 
     Args:
         options: as ``comics.commands.run_arguments`` and ``video_arguments`` declare them.
-        program: begins error messages.
         videos_only: pass over pictures.
     """
     # After the arguments are known to be sound: these imports take seconds
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
-    from comics.inference.pages.run_report import write_run_report
-    from comics.inference.runs.messages import describe_summary
-    from comics.inference.runs.outputs import summarise
-    from comics.inference.runs.run import exit_code, run_inference
-    from comics.inference.runs.shards import Shard
-    from comics.inference.runs.state import SettingsError
+    from comics.pages.run_report import write_run_report
+    from comics.runs.messages import describe_summary
+    from comics.runs.outputs import summarise
+    from comics.runs.run import exit_code, run_inference
+    from comics.runs.shards import Shard
+    from comics.runs.state import SettingsError
 
     try:
         shard = Shard.parse(options.shard)
@@ -41,7 +37,7 @@ def process_inputs(
         predictor = _predictor(options)
         run_options = _run_options(options, shard, predictor)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        return _stop(program, str(error), EXIT_ARGUMENTS)
+        return stop(options, error, EXIT_ARGUMENTS)
     with StopRequest() as request:
         try:
             outcome = run_inference(
@@ -49,10 +45,10 @@ def process_inputs(
             )
             report = write_run_report(options.output)
         except SettingsError as error:
-            return _stop(program, str(error), EXIT_ARGUMENTS)
+            return stop(options, error, EXIT_ARGUMENTS)
         except OSError as error:
-            return _stop(
-                program,
+            return stop(
+                options,
                 f"the outputs cannot be written: {error}. What is finished is kept: the same "
                 "command continues",
                 EXIT_OUTPUT,
@@ -62,7 +58,7 @@ def process_inputs(
     _say(f"Report: {report}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
-        return _stop(program, message, SIGNAL_EXIT + request.signum)
+        return stop(options, message, SIGNAL_EXIT + request.signum)
     return exit_code(outcome.files)
 
 
@@ -72,8 +68,8 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     Raises:
         ValueError: if there are none, or a list cannot be read.
     """
-    from comics.inference.runs.input_lists import read_list
-    from comics.inference.runs.inputs import ExpandedInputs, expand_inputs, is_video
+    from comics.runs.input_lists import read_list
+    from comics.runs.inputs import ExpandedInputs, expand_inputs, is_video
 
     named = [argument for argument in options.inputs if argument != STDIN]
     lists = [*options.list, *([STDIN] if STDIN in options.inputs else [])]
@@ -102,7 +98,7 @@ def _predictor(options: argparse.Namespace):
 
 def _run_options(options: argparse.Namespace, shard, predictor):
     from comics.commands.video_arguments import video_options
-    from comics.inference.runs.options import RunOptions
+    from comics.runs.options import RunOptions
 
     return RunOptions(
         output=options.output,
@@ -124,8 +120,3 @@ def _say(line: str) -> None:
         print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:  # such as "| head": what follows goes nowhere
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
-
-
-def _stop(program: str, message: str, code: int) -> int:
-    print(f"{program}: {message}", file=sys.stderr)
-    return code

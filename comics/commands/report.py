@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-SUMMARY = "write report.html of a run: pictures, tables to sort and filter, timelines"
+from comics.commands.stopping import stop
+
 DESCRIPTION = """\
 Write report.html into the output folder of a run of "comics detect" or "comics video", from its
 results.json and videos/*.json. Those commands do so themselves at their end; this one is for runs
@@ -34,23 +34,20 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG.replace("{prog}", parser.prog)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a run")
     parser.add_argument("--title", help="heading of the page")
-    parser.set_defaults(program=parser.prog)
 
 
 def run_report(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     # After the arguments are known to be sound: these imports take seconds
-    from comics.inference.pages.run_report import write_run_report
-    from comics.inference.runs.results_reader import ResultsError
+    from comics.pages.run_report import write_run_report
+    from comics.runs.results_reader import ResultsError
 
     title = {} if options.title is None else {"title": options.title}
     try:
         path = write_run_report(options.folder, **title)
     except ResultsError as error:
-        print(f"{options.program}: {error}", file=sys.stderr)
-        return EXIT_ARGUMENTS
+        return stop(options, error, EXIT_ARGUMENTS)
     except OSError as error:
-        print(f"{options.program}: the page cannot be written: {error}", file=sys.stderr)
-        return EXIT_OUTPUT
+        return stop(options, f"the page cannot be written: {error}", EXIT_OUTPUT)
     print(f"Report: {path}")
     return EXIT_OK

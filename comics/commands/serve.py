@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from comics.commands.run_arguments import add_model_arguments, chosen_predictor
+from comics.commands.stopping import stop
 
-SUMMARY = "a web page where one drops a photo or short video, and its API"
 DESCRIPTION = """\
 Serve a page where one drops a photo or a short video and sees the verdict, and the API behind it:
 
@@ -69,7 +68,6 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1"
     )
     _add_limits(parser)
-    parser.set_defaults(program=parser.prog)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +98,8 @@ def run_serve(options: argparse.Namespace) -> int:
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        return _stop(
+        return stop(
+            options,
             options,
             f"{error.name} is not installed: pip install 'comics-forensics[serve]'",
             EXIT_ARGUMENTS,
@@ -116,7 +115,7 @@ def run_serve(options: argparse.Namespace) -> int:
         allowed = _allowed_hosts(options.host, options.allowed_host)
         app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        return _stop(options, str(error), EXIT_ARGUMENTS)
+        return stop(options, str(error), EXIT_ARGUMENTS)
     return _serve(options, app)
 
 
@@ -153,7 +152,7 @@ def _serve(options: argparse.Namespace, app) -> int:
     try:
         listening = socket.create_server((options.host, options.port), family=family)
     except (OSError, OverflowError) as error:
-        return _stop(options, f"cannot listen on {options.host}: {error}", EXIT_ADDRESS)
+        return stop(options, f"cannot listen on {options.host}: {error}", EXIT_ADDRESS)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     config = uvicorn.Config(
         app,
@@ -181,8 +180,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _stop(options: argparse.Namespace, message: str, code: int) -> int:
-    print(f"{options.program}: {message}", file=sys.stderr)
-    return code

@@ -13,7 +13,6 @@ from comics.commands.run_arguments import (
 )
 from comics.commands.video_arguments import add_selection_arguments
 
-SUMMARY = "follow the faces through videos, and say which are forged"
 DESCRIPTION = """\
 Follow the faces through videos and live sources, and say which are forged.
 
@@ -58,9 +57,8 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser)
     add_model_arguments(parser)
     add_speed_arguments(parser)
-    parser.set_defaults(program=parser.prog)
 
 
 def run_video(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    return process_inputs(options, options.program, videos_only=True)
+    return process_inputs(options, videos_only=True)

@@ -62,7 +62,7 @@ def video_options(options: argparse.Namespace, rule):
     Raises:
         ValueError: for a number out of its range.
     """
-    from comics.inference.runs.video import VideoOptions
+    from comics.runs.video import VideoOptions
 
     return VideoOptions(
         stride=options.stride,

@@ -98,7 +98,7 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
         ground_truth: a split of ``tools/make_dataset.py``, or any COCO file of real and fake
             faces, or the content of one; ``method`` of an annotation says what forged it.
         verdicts: COCO results with ``fake_probability``, one per face, as
-            ``comics.inference.runs.outputs`` writes them.
+            ``comics.runs.outputs`` writes them.
 
     Raises:
         ValueError, FileNotFoundError: as ``evaluate`` and ``face_verdicts``.

@@ -29,5 +29,5 @@ def default_weights(given: str | os.PathLike | None = None) -> Path:
     raise FileNotFoundError(
         f"no model file: name one by --weights FILE or the environment variable {VARIABLE}. None "
         "comes with this version of the package; train one by tools/train_net.py, or, to try "
-        "things out, by tools/train_demo.py (output/train_demo/train/model_best.safetensors)"
+        "things out, by tools/lab/train_demo.py (output/train_demo/train/model_best.safetensors)"
     )

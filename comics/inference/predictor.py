@@ -6,7 +6,7 @@ Shape letters: H, W height and width of an image as given; h, w as the model see
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -19,10 +19,8 @@ from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.acceleration import autocast, compile_backbones
 from comics.inference.model_files import LoadedModel, load_detector
 from comics.inference.placement import to_original
-from comics.inference.sources import FrameFaces, Source, faces_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
-from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, form_verdicts
-from comics.inference.video.track_verdicts import VideoRule
+from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, VideoRule, form_verdicts
 from comics.modeling.build import choose_device
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
@@ -171,27 +169,6 @@ class Predictor:
                 "temperature": self.rule.temperature,
             },
         }
-
-    def __call__(
-        self, source: Source | Sequence[Source], *, batch_size: int = 4, **selection: float | None
-    ) -> Faces | list[Faces] | Iterator[FrameFaces]:
-        """The faces of a picture, of a list of pictures, or of each frame of a video.
-
-        Args:
-            source: a path; an RGB picture (array, tensor, Pillow image); or a list of such. A path
-                of a video, an animation, or "webcam:0", "rtsp://..." is a video.
-            batch_size: pictures or frames that go through the model together.
-            selection: of a video: ``stride``, ``max_fps``, ``start_s``, ``end_s``, see
-                ``comics.inference.video.frames.Selection``.
-
-        Returns:
-            ``Faces``; a list of them; or, of a video, an iterator of (index, time_s, faces).
-
-        Raises:
-            TypeError, ValueError: naming what cannot be used; ``ImageError`` and ``VideoError``
-                are such. A video's faults beyond its name are met while iterating.
-        """
-        return faces_of(self, source, batch_size, selection)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Faces]:

@@ -16,7 +16,7 @@ from comics.config import CfgNode
 from comics.ops.verdicts import fake_probability, group_class_scores, merge_detections
 from comics.structures import FAKE, REAL, Faces
 
-__all__ = ["VerdictRule", "fake_probability", "form_verdicts", "merge_detections"]
+__all__ = ["VerdictRule", "VideoRule", "fake_probability", "form_verdicts", "merge_detections"]
 
 TEMPERATURE_KEY = "temperature"  # of a calibrated model file's metadata
 
@@ -96,3 +96,50 @@ def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
         fake_probability=probability,
     )
     return faces[faces.scores >= rule.score_threshold]
+
+
+@dataclass(frozen=True)
+class VideoRule:
+    """How faces are followed and how their frames become verdicts.
+
+    Attributes:
+        fake_threshold: a track or video is called forged from this P(fake) on, in [0, 1].
+        trim: share of a track's weight that is left out at either end, in [0, 0.5).
+        min_frames: analysed frames that a track needs to speak for its video; where the longest
+            track has fewer, as many as that one has.
+        track_iou: boxes of one face in two frames overlap at least this much, in (0, 1].
+        lost_seconds: a face that was not seen for longer starts a new track.
+
+    Raises:
+        ValueError: naming the value that is out of its range.
+    """
+
+    fake_threshold: float = 0.5
+    trim: float = 0.2
+    min_frames: int = 3
+    track_iou: float = 0.1
+    lost_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fake_threshold <= 1:
+            raise ValueError(f"fake_threshold must be in [0, 1], got {self.fake_threshold}")
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim must be in [0, 0.5), got {self.trim}")
+        if self.min_frames < 1:
+            raise ValueError(f"min_frames must be 1 or more, got {self.min_frames}")
+        if not 0 < self.track_iou <= 1:
+            raise ValueError(f"track_iou must be in (0, 1], got {self.track_iou}")
+        if not 0 <= self.lost_seconds < float("inf"):
+            raise ValueError(f"lost_seconds must be 0 or more, got {self.lost_seconds}")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> VideoRule:
+        """The rule that ``cfg.TEST.VIDEO`` and ``cfg.TEST.FAKE_THRESH`` describe."""
+        video = cfg.TEST.VIDEO
+        return cls(
+            fake_threshold=cfg.TEST.FAKE_THRESH,
+            trim=video.TRIM,
+            min_frames=video.MIN_FRAMES,
+            track_iou=video.TRACK_IOU,
+            lost_seconds=video.LOST_SECONDS,
+        )

@@ -26,8 +26,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 import comics
-from comics.inference.pages.html_pages import content_policy, read_template, render
-from comics.inference.runs.options import FacePredictor
+from comics.inference.contract import FacePredictor
+from comics.pages.html_pages import content_policy, read_template, render
 from comics.server.detection import detect_file
 from comics.server.errors import CODES, ApiError, error_content
 from comics.server.gate import Places, UploadGate, UploadRefused

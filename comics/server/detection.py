@@ -17,22 +17,23 @@ import av
 from PIL import Image, UnidentifiedImageError
 
 from comics.data.images import FORMATS, ImageError, read_image_size
+from comics.inference.contract import FacePredictor
 from comics.inference.files import display_name, safe_name
-from comics.inference.runs.inputs import (
+from comics.inference.verdict import VideoRule
+from comics.runs.inputs import (
     ANIMATED_FORMATS,
     VIDEO_EXTENSIONS,
     ExpandedInputs,
     InputFile,
 )
-from comics.inference.runs.options import FacePredictor, RunOptions
-from comics.inference.runs.outputs import FAILED
-from comics.inference.runs.run import RESULTS_NAME, run_inference
-from comics.inference.runs.video import VideoOptions
-from comics.inference.video.frames import VideoError
-from comics.inference.video.source import open_source
-from comics.inference.video.track_verdicts import VideoRule
+from comics.runs.options import RunOptions
+from comics.runs.outputs import FAILED
+from comics.runs.run import RESULTS_NAME, run_inference
+from comics.runs.video import VideoOptions
 from comics.server.errors import ApiError
 from comics.server.limits import ServerLimits
+from comics.video.frames import VideoError
+from comics.video.source import open_source
 
 PICTURE, ANIMATION, VIDEO = "picture", "animation", "video"
 MAX_NAME = 200  # characters of an uploaded file's name

@@ -29,7 +29,7 @@ ERROR = {
 
 def results_schemas() -> dict[str, object]:
     """Name -> schema: "Results", the document of ``comics detect``, and what it is made of."""
-    text = (files("comics.inference") / "results.schema.json").read_text(encoding="utf-8")
+    text = (files("comics.runs") / "results.schema.json").read_text(encoding="utf-8")
     # A reference to another part of that file leads nowhere from inside an API's description
     schema = json.loads(text.replace(LOCAL, f"{PREFIX}results_"))
     schema.pop("$schema", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "lab" / "benchmark.py"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from comics.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools/compare_default.py"
+TOOL = ROOT / "tools/lab/compare_default.py"
 spec = importlib.util.spec_from_file_location("compare_default", TOOL)
 compare_default = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare_default)

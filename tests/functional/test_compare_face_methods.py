@@ -1,4 +1,4 @@
-"""tools/compare_face_methods.py: runs, what is not done twice, and what the table says."""
+"""tools/lab/compare_face_methods.py: runs, what is not done twice, and what the table says."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 from comics.data.faces.manifest_files import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "compare_face_methods.py"
+TOOL = ROOT / "tools" / "lab" / "compare_face_methods.py"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ MODEL = [
 
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/demo.py")
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/lab/demo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -166,7 +166,7 @@ def test_no_model_file(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(default_weights, "SHIPPED", tmp_path / "absent")
     words = ["--output", str(tmp_path / "out")]
     assert demo.main(words) == 2
-    assert "tools/train_demo.py" in capsys.readouterr().err
+    assert "tools/lab/train_demo.py" in capsys.readouterr().err
     assert demo.main([*words, "--weights", "nowhere.safetensors"]) == 2
     assert "there is no model file nowhere.safetensors" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

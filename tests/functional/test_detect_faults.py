@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import comics.inference
+import comics.runs
 
-SCHEMA = json.loads((Path(comics.inference.__file__).parent / "results.schema.json").read_text())
+SCHEMA = json.loads((Path(comics.runs.__file__).parent / "results.schema.json").read_text())
 COMMAND = textwrap.dedent("""
     import sys, time
     import torch
@@ -34,7 +34,7 @@ COMMAND = textwrap.dedent("""
 
         @classmethod
         def from_file(cls, *_, **__):
-            from comics.inference.video.track_verdicts import VideoRule
+            from comics.inference.verdict import VideoRule
             predictor = cls()
             predictor.video_rule = VideoRule()
             return predictor

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "datasets/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PARTS = ("benchmark_",)  # modules of tools/benchmark.py, no commands of their own
-TOOLS = sorted(p for p in (ROOT / "tools").glob("*.py") if not p.name.startswith(PARTS))
+PARTS = ("benchmark_",)  # modules of tools/lab/benchmark.py, no commands of their own
+TOOLS = sorted(p for p in (ROOT / "tools").rglob("*.py") if not p.name.startswith(PARTS))
 
 
 def commands() -> list[list[str]]:
@@ -38,7 +38,7 @@ def help_of(tool: str) -> str:
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda p: p.name)
 def test_every_tool_explains_itself(tool):
-    text = help_of(f"tools/{tool.name}")
+    text = help_of(str(tool.relative_to(ROOT)))
     assert len(text) > 300
     assert "usage" in text
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import comics
+from comics.api import MediaPredictor
 from comics.config import load_config
-from comics.inference.predictor import Predictor
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 from comics.structures import Faces
@@ -48,7 +48,7 @@ def test_importing_comics_is_quick():
 
 def test_load_and_call(weights, image, tmp_path):
     predictor = comics.load(weights, device="cpu")
-    assert isinstance(predictor, Predictor)
+    assert isinstance(predictor, MediaPredictor)
     faces = predictor(image)
     (expected,) = predictor.predict([image])
     assert len(faces) and torch.equal(faces.boxes, expected.boxes)

@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_demo(folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/train_demo.py", "--output", folder, "--train-images", "8",
-         "--test-images", "4", "--iterations", "2", "DATALOADER.NUM_WORKERS", "0"],
+        [sys.executable, ROOT / "tools/lab/train_demo.py", "--output", folder,
+         "--train-images", "8", "--test-images", "4", "--iterations", "2",
+         "DATALOADER.NUM_WORKERS", "0"],
         capture_output=True, text=True, cwd=folder.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ from PIL import Image
 from comics.cli import main
 from comics.commands.video_arguments import parse_time
 from comics.config import load_config
-from comics.inference.video.track_verdicts import VideoRule
+from comics.inference.verdict import VideoRule
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 from comics.structures import Faces
@@ -42,7 +42,7 @@ TINY = [
 
 
 def tracks_schema():
-    return json.loads(files("comics.inference").joinpath("tracks.schema.json").read_text())
+    return json.loads(files("comics.video").joinpath("tracks.schema.json").read_text())
 
 
 def picture(number, size=(48, 64)):

@@ -10,17 +10,19 @@ PACKAGE = ROOT / "comics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
-    "config": 0, "config_detectors": 0, "config_faces": 0, "registry": 0, "ops": 0,
+    "config": 0, "registry": 0, "ops": 0,
     "structures": 1,
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,
-    "integrations": 4, "server": 4,
-    "commands": 5,
-    "cli": 6,
+    "runs": 4, "video": 4, "pages": 4, "server": 4, "scale": 4, "api": 4,
+    "integrations": 5,
+    "commands": 6,
+    "cli": 7,
 }  # fmt: skip
 FORBIDDEN_PAIRS = {("modeling", "data"), ("data", "modeling")}
 VAGUE_NAMES = {"utils", "util", "misc", "helpers", "common"}
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# A file is as long as its one idea; beyond this, it has more than one
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 900, 60
 
 
 def room(module: str) -> str | None:
@@ -45,7 +47,7 @@ def imported_modules(tree: ast.AST) -> list[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_left(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if own == "__init__":
+    if own in ("__init__", "__main__"):
         return
     for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
         if module.split(".")[0] == "detectron2":

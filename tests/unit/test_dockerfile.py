@@ -78,7 +78,7 @@ def test_the_parser_joins_lines_and_drops_comments():
 @pytest.mark.parametrize(
     "path, expected",
     [
-        ("comics/config.py", False), ("comics/__pycache__/config.cpython-311.pyc", True),
+        ("comics/config/defaults.py", False), ("comics/__pycache__/config.cpython-311.pyc", True),
         ("comics/modeling/x.pyc", True), ("output/run/config.yaml", True), (".git/config", True),
         ("datasets/OpenForensics/a.jpg", True), ("datasets/prepare_dfd.py", False),
         ("docker/constraints.txt", False), ("docker/Dockerfile", True), ("weights/a.pth", True),

@@ -1,4 +1,4 @@
-"""Detectron2's own Mask R-CNN, for ``tools/benchmark.py model``: what ours is compared with."""
+"""Detectron2's own Mask R-CNN, for ``tools/lab/benchmark.py model``: what ours is compared with."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from comics.evaluation.classification_report import (
+from comics.evaluation.predictions import load_predictions, metrics_at, metrics_by
+from comics.pages.classification_report import (
     build_classification_report,
     classification_figures,
 )
-from comics.evaluation.predictions import load_predictions, metrics_at, metrics_by
 
 HEAD = "label,fake_probability,dataset,method,video,frame"
 ROWS = [

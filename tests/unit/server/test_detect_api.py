@@ -14,7 +14,7 @@ from comics.server.app import build_app
 from comics.server.errors import CODES
 from comics.server.limits import ServerLimits
 
-SCHEMA = json.loads((files("comics.inference") / "results.schema.json").read_text())
+SCHEMA = json.loads((files("comics.runs") / "results.schema.json").read_text())
 RED, BLUE, GREY = (220, 20, 20), (20, 20, 220), (128, 128, 128)
 LIMITS = ServerLimits(upload_bytes=400_000, pixels=100_000, video_s=2, video_fps=5, queue=2)
 HOSTILE = '../../etc/"><script>alert(1)</script>\u202e.jpg'

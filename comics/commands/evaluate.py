@@ -1,0 +1,122 @@
+"""``comics evaluate``: measure results files, predictions or a model file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from comics.commands.stopping import stop
+
+DESCRIPTION = """\
+Measure: AP and oLRP of boxes and masks, AUC of faces, robustness, calibration, tables.
+
+  results of any tool, in COCO's format, against a ground truth:
+    {prog} --ground-truth test.json --results results.json --report out
+  a model file on data sets (registered names or annotation files; default DATASETS.TEST):
+    {prog} --weights model.safetensors --dataset test_dev.json --report out
+    {prog} --weights model.safetensors --dataset test_dev.json --robustness jpeg h264
+  fit the temperature of P(fake) on validation data (default DATASETS.VAL), and store it:
+    {prog} --weights model.safetensors --dataset val.json --calibrate
+  P(fake) per face or frame, as CSV (label, fake_probability, dataset, method, video, frame, ...):
+    {prog} --predictions predictions.csv --by method --report out
+  a table of several reports (made with --method, --trained-on, --tested-on):
+    {prog} --tables a/figures.json b/figures.json --metrics AUC EER
+
+--report writes report.html (one file, no network), report.md, figures.csv and figures.json.
+Exit code: 0 done; 2 unusable arguments or input; 3 done, but some inputs failed or some images
+could not be read (each is named); 1 the outputs cannot be written.
+
+Example:
+  {prog} --ground-truth test.json --results ours.json theirs.json --report out
+"""
+EXIT_OUTPUT, EXIT_ARGUMENTS, EXIT_PARTIAL = 1, 2, 3
+MODES = ("bbox", "segm", "segm_bboxarea")
+IDENTITY = {"method": "method", "train": "trained_on", "test": "tested_on"}
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options and what ``--help`` says."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION.replace("{prog}", parser.prog)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--results", nargs="+", metavar="FILE", help="COCO results files")
+    what.add_argument("--weights", metavar="FILE", help="model file (.safetensors)")
+    what.add_argument("--predictions", metavar="CSV", help="P(fake) per face or frame")
+    what.add_argument("--tables", nargs="+", metavar="JSON", help="figures.json of reports")
+    parser.add_argument("--ground-truth", metavar="FILE", help="COCO annotations of --results")
+    parser.add_argument("--dataset", nargs="+", metavar="ENTRY", help="what --weights is run on")
+    parser.add_argument("--iou-types", nargs="+", choices=MODES, help="default: bbox segm")
+    parser.add_argument(
+        "--id-zero-unmatched",
+        action="store_true",
+        help="count the face with annotation id 0 as pycocotools does: never matched",
+    )
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a report there")
+    parser.add_argument("--title", help="heading of the report")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images, for galleries")
+    parser.add_argument("--robustness", nargs="*", metavar="NAME", help="corruptions; none: all")
+    parser.add_argument("--severities", nargs="+", type=int, default=[1, 3, 5], metavar="1-5")
+    parser.add_argument("--calibrate", action="store_true", help="fit and store a temperature")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--by", nargs="+", default=[], metavar="COLUMN", help="of --predictions")
+    parser.add_argument("--metrics", nargs="+", default=["AUC", "EER"], help="of --tables")
+    for name in ("method", "trained-on", "tested-on"):
+        parser.add_argument(f"--{name}", metavar="NAME", help="for a table of several reports")
+    parser.add_argument(
+        "options", nargs="*", metavar="KEY VALUE", help="of the model's configuration, after --"
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    # After the arguments are known to be sound: these imports take seconds
+    from comics.commands import evaluation as command
+
+    identity = {
+        name: value
+        for name, key in IDENTITY.items()
+        if (value := getattr(options, key)) is not None
+    }
+    if 0 < len(identity) < len(IDENTITY):
+        return stop(
+            options, "--method, --trained-on and --tested-on belong together", EXIT_ARGUMENTS
+        )
+    try:
+        if options.tables:
+            clean = command.print_tables(options.tables, options.metrics, options.report)
+        elif options.predictions:
+            clean = command.evaluate_predictions(
+                options.predictions, options.by, options.report, options.title, identity
+            )
+        elif options.results:
+            if options.ground_truth is None:
+                return stop(options, "--results needs --ground-truth", EXIT_ARGUMENTS)
+            clean = command.evaluate_results(
+                options.ground_truth,
+                options.results,
+                options.iou_types or ["bbox", "segm"],
+                id_zero_unmatched=options.id_zero_unmatched,
+                report=options.report,
+                title=options.title,
+                images=options.images,
+                identity=identity,
+            )
+        else:
+            clean = command.evaluate_weights(
+                options.weights,
+                options.dataset,
+                options.options,
+                iou_types=options.iou_types,
+                device=options.device,
+                report=options.report,
+                title=options.title,
+                robustness=options.robustness,
+                severities=options.severities,
+                fit_calibration=options.calibrate,
+                identity=identity,
+            )
+    except command.OutputError as error:
+        return stop(options, f"the outputs cannot be written: {error}", EXIT_OUTPUT)
+    except (OSError, ValueError, KeyError) as error:
+        return stop(options, error, EXIT_ARGUMENTS)
+    return 0 if clean else EXIT_PARTIAL

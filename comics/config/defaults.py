@@ -1,0 +1,291 @@
+"""Every configuration key, its default, and what it means.
+
+Names follow Detectron2 (``MODEL``, ``INPUT``, ``DATASETS``, ``SOLVER``, ``TEST``) and AdelaiDet
+(``MODEL.FCOS``, ``MODEL.BASIS_MODULE``, ``MODEL.BLENDMASK``) where they have a name for it; ours
+are under ``MODEL.COMICS`` and ``MODEL.FACE``. A YAML file may start from another by ``_BASE_``.
+YAML is loaded safely, and a key that is not listed here is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
+from comics.config.detectors import add_detector_config
+from comics.config.faces import add_face_config, add_face_data_config
+
+_C = CfgNode()
+_C.VERSION = 2  # Detectron2's version of the key names
+_C.OUTPUT_DIR = "./output"  # checkpoints, logs and results of a run
+_C.SEED = 0  # one seed gives the same data order, augmentations and initial weights
+
+# ---------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------
+_C.MODEL = CfgNode()
+# A registered detector ("BlendMask"), or its COMICS variant ("COMICSBlendMask")
+_C.MODEL.META_ARCHITECTURE = "COMICSBlendMask"
+_C.MODEL.DEVICE = "auto"  # "auto" (cuda where there is one), "cpu", "cuda", "cuda:1"
+_C.MODEL.WEIGHTS = ""  # .safetensors or .pth to start from; "" = random initial weights
+_C.MODEL.MASK_ON = True  # predict masks
+# Subtracted from, then divided into, pixels on the 0-255 scale, in the order of INPUT.FORMAT
+_C.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
+_C.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]  # the same, of the standard deviation
+
+_C.MODEL.BACKBONE = CfgNode()
+# "resnet" (MODEL.RESNETS below) or "timm/<model name>", e.g. "timm/efficientnet_b0"; Detectron2's
+# and AdelaiDet's builder names for a ResNet with FPN are accepted as "resnet"
+_C.MODEL.BACKBONE.NAME = "resnet"
+_C.MODEL.BACKBONE.FREEZE_AT = 2  # freeze stem (1), and res2 (2), ...; 0 trains everything
+
+_C.MODEL.RESNETS = CfgNode()
+_C.MODEL.RESNETS.DEPTH = 50  # 18, 34, 50, 101
+_C.MODEL.RESNETS.NORM = "FrozenBN"  # "FrozenBN" (with pretrained weights), "BN", "SyncBN", "GN"
+_C.MODEL.RESNETS.NUM_GROUPS = 1  # of the 3x3 convolutions; 32 for ResNeXt
+_C.MODEL.RESNETS.WIDTH_PER_GROUP = 64  # bottleneck channels of res2, per group
+_C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # channels of the first convolution
+# Channels of the first convolution whose initial weights are high-pass filters: a network that
+# starts from random weights finds noise residuals sooner. 0 with pretrained weights
+_C.MODEL.RESNETS.STEM_HIGH_PASS = 0
+_C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
+_C.MODEL.RESNETS.STRIDE_IN_1X1 = False  # True for Detectron2's MSRA weights
+_C.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]  # what the FPN takes
+
+_C.MODEL.FPN = CfgNode()
+_C.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]  # backbone stages that get a lateral connection
+_C.MODEL.FPN.OUT_CHANNELS = 256  # channels of every pyramid level
+_C.MODEL.FPN.NORM = ""  # "" or "GN"
+# Levels above the last stage: "conv" (FCOS: MODEL.FCOS.TOP_LEVELS strided convolutions, p6 and p7)
+# or "pool" (Detectron2's own pyramid: p6 is every second cell of p5)
+_C.MODEL.FPN.TOP_BLOCK = "conv"
+
+add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors.py
+
+# COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
+_C.MODEL.COMICS = CfgNode()
+_C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B)
+
+_C.MODEL.COMICS.FEA = CfgNode()  # frequency enhanced attention (paper, VI)
+_C.MODEL.COMICS.FEA.ENABLED = True  # multiply the pyramid by the attention map
+_C.MODEL.COMICS.FEA.RESIDUAL = True  # A*F + F instead of the paper's A*F
+_C.MODEL.COMICS.FEA.TRUNCATE = 3.0  # SRM residuals are cut to +- this
+_C.MODEL.COMICS.FEA.CHANNELS = [32, 64]  # widths of the two convolutions
+
+_C.MODEL.COMICS.PROPOSAL = CfgNode()  # coarse-grained contrast (paper, IV)
+_C.MODEL.COMICS.PROPOSAL.ENABLED = True  # train with it; costs nothing at inference
+_C.MODEL.COMICS.PROPOSAL.WEIGHT = 0.5  # lambda 1
+_C.MODEL.COMICS.PROPOSAL.TEMPERATURE = 0.7  # 0.2 is best on the challenge set (Table VIII)
+_C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]  # each with banks of its own
+_C.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = [0.1, 0.2, 0.4, 0.7, 1.0]  # omega
+# False: one projection and bank for all levels, of weight 1 ("CL w.o. MS", Table V)
+_C.MODEL.COMICS.PROPOSAL.MULTI_SCALE = True
+_C.MODEL.COMICS.PROPOSAL.DIM = 128  # channels of the 1x1 projection
+_C.MODEL.COMICS.PROPOSAL.MATCH = "iou"  # "iou", or "assigned": no IoU test
+_C.MODEL.COMICS.PROPOSAL.MATCH_IOU = 0.6  # a proposal belongs to a face above this overlap
+_C.MODEL.COMICS.PROPOSAL.BANK_SIZE = 4096  # keys per level and class
+_C.MODEL.COMICS.PROPOSAL.PROTOTYPE_MOMENTUM = 0.9  # alpha
+_C.MODEL.COMICS.PROPOSAL.ENQUEUE = 5  # keys per level, class and step
+_C.MODEL.COMICS.PROPOSAL.MINING = "own"  # least like own prototype, or "cross": most like the other
+
+_C.MODEL.COMICS.PIXEL = CfgNode()  # fine-grained contrast (paper, V)
+_C.MODEL.COMICS.PIXEL.ENABLED = True  # train with it; costs nothing at inference
+_C.MODEL.COMICS.PIXEL.INTRA_WEIGHT = 0.1  # lambda 2
+_C.MODEL.COMICS.PIXEL.INTER_WEIGHT = 0.1  # lambda 3
+_C.MODEL.COMICS.PIXEL.TEMPERATURE = 0.7  # of both terms
+_C.MODEL.COMICS.PIXEL.SIZE = 28  # faces and masks are resized to SIZE x SIZE
+_C.MODEL.COMICS.PIXEL.CONTEXT = 1.0  # the ROI is the face's box times this; > 1 adds background
+_C.MODEL.COMICS.PIXEL.BOUNDARY_MARGIN = 2  # cells dropped on both sides of the mask's boundary
+_C.MODEL.COMICS.PIXEL.SAMPLING = "far"  # "far" drops them, "close" keeps only them, "all"
+_C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # the only choice: masks as annotated
+_C.MODEL.COMICS.PIXEL.PAIRS = "batch"  # inter-face pairs within the "batch" or the "image"
+
+add_face_config(_C)  # MODEL.FACE: the face methods, in comics/config/faces.py
+
+# ---------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------
+_C.DATASETS = CfgNode()
+# Each entry is a registered name ("openforensics_train") or an annotation file: "faces.json", its
+# images relative to its own folder, or "faces.json@image/folder"; for face methods also a manifest,
+# "faces.csv", or rows of it, "faces.csv@split=train,compression=c23" (comics.data.faces.manifest)
+_C.DATASETS.TRAIN = ["openforensics_train"]
+# Of face methods: share of each set of TRAIN in every batch, any positive scale; [] = as they are
+_C.DATASETS.TRAIN_SHARES = []
+_C.DATASETS.VAL = ["openforensics_val"]  # checkpoints are chosen on these only
+# Evaluated by tools/train_net.py --eval-only
+_C.DATASETS.TEST = ["openforensics_test_dev", "openforensics_test_challenge"]
+_C.DATASETS.ROOT = "datasets"  # registered names live below this; COMICS_DATASETS overrides it
+
+_C.INPUT = CfgNode()
+_C.INPUT.FORMAT = "RGB"  # channel order that the weights expect; images are RGB everywhere
+_C.INPUT.MIN_SIZE_TRAIN = [640, 672, 704, 736, 768, 800]  # short side, pixels, one drawn per image
+_C.INPUT.MAX_SIZE_TRAIN = 1024  # long side (paper, VII-A)
+_C.INPUT.MIN_SIZE_TEST = 800  # short side, pixels
+_C.INPUT.MAX_SIZE_TEST = 1024  # long side, pixels
+_C.INPUT.RANDOM_FLIP = "horizontal"  # or "none"
+_C.INPUT.ROTATION = 0.0  # degrees; the angle is drawn from +- this
+_C.INPUT.MAX_PIXELS = 178_956_970  # larger images are refused before decoding
+
+_C.INPUT.CROP = CfgNode()  # a random crop that keeps at least one whole face
+_C.INPUT.CROP.ENABLED = False  # crop training images
+_C.INPUT.CROP.SIZE = [0.6, 1.0]  # share of each side, drawn from this range
+_C.INPUT.CROP.AFTER_RESIZE = False  # True: faces keep their scale; images are smaller
+
+_C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo or of four
+_C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
+_C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
+
+_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
+_C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
+_C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
+_C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this
+_C.INPUT.VIEWS.GRAY_PROB = 0.2  # conversion to grey
+_C.INPUT.VIEWS.BLOCK_PROB = 0.2  # random blocking
+_C.INPUT.VIEWS.BLOCK_GRID = 10  # chunks per side
+_C.INPUT.VIEWS.BLOCK_SHARE = [0.02, 0.06]  # of the chunks blanked
+_C.INPUT.VIEWS.GAUSSIAN_PROB = 0.2  # Gaussian noise
+_C.INPUT.VIEWS.GAUSSIAN_SIGMA = [2.0, 15.0]  # on the 0-255 scale
+_C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2  # salt-and-pepper noise
+_C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
+_C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
+_C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
+
+add_face_data_config(_C)  # INPUT.FACE: crops of single faces, in comics/config/faces.py
+
+_C.DATALOADER = CfgNode()
+_C.DATALOADER.NUM_WORKERS = 2  # processes that read and augment; 0 = the training process itself
+_C.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True  # leave images without faces out of training
+_C.DATALOADER.ASPECT_RATIO_GROUPING = True  # batches of portraits or of landscapes: less padding
+
+# ---------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------
+_C.SOLVER = CfgNode()
+_C.SOLVER.OPTIMIZER = "SGD"  # or "Adam", "AdamW"
+_C.SOLVER.IMS_PER_BATCH = 8  # images per step, all processes and accumulation steps together
+_C.SOLVER.ACCUMULATE = 1  # backward passes per optimiser step
+_C.SOLVER.BASE_LR = 0.01  # learning rate after the warm-up
+_C.SOLVER.MOMENTUM = 0.9  # of SGD
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # of convolutions and linear layers
+_C.SOLVER.WEIGHT_DECAY_NORM = 0.0  # of normalisation layers
+_C.SOLVER.MAX_ITER = 66180  # 12 epochs of OpenForensics' 44,122 images in batches of 8
+_C.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"  # or "WarmupCosineLR"
+_C.SOLVER.STEPS = [44120, 55150]  # epochs 8 and 10
+_C.SOLVER.GAMMA = 0.1  # factor on the learning rate at each of STEPS
+_C.SOLVER.WARMUP_ITERS = 1000  # iterations of linear warm-up
+_C.SOLVER.WARMUP_FACTOR = 0.001  # learning rate at iteration 0, as a share of BASE_LR
+# Decay per step of an average of the weights, which is validated and exported instead of them; it
+# looks back on about 1 / (1 - decay) steps. 0 = no average
+_C.SOLVER.EMA_DECAY = 0.0
+_C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations between checkpoints
+_C.SOLVER.KEEP_CHECKPOINTS = 2  # older ones are deleted; the best and the last stay
+
+_C.SOLVER.CLIP_GRADIENTS = CfgNode()
+_C.SOLVER.CLIP_GRADIENTS.ENABLED = False  # limit the norm of the gradient
+_C.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0  # norm of all gradients together
+
+_C.SOLVER.AMP = CfgNode()
+_C.SOLVER.AMP.ENABLED = False  # mixed precision
+_C.SOLVER.AMP.PRECISION = "bfloat16"  # or "float16", with loss scaling
+
+# torch.compile what turns pictures into features: quicker steps after a minute of compiling, where
+# training pictures are of one size (crops, mosaics)
+_C.SOLVER.COMPILE = False
+
+_C.LOG = CfgNode()
+_C.LOG.PERIOD = 20  # iterations between lines of metrics.jsonl
+_C.LOG.TENSORBOARD = False  # also write TensorBoard events (needs the extra "tensorboard")
+
+_C.TEST = CfgNode()
+_C.TEST.EVAL_PERIOD = 0  # iterations between validations; 0 = only at the end
+_C.TEST.IMS_PER_BATCH = 1  # images per forward pass of an evaluation
+_C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
+_C.TEST.DETECTIONS_PER_IMAGE = 100  # of Mask R-CNN; the others have keys of their own
+_C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
+_C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
+_C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
+# Score of a class that was not detected at a face's place: the detectors' candidate threshold
+_C.TEST.MISSING_SCORE = 0.05
+
+# Small faces in large pictures: besides the whole picture, the detector sees overlapping tiles of
+# it, at a larger scale. Costs a forward pass per tile, so it is asked for (comics detect --tiling)
+_C.TEST.TILING = CfgNode()
+# "never"; "auto": pictures whose short side the whole-picture pass would shrink MIN_SHRINK times or
+# more; "always": all pictures larger than a tile
+_C.TEST.TILING.MODE = "never"
+_C.TEST.TILING.SIZE = 1024  # side of a tile, pixels of the picture as given
+_C.TEST.TILING.OVERLAP = 256  # of neighbours, pixels: smaller faces are whole in some tile
+_C.TEST.TILING.MIN_SHRINK = 2.0  # for "auto"
+
+_C.TEST.VIDEO = CfgNode()  # from frames to tracks and verdicts; decisions: no paper judges videos
+_C.TEST.VIDEO.TRACK_IOU = 0.1  # boxes of one face in two analysed frames overlap at least this much
+_C.TEST.VIDEO.LOST_SECONDS = 1.0  # a face that was not seen for longer starts a new track
+_C.TEST.VIDEO.TRIM = 0.2  # share of a track's frames left out at either end of their logits' order
+_C.TEST.VIDEO.MIN_FRAMES = 3  # analysed frames that a track needs to speak for its video
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of the defaults."""
+    return _C.clone()
+
+
+def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+    """Defaults, then a YAML file (with its ``_BASE_`` chain), then ``KEY VALUE`` pairs; frozen.
+
+    Raises:
+        KeyError: for an unknown key, naming the nearest valid one.
+        ValueError: for a value of the wrong type, or an odd number of overrides.
+        FileNotFoundError: if ``path`` or one of its bases does not exist.
+    """
+    cfg = get_cfg()
+    if path is not None:
+        merge_node(cfg, CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
+    merge_overrides(cfg, overrides)
+    cfg.freeze()
+    return cfg
+
+
+def load_config_text(text: str) -> CfgNode:
+    """The configuration that ``cfg.dump()`` wrote, as stored in a checkpoint; frozen."""
+    cfg = get_cfg()
+    merge_node(cfg, CfgNode.load_cfg(text))
+    cfg.freeze()
+    return cfg
+
+
+def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
+    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``."""
+    other = other if isinstance(other, CfgNode) else CfgNode(other)
+    for key in _leaf_keys(other):
+        _require_known(cfg, key)
+    cfg.merge_from_other_cfg(other)
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merge ``KEY VALUE`` pairs into ``cfg`` in place; raises as ``load_config``."""
+    if len(overrides) % 2:
+        raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
+    for key in overrides[::2]:
+        _require_known(cfg, key)
+    cfg.merge_from_list(list(overrides))
+
+
+def _leaf_keys(node: dict, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            keys += _leaf_keys(value, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _require_known(cfg: CfgNode, key: str) -> None:
+    known = _leaf_keys(cfg)
+    if key in known or any(name.startswith(key + ".") for name in known):
+        return
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    raise KeyError(f"unknown configuration key {key!r}; the nearest is {nearest!r}")

@@ -1,0 +1,346 @@
+"""What a run's documents say, as rows of files and of faces, for its report.
+
+Of a picture every face is a row; of a video every track. Memory holds the rows that are shown, not
+the documents.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from comics.runs.outputs import FAILED, FORGED, OK, PARTIAL
+from comics.runs.results_reader import ResultsError, inner_path, read_members
+from comics.structures import CLASS_NAMES
+from comics.video.tracks_file import Track
+
+MAX_FILES = 5_000  # rows of the report; the tables beside it (.csv) hold all
+MAX_FACES = 10_000
+MAX_PROBABILITIES = 1_000  # of one file's faces, the highest
+MAX_TRACKS_BYTES = 100 << 20  # of a video's tracks file; a larger one is not read
+MAX_TIMELINES = 40
+SUPPORTED = "1."  # schema versions: a later 1.x may add members
+FAKE_THRESHOLD = 0.5  # where the provenance does not say
+SAME_TIME = 1e-4  # seconds
+
+
+@dataclass
+class FileRow:
+    """One input file.
+
+    Attributes:
+        entry: of ``files`` in results.json.
+        number: its place there.
+        size: (width, height) in pixels; None if it was not looked at.
+        probability: the highest P(fake) of its faces; of a video, its own; None without a face.
+        score: the highest of its faces.
+        probabilities: P(fake) of its faces, or tracks.
+        seconds: how long a video is, as far as it was looked at.
+        start_s: where that part begins, in seconds.
+        peak: P(fake) of its most suspicious face, in the picture or frame ``peak_image`` (an id);
+            ``peak_time`` is that frame's, in seconds since the start of the video.
+    """
+
+    entry: Mapping
+    number: int
+    size: tuple[int, int] | None = None
+    probability: float | None = None
+    score: float | None = None
+    probabilities: list[float] = field(default_factory=list)
+    seconds: float | None = None
+    start_s: float = 0.0
+    peak: float = -1.0
+    peak_image: int = 0
+    peak_time: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As it was found."""
+        return self.entry["file_name"]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its faces were followed."""
+        return self.entry["kind"] == "video"
+
+    @property
+    def rank(self) -> tuple:
+        """The most suspicious first, then what failed, then the rest, in their order."""
+        forged = self.entry["verdict"] == FORGED
+        return (not forged, self.entry["status"] != FAILED, -(self.probability or 0), self.number)
+
+
+@dataclass
+class FaceRow:
+    """A face of a picture, or a track of a video.
+
+    Attributes:
+        file: that it is in.
+        probability, score: P(fake), and the confidence that there is a face (a track's: the mean).
+        label: 0 real, 1 fake.
+        box: (x, y, width, height) in pixels; of a track in the frame of its file's ``peak_time``,
+            None where it is not in that frame.
+        size: (width, height); of a track the medians.
+        crop: path of its picture, relative to the run's folder; None without one.
+        track, frames, times: of a track its number, in how many analysed frames it was seen, and
+            its first and last time in seconds.
+    """
+
+    file: FileRow
+    probability: float
+    score: float
+    label: int
+    box: tuple[float, ...] | None
+    size: tuple[float, float]
+    crop: str | None = None
+    track: int | None = None
+    frames: int | None = None
+    times: tuple[float, float] | None = None
+
+
+@dataclass
+class Timeline:
+    """What the plot of a video needs: see ``comics.pages.timeline.timeline_svg``."""
+
+    file: FileRow
+    tracks: list[Track]
+    points: dict[int, np.ndarray]
+    fake_threshold: float
+    lost_seconds: float
+
+
+@dataclass
+class RunRows:
+    """What a run left.
+
+    Attributes:
+        files, faces: rows that are shown, in the order of the run.
+        file_count, face_count: how many there are.
+        timelines: of its videos.
+        provenance, summary: as in results.json.
+        notes: what could not be read, or is left out.
+    """
+
+    files: list[FileRow]
+    faces: list[FaceRow]
+    file_count: int
+    face_count: int
+    timelines: list[Timeline]
+    provenance: Mapping
+    summary: Mapping
+    notes: list[str]
+
+    @property
+    def fake_threshold(self) -> float:
+        """P(fake) from which on the run called a face forged."""
+        value = self.provenance.get("fake_threshold", FAKE_THRESHOLD)
+        return float(value) if isinstance(value, (int, float)) else FAKE_THRESHOLD
+
+
+def read_run(folder: Path) -> RunRows:
+    """The rows of the run in ``folder``.
+
+    Raises:
+        ResultsError: if its results.json is absent, broken, or of another schema.
+    """
+    path = folder / "results.json"
+    provenance, summary, files = _read_files(path)
+    chosen = _Highest(MAX_FACES)
+    _read_faces(path, files, chosen)
+    timelines, notes = [], []
+    for row in files:
+        if row.is_video and row.entry["status"] != FAILED:
+            _read_video(folder, row, chosen, timelines, notes)
+    shown = sorted(files, key=lambda row: row.rank)[:MAX_FILES]
+    shown.sort(key=lambda row: row.number)
+    numbers = {row.number for row in shown}
+    faces = [face for face in chosen.faces() if face.file.number in numbers]
+    if len(shown) < len(files):
+        notes.append(f"{len(shown)} of {len(files)} files are shown: files.csv lists all")
+    if len(faces) < chosen.count:
+        notes.append(
+            f"{len(faces)} of {chosen.count} faces are shown, the most suspicious ones: "
+            "results.csv lists all"
+        )
+    return RunRows(shown, faces, len(files), chosen.count, timelines, provenance, summary, notes)
+
+
+class _Highest:
+    """Keeps the faces with the highest P(fake), counts all."""
+
+    def __init__(self, limit: int) -> None:
+        self.count = 0
+        self._limit = limit
+        self._heap: list[tuple[float, int, FaceRow]] = []
+
+    def add(self, face: FaceRow) -> None:
+        """Count a face, and keep it while it is among the highest."""
+        self.count += 1
+        entry = (face.probability, -self.count, face)
+        if len(self._heap) < self._limit:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def faces(self) -> list[FaceRow]:
+        """In the order in which they came, file by file."""
+        kept = sorted(self._heap, key=lambda entry: (entry[2].file.number, -entry[1]))
+        return [face for _, _, face in kept]
+
+
+def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
+    provenance, summary, version, files = {}, {}, None, []
+    for name, value in read_members(path):
+        if name == "schema_version":
+            version = value
+        elif name == "provenance" and isinstance(value, dict):
+            provenance = value
+        elif name == "summary" and isinstance(value, dict):
+            summary = value
+        elif name == "files":
+            files.append(FileRow(_file_entry(path, value, len(files)), len(files)))
+    if not isinstance(version, str) or not version.startswith(SUPPORTED):
+        raise ResultsError(
+            path, f"schema_version {version!r} is not one that this version reads ({SUPPORTED}x)"
+        )
+    return provenance, summary, files
+
+
+def _file_entry(path: Path, value: object, number: int) -> dict:
+    texts = {"file_name": str, "kind": str, "faces": int, "forged_faces": int}
+    sound = isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in texts.items())
+    if not sound or value.get("status") not in (OK, PARTIAL, FAILED):
+        raise ResultsError(path, f"files[{number}] is no outcome of a file")
+    return {"verdict": None, "reason": None} | value
+
+
+def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
+    """Fill in what ``results`` and ``images`` say."""
+    rows = {row.name: row for row in files}
+    number = itertools.count()
+    peaks: dict[int, FileRow] | None = None
+    for name, value in read_members(path):
+        if name not in ("results", "images") or not isinstance(value, dict):
+            continue
+        row = rows.get(value.get("file_name"))
+        if row is None:
+            continue
+        try:
+            if name == "results":
+                _add_face(row, value, next(number), chosen)
+            else:
+                if peaks is None:
+                    peaks = {row.peak_image: row for row in files}
+                row.size = row.size or (int(value["width"]), int(value["height"]))
+                if peaks.get(value["id"]) is row and "time_s" in value:
+                    row.peak_time = float(value["time_s"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultsError(path, f"an entry of {name} is unusable: {error!r}") from error
+
+
+def _add_face(row: FileRow, value: Mapping, number: int, chosen: _Highest) -> None:
+    probability, score = _share(value["fake_probability"]), _share(value["score"])
+    if probability > row.peak:
+        row.peak, row.peak_image = probability, int(value["image_id"])
+    row.score = max(row.score or 0.0, score)
+    if row.is_video:
+        return
+    row.probability = max(row.probability or 0.0, probability)
+    if len(row.probabilities) < MAX_PROBABILITIES:
+        row.probabilities.append(probability)
+    box = tuple(_finite(edge) for edge in value["bbox"])
+    _, _, width, height = box
+    crop = value.get("crop")
+    label = int(value["category_id"] == 1)
+    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop))
+
+
+def _read_video(
+    folder: Path, row: FileRow, chosen: _Highest, timelines: list[Timeline], notes: list[str]
+) -> None:
+    """Fill in what a video's tracks file says."""
+    if row.entry.get("fake_probability") is not None:
+        row.probability = _share(row.entry["fake_probability"])
+    path = inner_path(folder, row.entry.get("tracks_file"))
+    if path is None or path.stat().st_size > MAX_TRACKS_BYTES:
+        why = "absent" if path is None else "too large for this page"
+        notes.append(f"{row.name}: its tracks are not shown, their file is {why}")
+        return
+    timeline = Timeline(row, [], {}, FAKE_THRESHOLD, 1.0)
+    try:
+        found = list(_track_rows(path, row, timeline))
+    except ResultsError as error:
+        notes.append(f"{row.name}: its tracks are not shown: {error.reason}")
+        return
+    for face in found:
+        chosen.add(face)
+        row.probabilities.append(face.probability)
+    row.probabilities = heapq.nlargest(MAX_PROBABILITIES, row.probabilities)
+    if len(timelines) < MAX_TIMELINES:
+        timelines.append(timeline)
+
+
+def _track_rows(path: Path, row: FileRow, timeline: Timeline) -> Iterator[FaceRow]:
+    try:
+        for name, value in read_members(path):
+            if name == "duration_s":
+                row.seconds = _finite(value)
+            elif name == "selection":
+                row.start_s = _finite(value["start_s"])
+            elif name == "aggregation":
+                timeline.fake_threshold = _share(value["fake_threshold"])
+                timeline.lost_seconds = _finite(value["lost_seconds"])
+            elif name == "tracks":
+                yield _track_row(value, row, timeline)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(path, f"unusable: {error!r}") from error
+
+
+def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
+    times, boxes = np.array(value["times_s"], dtype=float), np.array(value["boxes"], dtype=float)
+    scores = np.array(value["scores"], dtype=float)
+    points = np.stack([times, np.array(value["fake_probabilities"], dtype=float), scores], axis=1)
+    if boxes.shape != (len(times), 4) or not len(times) or not np.isfinite(boxes).all():
+        raise ValueError("a track without boxes")
+    if not np.isfinite(points).all():
+        raise ValueError("a track with numbers that are none")
+    probability = _share(value["fake_probability"])
+    label = CLASS_NAMES.index(value["label"])
+    track, span = int(value["track_id"]), (float(times[0]), float(times[-1]))
+    timeline.tracks.append(Track(track, label, probability, len(times), *span))
+    timeline.points[track] = points
+    here = [] if row.peak_time is None else np.flatnonzero(abs(times - row.peak_time) < SAME_TIME)
+    width, height = np.median(boxes[:, 2:], axis=0).tolist()
+    return FaceRow(
+        row,
+        probability,
+        float(scores.mean()),
+        label,
+        tuple(boxes[here[0]].tolist()) if len(here) else None,
+        (width, height),
+        track=track,
+        frames=len(times),
+        times=span,
+    )
+
+
+def _finite(value: object) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number
+
+
+def _share(value: object) -> float:
+    number = _finite(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is not in [0, 1]")
+    return number

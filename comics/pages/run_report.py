@@ -1,0 +1,210 @@
+"""``report.html``: one self-contained page of a run, from what the run left in its folder.
+
+Rows travel as JSON inside the page; its one script shows, sorts and filters them, a page at a time,
+as text and never as markup. The page makes no request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from comics.inference.files import write_bytes
+from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
+from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
+from comics.pages.thumbnails import MediaPicture, crop_thumbnail, open_media
+from comics.pages.timeline import timeline_svg
+from comics.runs.outputs import FAILED
+from comics.runs.results_reader import inner_path
+
+REPORT_NAME = "report.html"
+TEMPLATE, SCRIPT = "run_report.html", "run_report.js"
+MAX_PICTURES = 300  # files with a thumbnail: the most suspicious ones
+MAX_FACE_PICTURES = 1_500
+DECIMALS = 6  # of P(fake) and scores, as in results.json
+SIZE_DECIMALS, TIME_DECIMALS = 1, 3
+
+# (key of a row, heading, whether it is a number)
+FILE_COLUMNS = (
+    ("name", "File", False),
+    ("verdict", "Verdict", False),
+    ("p", "P(fake)", True),
+    ("faces", "Faces", True),
+    ("forged", "Forged", True),
+    ("score", "Score", True),
+    ("size", "Size", True),
+    ("time", "Length", True),
+)
+FACE_COLUMNS = (
+    ("name", "File", False),
+    ("verdict", "Verdict", False),
+    ("p", "P(fake)", True),
+    ("score", "Score", True),
+    ("size", "Size", True),
+    ("time", "Time", True),
+    ("track", "Track", True),
+)
+SUMMARY = {
+    "files": "Files",
+    "forged_face_found": "With a forged face",
+    "all_faces_real": "Real faces only",
+    "no_face_found": "No face found",
+    "partial": "Read in part",
+    "failed": "Failed",
+}
+
+
+def write_run_report(folder: str | os.PathLike, title: str = "Faces, real and forged") -> Path:
+    """Write ``report.html`` beside the ``results.json`` of a finished run; returns its path.
+
+    Args:
+        folder: of the run's outputs.
+        title: heading of the page.
+
+    Raises:
+        ResultsError: if results.json is absent, broken, or of a schema that this version does not
+            read. What else is missing (media, tracks) is told in the page.
+        OSError: if the page cannot be written.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    html = render(
+        TEMPLATE,
+        script=read_template(SCRIPT),
+        title=title,
+        data=_page_data(folder, run),
+        summary=[(text, run.summary.get(name, 0)) for name, text in SUMMARY.items()],
+        pending=_pending(run),
+        notes=run.notes,
+        file_columns=FILE_COLUMNS,
+        face_columns=FACE_COLUMNS,
+        threshold=run.fake_threshold,
+        timelines=[_timeline(timeline) for timeline in run.timelines],
+        provenance=flat_pairs(run.provenance),
+    )
+    path = folder / REPORT_NAME
+    # Surrogates stand for bytes of file names that are no UTF-8
+    write_bytes(path, html.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _pending(run: RunRows) -> int | None:
+    """Inputs that are left; None if the run is complete."""
+    if run.summary.get("complete", True):
+        return None
+    pending = run.summary.get("pending")
+    return pending if isinstance(pending, int) else 0
+
+
+def _page_data(folder: Path, run: RunRows) -> dict[str, object]:
+    """What the script shows; its names are those of the columns."""
+    numbers = {row.number: place for place, row in enumerate(run.files)}
+    faces = [_face_data(face, numbers[face.file.number]) for face in run.faces]
+    files = [_file_data(folder, row) for row in run.files]
+    for row, media, positions in _pictures(folder, run):
+        entry = files[numbers[row.number]]
+        if media is not None:
+            entry["thumb"] = media.thumbnail()
+        for position in positions:
+            faces[position]["thumb"] = _face_picture(folder, run.faces[position], media)
+    return {"threshold": run.fake_threshold, "verdicts": VERDICTS, "files": files, "faces": faces}
+
+
+def _pictures(
+    folder: Path, run: RunRows
+) -> Iterator[tuple[FileRow, MediaPicture | None, list[int]]]:
+    """The files that get a picture, and the positions of their faces that do."""
+    of_file: dict[int, list[int]] = {}
+    for position, face in enumerate(run.faces):
+        of_file.setdefault(face.file.number, []).append(position)
+    left = MAX_FACE_PICTURES
+    looked_at = [row for row in run.files if row.entry["status"] != FAILED]
+    for row in sorted(looked_at, key=lambda row: row.rank)[:MAX_PICTURES]:
+        positions = of_file.get(row.number, [])[:left]
+        left -= len(positions)
+        boxes = [face.box for face in map(run.faces.__getitem__, positions) if face.box]
+        yield row, open_media(folder, row, boxes), positions
+
+
+def _face_picture(folder: Path, face: FaceRow, media: MediaPicture | None) -> str | None:
+    """Its own picture, or cut from that of its file."""
+    if face.crop is not None:
+        return crop_thumbnail(folder, face.crop)
+    return None if media is None or face.box is None else media.face(face.box)
+
+
+def _file_data(folder: Path, row: FileRow) -> dict[str, object]:
+    entry = row.entry
+    failed = entry["status"] == FAILED
+    return {
+        "name": row.name,
+        "status": entry["status"],
+        "verdict": FAILED if failed else entry["verdict"],
+        "reason": entry["reason"],
+        "video": row.is_video,
+        "p": _rounded(row.probability, DECIMALS),
+        "ps": [round(value, DECIMALS) for value in row.probabilities],
+        "faces": entry.get("tracks", entry["faces"]),
+        "forged": None,  # counted by the script, for the threshold at hand
+        "score": _rounded(row.score, DECIMALS),
+        "size": row.size,
+        "time": None if row.seconds is None else [round(row.seconds, TIME_DECIMALS)],
+        "link": _link(folder, entry.get("output")),
+        "heat": _link(folder, entry.get("heat_map")),
+        "thumb": None,
+    }
+
+
+def _face_data(face: FaceRow, file: int) -> dict[str, object]:
+    times = face.times
+    return {
+        "file": file,
+        "p": round(face.probability, DECIMALS),
+        "forged": bool(face.label),
+        "score": round(face.score, DECIMALS),
+        "size": [round(side, SIZE_DECIMALS) for side in face.size],
+        "time": None if times is None else [round(time, TIME_DECIMALS) for time in times],
+        "track": face.track,
+        "thumb": None,
+    }
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None else round(value, decimals)
+
+
+def _link(folder: Path, name: object) -> str | None:
+    """Address of an output, relative to the page."""
+    if inner_path(folder, name) is None:
+        return None
+    return quote(str(name), errors="surrogateescape")
+
+
+def _timeline(timeline: Timeline) -> dict[str, object]:
+    svg = timeline_svg(
+        timeline.file.name,
+        timeline.tracks,
+        timeline.points.__getitem__,
+        timeline.fake_threshold,
+        timeline.lost_seconds,
+    )
+    return {
+        "name": timeline.file.name,
+        # Made here by matplotlib, which escapes the names
+        "svg": Markup(svg),
+        "tracks": _describe_tracks(timeline.tracks),
+    }
+
+
+def _describe_tracks(tracks: Sequence) -> str:
+    """What the plot shows, for those who do not see it."""
+    told = [
+        f"track {track.track_id}: P(fake) {track.fake_probability:.2f}, "
+        f"{track.first_time_s:.1f} to {track.last_time_s:.1f} seconds"
+        for track in tracks
+    ]
+    return "; ".join(told) or "no face found"

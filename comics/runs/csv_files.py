@@ -1,0 +1,83 @@
+"""The results of a run as tables: ``results.csv``, a line per face, and ``files.csv``, per file.
+
+UTF-8, comma-separated, quoted as RFC 4180 says, lines ended by a line feed. A spreadsheet takes a
+cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, and the name of a file may: such a
+path gets ``./`` before it, which names the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+from comics.inference.files import atomic_path
+from comics.runs.outputs import FileStatus
+from comics.structures import CLASS_NAMES
+
+FACE_COLUMNS = (
+    "file_name",
+    "frame",
+    "time_s",
+    "track_id",
+    "x",
+    "y",
+    "width",
+    "height",
+    "score",
+    "fake_probability",
+    "label",
+)
+FILE_COLUMNS = tuple(field.name for field in fields(FileStatus))
+FORMULA_STARTS = ("=", "+", "-", "@")
+
+
+class CsvTable:
+    """Takes rows; made by ``csv_table``."""
+
+    def __init__(self, writer: csv.DictWriter) -> None:
+        self._writer = writer
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Add a row; what is absent or None becomes an empty cell."""
+        self._writer.writerow({name: _cell(value) for name, value in row.items()})
+
+
+@contextlib.contextmanager
+def csv_table(path: str | os.PathLike, columns: tuple[str, ...]) -> Iterator[CsvTable]:
+    """A table at ``path``; the file appears when the block ends without an exception.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        yield CsvTable(writer)
+
+
+def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
+    """A row of ``results.csv`` from entries of ``images`` and ``results``."""
+    place = dict(zip(("x", "y", "width", "height"), face["bbox"], strict=True))
+    kept = {name: face.get(name) for name in ("track_id", "score", "fake_probability")}
+    return {
+        "file_name": image["file_name"],
+        "frame": image.get("frame"),
+        "time_s": image.get("time_s"),
+        **kept,
+        **place,
+        "label": CLASS_NAMES[face["category_id"]].lower(),
+    }
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        value = value.replace("\r", " ")  # left unquoted by the csv module, a line end to readers
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"./{value}"
+    return value

@@ -1,0 +1,242 @@
+"""What the user names on the command line, expanded to files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from comics.inference.files import display_name
+
+IMAGE_EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".tga",
+        ".mpo",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+    ]
+)
+VIDEO_EXTENSIONS = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".gif",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".3gp",
+        ".flv",
+        ".wmv",
+        ".ogv",
+    ]
+)
+# Formats whose files may hold an animation, which is a video here, or one picture
+ANIMATED_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
+WILDCARDS = frozenset("*?[")
+# Sources that are no files
+LIVE = re.compile(r"webcam:\d+|(rtsps?|rtp|srt|udp)://.+", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")  # user:password@ of an address: in no output
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file, or live source, to look at.
+
+    Attributes:
+        path: where it is; of a live source only good to be shown.
+        relative: its name below the folder that was asked for; outputs mirror it.
+        live: the source to be opened where it is no file: "webcam:0", "rtsp://..."; None: a file.
+        shard_name: what decides on the shard it belongs to: see ``comics.runs.shards``.
+    """
+
+    path: Path
+    relative: PurePath
+    live: str | None = None
+    shard_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What outputs call it: printable, and without the credentials of an address."""
+        return display_name(self.path if self.live is None else CREDENTIALS.sub("", self.live))
+
+
+@dataclass
+class ExpandedInputs:
+    """The files found, and what could not be looked at: (path, reason)."""
+
+    files: list[InputFile] = field(default_factory=list)
+    faults: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def expand_inputs(
+    arguments: Iterable[str | os.PathLike],
+    exclude: Path | None = None,
+    listed: Iterable[str | os.PathLike] = (),
+) -> ExpandedInputs:
+    """Files named by paths, folders (recursively) and globs, each once, in a stable order.
+
+    A file that is named is taken whatever its extension; in a folder only known image and video
+    extensions are. Links are followed, except to a folder that contains the link.
+
+    Args:
+        arguments: paths, patterns with ``*``, ``?``, ``[...]`` and ``**``, or live sources:
+            ``webcam:0``, ``rtsp://...``.
+        exclude: a folder that is passed over (outputs of an earlier run).
+        listed: paths of files and folders only, as lists hold them: a list from a stranger must
+            not open cameras or addresses.
+
+    Returns:
+        ``ExpandedInputs``; paths that do not exist or cannot be read are in its ``faults``.
+    """
+    found = ExpandedInputs()
+    seen: set[str] = set()
+    excluded = None if exclude is None else os.path.realpath(exclude)
+
+    def add(file: InputFile) -> None:
+        identity = file.live or os.path.realpath(file.path)
+        if identity not in seen:
+            seen.add(identity)
+            found.files.append(file)
+
+    for argument in arguments:
+        if isinstance(argument, str) and LIVE.fullmatch(argument):
+            add(_live_source(argument))
+            continue
+        for file in _expand(Path(argument), found.faults, excluded):
+            add(file)
+    for name in listed:
+        for file in _expand_listed(Path(name), found.faults, excluded):
+            add(file)
+    return found
+
+
+def _live_source(source: str) -> InputFile:
+    shown = CREDENTIALS.sub("", source)
+    relative = PurePath(re.sub(r"[:/]+", "_", shown))
+    return InputFile(Path(shown), relative, live=source, shard_name=shown)
+
+
+def _expand(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+    if _exists(path):
+        yield from _expand_existing(path, faults, excluded)
+    elif WILDCARDS & set(str(path)):
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            faults.append((path, "no file matches this pattern"))
+        for match in matches:
+            # "**" also yields the folders on the way; their files are matches of their own
+            on_the_way = "**" in str(path) and os.path.isdir(match)
+            if not on_the_way and not _is_below(match, excluded):
+                yield from _expand_existing(Path(match), faults, excluded)
+    else:
+        faults.append((path, "no such file or folder"))
+
+
+def _is_below(path: str, folder: str | None) -> bool:
+    return folder is not None and Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _expand_listed(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+    if _exists(path):
+        yield from _expand_existing(path, faults, excluded)
+    else:
+        faults.append((path, "no such file or folder"))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is an entry of that name; also one that leads nowhere."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL in the name, or half of a surrogate pair
+        return False
+
+
+def _expand_existing(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+    if path.is_dir():
+        yield from _walk(path, path, (), faults, excluded)
+    else:
+        fault = file_fault(path)
+        if fault is None:
+            yield InputFile(path, PurePath(path.name), shard_name=str(path))
+        else:
+            faults.append((path, fault))
+
+
+def _walk(
+    root: Path, folder: Path, parents: tuple[str, ...], faults: list, excluded: str | None
+) -> Iterator[InputFile]:
+    identity = os.path.realpath(folder)
+    if identity == excluded:
+        return
+    if identity in parents:
+        faults.append((folder, "a symbolic link to a folder that contains it"))
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        faults.append((folder, error.strerror or str(error)))
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if path.is_dir():
+            yield from _walk(root, path, (*parents, identity), faults, excluded)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
+            fault = file_fault(path)
+            if fault is None:
+                relative = path.relative_to(root)
+                yield InputFile(path, relative, shard_name=relative.as_posix())
+            else:
+                faults.append((path, fault))
+
+
+def file_fault(path: Path) -> str | None:
+    """Why ``path`` is not a regular file that can be looked at; None if it is one."""
+    try:
+        if path.is_file():
+            return None
+        path.stat()
+    except FileNotFoundError:
+        return "a symbolic link to nothing" if path.is_symlink() else "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    return "a symbolic link that loops" if path.is_symlink() else "not a regular file"
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is to be read as a video: by its extension; GIF and WebP only if animated."""
+    extension = path.suffix.lower()
+    if extension not in ANIMATED_FORMATS:
+        return extension in VIDEO_EXTENSIONS
+    try:
+        with Image.open(path, formats=[ANIMATED_FORMATS[extension]]) as image:
+            return image.is_animated
+    except Exception:  # Pillow meets broken files in many ways; the reader of images says how
+        return False

@@ -1,0 +1,113 @@
+"""Opening what frames come from: a file, a webcam, or the address of a camera.
+
+A file is opened by us and handed to FFmpeg as a stream of bytes, and only containers that name no
+other file are recognised: a video from a stranger must not make us read other files or addresses.
+A live source is what the user named; FFmpeg opens it, with network protocols alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from typing import BinaryIO
+
+import av
+
+from comics.video.frames import VideoError
+
+# Containers that are opened. Playlists and image sequences are not among them: they name other
+# files and network addresses
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegvideo,mpegts,flv,asf,ogg,h264,hevc"
+)
+LIVE_CONTAINERS = "rtsp,mpegts,rtp,sdp"
+LIVE_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https"
+LIVE_TIMEOUT = 10.0  # seconds without a packet after which a live source has ended
+CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")
+WEBCAM = re.compile(r"webcam:(\d+)", re.IGNORECASE)
+# FFmpeg's device format of a system, and how it calls the camera of a number
+WEBCAM_FORMATS = {"Linux": ("video4linux2", "/dev/video{}"), "Darwin": ("avfoundation", "{}")}
+
+
+class LiveSource(os.PathLike):
+    """A webcam ("webcam:0") or the address of a camera ("rtsp://...").
+
+    As a path it is its name without user and password, which belong in no message.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __fspath__(self) -> str:
+        return CREDENTIALS.sub("", self.address)
+
+
+def open_source(
+    path: str | os.PathLike, resources: contextlib.ExitStack
+) -> tuple[av.container.InputContainer, bool]:
+    """The opened container, and whether it is live; ``resources`` closes it.
+
+    Raises:
+        VideoError: if it cannot be opened.
+    """
+    if isinstance(path, LiveSource):
+        return resources.enter_context(_open_live(path)), True
+    file = resources.enter_context(_open_file(path))
+    return resources.enter_context(_open_container(file, path)), False
+
+
+def describe_error(error: Exception) -> str:
+    """What an error says, without the names that FFmpeg gives to its arguments."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _open_file(path: str | os.PathLike) -> BinaryIO:
+    try:
+        file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
+    except (OSError, ValueError) as error:
+        raise VideoError(path, f"cannot be read: {describe_error(error)}") from error
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise VideoError(path, "the file is empty")
+    return file
+
+
+def _open_container(file: BinaryIO, path: str | os.PathLike) -> av.container.InputContainer:
+    # A Python file, since a name may hold bytes that are not UTF-8, or look like an FFmpeg URL
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+    try:
+        return av.open(file, metadata_errors="replace", options=options)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"not a readable video: {describe_error(error)}") from error
+
+
+def _open_live(source: LiveSource) -> av.container.InputContainer:
+    if webcam := WEBCAM.fullmatch(source.address):
+        name, container, options = (*_webcam(source, webcam[1]), {})
+    else:
+        name, container = source.address, None
+        options = {
+            "protocol_whitelist": LIVE_PROTOCOLS,
+            "format_whitelist": LIVE_CONTAINERS,
+            "rtsp_transport": "tcp",  # datagrams that are lost would be damaged frames
+        }
+    try:
+        return av.open(
+            name,
+            format=container,
+            options=options,
+            metadata_errors="replace",
+            timeout=(LIVE_TIMEOUT, LIVE_TIMEOUT),
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(source, f"cannot be opened: {describe_error(error)}") from error
+
+
+def _webcam(source: LiveSource, number: str) -> tuple[str, str]:
+    system = platform.system()
+    if system not in WEBCAM_FORMATS:
+        raise VideoError(source, f"webcams are not supported on {system}")
+    container, pattern = WEBCAM_FORMATS[system]
+    return pattern.format(number), container

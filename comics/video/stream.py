@@ -1,0 +1,218 @@
+"""Looking for faces in a video: decode, detect in batches, draw and encode as a stream.
+
+Three threads overlap: one decodes, the caller's runs the model, one draws and encodes. What lies
+between them is bounded, so memory does not depend on the length of a video.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from comics.structures import Faces
+from comics.video.animation_reader import AnimationReader, is_animation
+from comics.video.annotated_video import Annotate, AnnotatedVideo, Shown
+from comics.video.frames import Frame, Selection, VideoError
+from comics.video.reader import VideoReader
+from comics.video.source import LiveSource
+
+__all__ = ["VideoError", "VideoReport", "process_video"]
+
+Predict = Callable[[list[np.ndarray]], list[Faces]]
+OnFrame = Callable[[Frame, Faces], Any]
+FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
+# Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
+# through the model before it is full
+MAX_HELD_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """How reading a video went.
+
+    Attributes:
+        frames: decoded, of the part that was looked at.
+        analysed_frames: that the detector saw.
+        fault: why not everything could be read; None if everything was.
+        note: what was left out of the annotated video, or passed over; None if nothing.
+        output_fault: why there is no annotated video though one was asked for; None if there is.
+        width, height: of the first frame, upright.
+        end_s: seconds from the video's first frame to the end of the last one.
+    """
+
+    frames: int
+    analysed_frames: int
+    fault: str | None
+    note: str | None
+    output_fault: str | None = None
+    width: int = 0
+    height: int = 0
+    end_s: float = 0.0
+
+
+def process_video(
+    path: str | os.PathLike,
+    predict: Predict,
+    on_frame: OnFrame,
+    *,
+    max_pixels: int,
+    batch_size: int = 4,
+    selection: Selection = Selection(),  # noqa: B008  (it is frozen)
+    output: str | os.PathLike | None = None,
+    annotate: Annotate | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> VideoReport:
+    """Find the faces in the selected frames of a video or animation; memory does not grow.
+
+    Args:
+        path: the video, or a ``LiveSource``.
+        predict: upright [H, W, 3] uint8 RGB frames -> the faces of each.
+        on_frame: called for every analysed frame, in order. What it returns is what ``annotate``
+            gets of that frame; where it returns None, that is its faces.
+        max_pixels: videos with larger frames are refused.
+        batch_size: frames per call of ``predict``, at most.
+        selection: the part of the video, and which of its frames are analysed.
+        output: annotated MP4 with every frame of that part; one that was not analysed shows the
+            faces of the analysed one before it. Needs ``annotate``. None writes nothing.
+        annotate: draws on a frame; called in a thread of its own.
+        stop: asked after each batch; once it says True, a live source ends.
+
+    Raises:
+        VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
+            ``output`` is then not written.
+        OSError: if the disk is full. Where the annotated video cannot be encoded for another
+            reason, the report says so, and the analysis is whole.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(
+            open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
+        )
+        annotated = None
+        if output is not None:
+            annotated = stack.enter_context(
+                AnnotatedVideo(output, reader, annotate, FRAMES_AHEAD * batch_size)
+            )
+        loop = _Loop(predict, on_frame, annotated, batch_size)
+        for item in reader:
+            loop.add(item)
+            if reader.is_live and stop():
+                reader.stop()
+        loop.flush()
+        if not loop.frames:
+            raise VideoError(path, reader.fault or _no_frame(selection))
+        if annotated is not None:
+            annotated.finish()
+        return loop.report(reader)
+
+
+def open_reader(
+    path: str | os.PathLike, max_pixels: int, ahead: int, selection: Selection, writing: bool
+) -> VideoReader | AnimationReader:
+    """The reader for a video, animation or live source; arguments as of ``VideoReader``.
+
+    Args:
+        path: of it.
+        max_pixels: larger frames are refused.
+        ahead: frames decoded ahead.
+        selection: the part of the video, and which of its frames are analysed.
+        writing: deliver sound, and frames that are not analysed, too.
+
+    Raises:
+        VideoError: if it cannot be opened.
+    """
+    if not isinstance(path, LiveSource) and is_animation(path):
+        return AnimationReader(path, max_pixels, ahead, selection, all_frames=writing)
+    return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
+
+
+def _no_frame(selection: Selection) -> str:
+    if not selection.start_s:
+        return "no frame in the video stream"
+    return f"no frame from {selection.start_s:g} s on"
+
+
+class _Loop:
+    """Collects frames until a batch is full, then detects and hands them on in order."""
+
+    def __init__(
+        self,
+        predict: Predict,
+        on_frame: OnFrame,
+        annotated: AnnotatedVideo | None,
+        batch_size: int,
+    ) -> None:
+        self.frames = 0  # that came
+        self._analysed_frames = 0
+        self._first_size = (0, 0)
+        self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
+        self._batch_size = batch_size
+        self._pending: list[Frame | av.Packet] = []
+        self._batch: list[np.ndarray] = []
+        self._held_bytes = 0
+        self._drawn: Any = None
+        self._drawn_size: tuple[int, int] | None = None
+
+    def add(self, item: Frame | av.Packet) -> None:
+        """Take the next frame or packet of sound; a full batch is analysed."""
+        if not isinstance(item, Frame):
+            if self._pending:  # its place is behind them
+                self._pending.append(item)
+            elif self._annotated is not None:
+                self._annotated.put(item)
+            return
+        self._pending.append(item)
+        if not self.frames:
+            self._first_size = item.image.shape[:2]
+        self.frames += 1
+        self._held_bytes += item.image.nbytes
+        if item.analysed:
+            self._batch.append(item.image)
+        if len(self._batch) == self._batch_size or self._held_bytes >= MAX_HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Analyse the frames that wait, and hand on everything in the order in which it came."""
+        pending, batch = self._pending, self._batch
+        self._pending, self._batch, self._held_bytes = [], [], 0
+        found = iter(self._predict(batch) if batch else ())
+        for item in pending:
+            if isinstance(item, Frame) and item.analysed:
+                self._analysed_frames += 1
+                faces = next(found)
+                drawn = self._on_frame(item, faces)
+                self._drawn = faces if drawn is None else drawn
+                self._drawn_size = tuple(faces.image_size)
+            if self._annotated is not None:
+                self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
+
+    def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
+        """What was read, analysed and left out; after the last ``flush``."""
+        notes = []
+        if self._annotated is not None and self._annotated.note:
+            notes.append(self._annotated.note)
+        if reader.skipped:
+            notes.append(f"{reader.skipped} frames came while there was no time for them")
+        height, width = self._first_size
+        return VideoReport(
+            frames=reader.frames,
+            analysed_frames=self._analysed_frames,
+            fault=reader.fault,
+            note="; ".join(notes) or None,
+            output_fault=None if self._annotated is None else self._annotated.fault,
+            width=width,
+            height=height,
+            end_s=reader.end_s,
+        )
+
+    def _shown(self, frame: Frame) -> Shown:
+        # The video may change its size on the way
+        fits = self._drawn_size == frame.image.shape[:2]
+        return Shown(frame, self._drawn if fits else None)

@@ -1,0 +1,108 @@
+"""From the verdicts on a face's frames to one on its track, and from tracks to one on the video.
+
+A single frame may err: a blink, a blur, a cut. So a track's P(fake) is the trimmed mean of its
+frames' logits, each weighted by its detection score: the lowest and the highest ``trim`` of the
+weight are left out. One frame of a long track cannot flip it, whatever it says. A video is as
+forged as its most forged track, among those that were seen in enough frames.
+
+Every rule here is a decision of this project; the papers judge frames.
+
+Shape letters: N frames of a track.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from comics.ops.verdicts import LOGIT_MARGIN
+
+RECENT_FRAMES = 500  # of a track that its verdict so far looks back on, so that it stays quick
+MIN_WEIGHT = 1e-6  # a detection score of 0 would weigh nothing, and a track of such have no mean
+
+
+def track_probability(
+    probabilities: Sequence[float], scores: Sequence[float], trim: float
+) -> float:
+    """P(fake) of a track: the sigmoid of the trimmed, weighted mean of its frames' logits.
+
+    With the frames in the order of their logits, each as long as its weight, the mean is taken of
+    what lies between the shares ``trim`` and 1 - ``trim`` of the whole length. It does not depend
+    on the order of the frames, never falls when one frame's P(fake) rises, and a frame that weighs
+    at most ``trim`` of the track cannot move it beyond what the other frames say.
+
+    Args:
+        probabilities: [N] P(fake) of each frame, in [0, 1]; kept ``LOGIT_MARGIN`` from 0 and 1.
+        scores: [N] detection scores, the weights, in [0, 1].
+        trim: in [0, 0.5).
+
+    Raises:
+        ValueError: for no frame at all, or lengths that differ.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    weights = np.maximum(np.asarray(scores, dtype=np.float64), MIN_WEIGHT)
+    if not len(p) or p.shape != weights.shape:
+        raise ValueError(f"a track needs a P(fake) and a score a frame: {p.shape}, {weights.shape}")
+    p = p.clip(LOGIT_MARGIN, 1 - LOGIT_MARGIN)
+    # Frames of equal P(fake) are put in the order of their weights, so that sums do not depend on
+    # the order in which they came, down to the last bit
+    order = np.lexsort((weights, p))
+    logits, weights = np.log(p / (1 - p))[order], weights[order]
+    ends = np.cumsum(weights)
+    low, high = trim * ends[-1], (1 - trim) * ends[-1]
+    kept = (np.minimum(ends, high) - np.maximum(ends - weights, low)).clip(min=0)
+    return float(1 / (1 + np.exp(-np.dot(kept, logits) / kept.sum())))
+
+
+def video_probability(
+    probabilities: Sequence[float], frames: Sequence[int], min_frames: int
+) -> float | None:
+    """P(fake) of a video: the highest among the tracks that speak for it; None without a track.
+
+    Args:
+        probabilities: P(fake) of each track.
+        frames: of each track, in how many analysed frames it was seen.
+        min_frames: as in ``VideoRule``.
+    """
+    if not len(probabilities):
+        return None
+    needed = min(min_frames, max(frames))
+    return max(p for p, seen in zip(probabilities, frames, strict=True) if seen >= needed)
+
+
+class RunningVerdicts:
+    """P(fake) of each track so far, over at most its ``RECENT_FRAMES`` last analysed frames.
+
+    It is what an annotated video shows: steadier than one frame's. Tracks that have ended are
+    forgotten, so memory does not grow with the length of a video.
+
+    Args:
+        trim: as in ``VideoRule``.
+    """
+
+    def __init__(self, trim: float) -> None:
+        self._trim = trim
+        self._frames: dict[int, deque[tuple[float, float]]] = {}
+
+    def update(
+        self,
+        track_ids: Sequence[int],
+        probabilities: Sequence[float],
+        scores: Sequence[float],
+        alive: Collection[int],
+    ) -> list[float]:
+        """P(fake) of each face's track, with this frame.
+
+        Args:
+            track_ids, probabilities, scores: of the N faces of the frame.
+            alive: tracks that may still go on, those of the frame among them.
+        """
+        self._frames = {track: self._frames[track] for track in self._frames if track in alive}
+        for track, *seen in zip(track_ids, probabilities, scores, strict=True):
+            self._frames.setdefault(track, deque(maxlen=RECENT_FRAMES)).append(tuple(seen))
+        return [
+            track_probability(*zip(*self._frames[track], strict=True), self._trim)
+            for track in track_ids
+        ]

@@ -1,0 +1,207 @@
+"""The tracks of a video: kept on disk while it is read, then written as ``videos/<name>.json``.
+
+Its layout (``tracks.schema.json`` beside this file is its JSON schema)::
+
+    {"schema_version": "1.1",
+     "file_name", "width", "height",
+     "frames":           frames decoded, of the part of the video that was looked at,
+     "analysed_frames",
+     "duration_s":       seconds from the start of that part to the end of its last frame,
+     "selection":        {"stride", "max_fps", "start_s", "end_s"}: the part, and what was analysed,
+     "verdict":          "no_face_found", "all_faces_real", "forged_face_found",
+     "fake_probability": of the video; null without a face,
+     "aggregation":      the rule: see comics.video.track_verdicts,
+     "tracks": [{"track_id", "label": "Real" | "Fake", "fake_probability", "first_time_s",
+                 "last_time_s", and, of each frame where it was seen, "frames", "times_s",
+                 "boxes": [[x, y, width, height], ...], "scores", "fake_probabilities"}, ...]}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from comics.inference.files import atomic_path
+from comics.inference.verdict import VideoRule
+from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
+from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
+from comics.video.track_verdicts import track_probability, video_probability
+
+COLUMNS = "track, frame, time_s, x, y, width, height, score, probability"
+FETCHED = 100  # rows read at once
+AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
+
+
+@dataclass(frozen=True)
+class Track:
+    """A face through a video.
+
+    Attributes:
+        track_id: its number, from 1.
+        label: real (0) or fake (1).
+        fake_probability: by ``track_probability``.
+        frames: analysed frames in which it was seen.
+        first_time_s, last_time_s: seconds since the video's first frame.
+    """
+
+    track_id: int
+    label: int
+    fake_probability: float
+    frames: int
+    first_time_s: float
+    last_time_s: float
+
+
+class TrackRecorder:
+    """Takes the faces of a video frame by frame; a context manager.
+
+    They lie in a temporary database on disk, so memory does not grow with the length of the video.
+
+    Args:
+        rule: how tracks and the video are judged.
+    """
+
+    def __init__(self, rule: VideoRule) -> None:
+        self._rule = rule
+        self._database = sqlite3.connect("")  # a temporary file, gone with the connection
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(f"CREATE TABLE faces ({COLUMNS})")
+
+    def __enter__(self) -> TrackRecorder:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._database.close()
+
+    def add(self, frame: int, time_s: float, faces: Faces, track_ids: Sequence[int]) -> None:
+        """Add the faces of an analysed frame.
+
+        Args:
+            frame: its index; rising.
+            time_s: seconds since the video's first frame.
+            faces: with ``scores`` and ``fake_probability``.
+            track_ids: the track of each.
+
+        Raises:
+            OSError: if the disk is full.
+        """
+        boxes = faces.boxes.tolist()
+        told = zip(
+            track_ids, boxes, faces.scores.tolist(), faces.fake_probability.tolist(), strict=True
+        )
+        rows = [
+            (track, frame, time_s, x0, y0, x1 - x0, y1 - y0, score, probability)
+            for track, (x0, y0, x1, y1), score, probability in told
+        ]
+        marks = ",".join("?" * len(COLUMNS.split(",")))
+        with _disk_errors():
+            self._database.executemany(f"INSERT INTO faces VALUES ({marks})", rows)
+
+    def tracks(self) -> list[Track]:
+        """Every track with its verdict, by number."""
+        with _disk_errors():
+            self._database.execute("CREATE INDEX IF NOT EXISTS by_track ON faces (track, frame)")
+            spans = self._database.execute(
+                "SELECT track, COUNT(*), MIN(time_s), MAX(time_s) FROM faces GROUP BY track"
+            ).fetchall()
+        return [self._track(*span) for span in spans]
+
+    def points(self, track_id: int) -> np.ndarray:
+        """[N, 3] float64 of a track's frames: seconds, P(fake), detection score."""
+        return np.array(list(self._rows(track_id, "time_s, probability, score"))).reshape(-1, 3)
+
+    def video_probability(self, tracks: Sequence[Track]) -> float | None:
+        """P(fake) of the video; None without a track."""
+        return video_probability(
+            [track.fake_probability for track in tracks],
+            [track.frames for track in tracks],
+            self._rule.min_frames,
+        )
+
+    def write(
+        self, path: str | os.PathLike, header: Mapping[str, object], tracks: Sequence[Track]
+    ) -> None:
+        """Write the file, atomically and without holding a track in memory.
+
+        Args:
+            path: of the file.
+            header: what comes before "aggregation".
+            tracks: as ``tracks()`` returns them.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        rule = self._rule
+        aggregation = {
+            "method": AGGREGATION,
+            "trim": rule.trim,
+            "min_frames": rule.min_frames,
+            "fake_threshold": rule.fake_threshold,
+            "track_iou": rule.track_iou,
+            "lost_seconds": rule.lost_seconds,
+        }
+        head = {"schema_version": SCHEMA_VERSION, **header, "aggregation": aggregation}
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "w", encoding="utf-8") as document,
+            _disk_errors(),
+        ):
+            document.write(json.dumps(head, allow_nan=False)[:-1] + ',\n"tracks": [')
+            for position, track in enumerate(tracks):
+                document.write(",\n" if position else "\n")
+                self._write_track(document, track)
+            document.write("]}\n")
+
+    def _track(self, track_id: int, frames: int, first: float, last: float) -> Track:
+        _, probabilities, scores = self.points(track_id).T
+        probability = track_probability(probabilities, scores, self._rule.trim)
+        label = FAKE if probability >= self._rule.fake_threshold else REAL
+        return Track(track_id, label, probability, frames, first, last)
+
+    def _write_track(self, document: IO[str], track: Track) -> None:
+        head = {
+            "track_id": track.track_id,
+            "label": CLASS_NAMES[track.label],
+            "fake_probability": round(track.fake_probability, SCORE_DECIMALS),
+            "first_time_s": track.first_time_s,
+            "last_time_s": track.last_time_s,
+        }
+        document.write(json.dumps(head)[:-1])
+        for name, columns, decimals in (
+            ("frames", "frame", None),
+            ("times_s", "time_s", None),
+            ("boxes", "x, y, width, height", BOX_DECIMALS),
+            ("scores", "score", SCORE_DECIMALS),
+            ("fake_probabilities", "probability", SCORE_DECIMALS),
+        ):
+            document.write(f', "{name}": [')
+            for position, row in enumerate(self._rows(track.track_id, columns)):
+                values = list(row) if decimals is None else [round(v, decimals) for v in row]
+                document.write(", " if position else "")
+                document.write(json.dumps(values if len(values) > 1 else values[0]))
+            document.write("]")
+        document.write("}")
+
+    def _rows(self, track_id: int, columns: str) -> Iterator[tuple]:
+        with _disk_errors():
+            cursor = self._database.execute(
+                f"SELECT {columns} FROM faces WHERE track = ? ORDER BY frame", (track_id,)
+            )
+            while rows := cursor.fetchmany(FETCHED):
+                yield from rows
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Faults of the database are those of the disk that it lies on."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the temporary file of a video's tracks: {error}") from error

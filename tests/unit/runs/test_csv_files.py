@@ -1,0 +1,45 @@
+import csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comics.runs.csv_files import FACE_COLUMNS, csv_table, face_row
+
+FACE = {"bbox": [1.5, 2, 3, 4], "score": 0.9, "fake_probability": 0.25, "category_id": 0}
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_line_per_face(tmp_path):
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": "a.jpg"}, FACE))
+        frame = {"file_name": "v.mp4", "frame": 5, "time_s": 0.2}
+        table.add(face_row(frame, FACE | {"track_id": 3, "category_id": 1}))
+    first, second = rows_of(tmp_path / "r.csv")
+    assert tuple(first) == FACE_COLUMNS
+    assert first == {
+        "file_name": "a.jpg", "frame": "", "time_s": "", "track_id": "", "x": "1.5", "y": "2",
+        "width": "3", "height": "4", "score": "0.9", "fake_probability": "0.25", "label": "real",
+    }  # fmt: skip
+    assert (second["frame"], second["time_s"], second["track_id"]) == ("5", "0.2", "3")
+    assert second["label"] == "fake"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_name_survives_and_none_is_a_formula(tmp_path_factory, name):
+    path = tmp_path_factory.mktemp("csv") / "r.csv"
+    with csv_table(path, FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": name}, FACE))
+    (row,) = rows_of(path)
+    assert row["file_name"].removeprefix("./") == name.replace("\r", " ").removeprefix("./")
+    assert row["file_name"][0] not in "=+-@"
+
+
+def test_an_exception_writes_nothing(tmp_path):
+    with pytest.raises(RuntimeError), csv_table(tmp_path / "r.csv", FACE_COLUMNS):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())

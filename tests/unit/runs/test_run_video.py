@@ -1,0 +1,238 @@
+"""One video of a run: its tracks, its verdict, and what is written of them."""
+
+import json
+from importlib.resources import files
+from pathlib import PurePath
+
+import av
+import jsonschema
+import numpy as np
+import pytest
+
+from comics.inference.verdict import VideoRule
+from comics.runs import video as module
+from comics.runs.inputs import InputFile
+from comics.runs.video import VideoOptions, VideoOutputs, run_video
+from comics.video.track_verdicts import track_probability
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+SCHEMA = json.loads(files("comics.video").joinpath("tracks.schema.json").read_text())
+
+
+@pytest.fixture
+def run(tmp_path, patch_predictor):
+    """Function: path, options -> (status, tracks document or None, what came of each frame)."""
+
+    def go(path, media=True, predictor=patch_predictor, stop=lambda: False, **options):
+        came = []
+        outputs = VideoOutputs(
+            tmp_path / "out",
+            media="media/a.mp4" if media else None,
+            tracks="videos/a.json",
+            timeline="videos/a.timeline.svg",
+        )
+        status = run_video(
+            InputFile(path, PurePath(path.name)),
+            predictor,
+            VideoOptions(**options),
+            lambda frame, faces, track_ids: came.append((frame, faces, track_ids)),
+            outputs,
+            stop,
+        )
+        written = outputs.folder / outputs.tracks
+        document = json.loads(written.read_text()) if written.exists() else None
+        if document is not None:
+            jsonschema.validate(document, SCHEMA)
+        return status, document, came
+
+    return go
+
+
+def two_faces(make_scene, i):
+    """A forged face that moves right and a real one that moves left."""
+    return make_scene(48, 96, [(RED, 4 + i, 8, 24 + i, 32), (BLUE, 70 - i, 20, 90 - i, 44)])
+
+
+def test_tracks_of_a_video(tmp_path, encode_video, make_scene, run):
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(12)])
+    status, document, came = run(path, stride=3)
+    assert (status.status, status.verdict, status.tracks) == ("ok", "forged_face_found", 2)
+    assert (document["width"], document["height"]) == (96, 48)
+    assert (document["frames"], document["analysed_frames"]) == (12, 4)
+    assert document["duration_s"] == pytest.approx(12 / 25)
+    assert document["selection"] == {"stride": 3, "max_fps": None, "start_s": 0.0, "end_s": None}
+    assert document["verdict"] == "forged_face_found"
+    assert document["fake_probability"] == status.fake_probability == pytest.approx(0.8, abs=1e-6)
+    labels = {track["label"]: track for track in document["tracks"]}
+    assert labels.keys() == {"Real", "Fake"}
+    for label, start, step in (("Fake", 4, 1), ("Real", 70, -1)):
+        track = labels[label]
+        assert track["frames"] == [0, 3, 6, 9]
+        assert track["times_s"] == pytest.approx([0, 0.12, 0.24, 0.36])
+        assert [b[0] for b in track["boxes"]] == pytest.approx(
+            [start + step * i for i in (0, 3, 6, 9)], abs=2
+        )
+        expected = track_probability(track["fake_probabilities"], track["scores"], 0.2)
+        assert track["fake_probability"] == pytest.approx(expected, abs=1e-5)
+    # The faces of the frames have the same numbers
+    for frame, faces, track_ids in came:
+        for track_id, box in zip(track_ids, faces.boxes.tolist(), strict=True):
+            track = next(t for t in document["tracks"] if t["track_id"] == track_id)
+            seen = track["boxes"][track["frames"].index(frame.index)]
+            assert seen[:2] == pytest.approx(box[:2], abs=0.01)
+    svg = (tmp_path / "out" / status.timeline).read_text()
+    assert "Track 2" in svg and svg.startswith("<svg")
+    with av.open(str(tmp_path / "out" / status.output)) as container:
+        assert len(list(container.decode(video=0))) == 12
+
+
+def test_a_part_is_told_in_the_times_of_the_source(tmp_path, encode_video, make_scene, run):
+    path = encode_video(
+        tmp_path / "a.mp4", [two_faces(make_scene, i % 20) for i in range(50)], options={"g": "10"}
+    )
+    status, document, came = run(path, start_s=1.0, end_s=1.4, max_fps=10.0)
+    assert document["selection"] == {"stride": 1, "max_fps": 10.0, "start_s": 1.0, "end_s": 1.4}
+    assert document["duration_s"] == pytest.approx(0.4)
+    assert came[0][0].time_s == pytest.approx(1.0)
+    assert document["tracks"][0]["first_time_s"] == pytest.approx(1.0)
+    assert (status.frames, status.analysed_frames) == (10, 4)
+
+
+class Doubtful:
+    """One face, whose P(fake) follows a script."""
+
+    max_pixels = 1_000_000
+
+    def __init__(self, patch_predictor, script):
+        self._inner, self._script = patch_predictor, iter(script)
+
+    def predict(self, images):
+        from dataclasses import replace
+
+        import torch
+
+        found = []
+        for faces in self._inner.predict(images):
+            p = torch.full((len(faces),), next(self._script))
+            found.append(replace(faces, fake_probability=p, labels=(p >= 0.5).long()))
+        return found
+
+
+def test_one_frame_does_not_make_a_video_forged(
+    tmp_path, encode_video, make_scene, run, patch_predictor
+):
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, 0)[:, 40:]] * 20)
+    script = [0.2] * 10 + [0.99] + [0.2] * 9
+    status, document, _ = run(path, predictor=Doubtful(patch_predictor, script))
+    assert (status.verdict, status.frames_with_forged_faces) == ("all_faces_real", 1)
+    assert document["tracks"][0]["label"] == "Real"
+    assert status.fake_probability == pytest.approx(0.2, abs=1e-3)
+    lower = VideoRule(fake_threshold=0.15)
+    status, *_ = run(path, predictor=Doubtful(patch_predictor, script), rule=lower)
+    assert status.verdict == "forged_face_found"
+
+
+def test_the_annotated_video_shows_numbers_and_verdicts_so_far(
+    tmp_path, encode_video, make_scene, run, patch_predictor, monkeypatch
+):
+    drawn = []
+    draw = module.draw_faces
+
+    def spy(image, faces, names):
+        drawn.append((faces.labels.tolist(), faces.fake_probability.tolist(), names))
+        return draw(image, faces, names=names)
+
+    monkeypatch.setattr(module, "draw_faces", spy)
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, 0)[:, 40:]] * 6)
+    script = [0.2, 0.9, 0.2, 0.2, 0.2, 0.2]
+    _, document, came = run(path, predictor=Doubtful(patch_predictor, script))
+    assert [names for *_, names in drawn] == [["#1"]] * 6
+    so_far = [p for _, (p,), _ in drawn]
+    expected = [track_probability(script[: i + 1], [0.9] * (i + 1), 0.2) for i in range(6)]
+    assert so_far == pytest.approx(expected, abs=1e-5)
+    assert so_far[-1] == pytest.approx(document["tracks"][0]["fake_probability"], abs=1e-5)
+    # while the results keep what was said of each frame
+    told = [faces.fake_probability.item() for _, faces, _ in came]
+    assert told == pytest.approx(script)
+
+
+def test_no_face(tmp_path, encode_video, make_scene, run):
+    path = encode_video(tmp_path / "a.mp4", [make_scene()] * 4)
+    status, document, _ = run(path)
+    assert (status.verdict, status.tracks, status.fake_probability) == ("no_face_found", 0, None)
+    assert (document["tracks"], document["fake_probability"]) == ([], None)
+    assert "no face found" in (tmp_path / "out" / status.timeline).read_text()
+
+
+def test_a_video_that_fails_leaves_nothing(tmp_path, run):
+    (tmp_path / "a.mp4").write_text("not a video" * 50)
+    status, document, _ = run(tmp_path / "a.mp4")
+    assert (status.status, document) == ("failed", None)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_video_that_cannot_be_encoded_is_analysed_all_the_same(
+    tmp_path, encode_video, make_scene, run, monkeypatch
+):
+    monkeypatch.setattr("comics.video.writer.ENCODER_OPTIONS", {"preset": "nonsense"})
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(30)])
+    status, document, came = run(path)
+    assert (status.status, status.output, status.tracks) == ("partial", None, 2)
+    assert "the annotated video cannot be written" in status.reason
+    assert len(came) == document["analysed_frames"] == 30
+    assert not list((tmp_path / "out").rglob("*.mp4"))
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_full_disk_is_no_fault_of_the_video(tmp_path, encode_video, make_scene, run, monkeypatch):
+    def full(*_):
+        raise av.error.FFmpegError(28, "No space left on device")
+
+    monkeypatch.setattr("comics.video.writer.VideoWriter.write", full)
+    path = encode_video(tmp_path / "a.mp4", [make_scene()] * 4)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(path)
+    assert not isinstance(caught.value, av.FFmpegError)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_sound_with_a_broken_header_is_left_out(tmp_path, encode_video, make_scene, run):
+    """MP4 repeats the header of Opus at the end of the file, and could not be finished."""
+    path = encode_video(
+        tmp_path / "a.webm", [two_faces(make_scene, 0)] * 6, codec="libvpx-vp9", sound="libopus",
+        options={"deadline": "realtime", "cpu-used": "8"},
+    )  # fmt: skip
+    content = bytearray(path.read_bytes())
+    private = content.index(b"OpusHead") - 1  # the element's length, a byte before it
+    assert content[private - 2 : private] == b"\x63\xa2" and content[private] == 0x80 | 19
+    content[private - 2 : private] = b"\x63\xa3"  # an element that nobody knows
+    path.write_bytes(content)
+    status, *_ = run(path)
+    assert status.reason == "sound left out: its opus header is broken"
+    with av.open(str(tmp_path / "out" / status.output)) as container:
+        assert len(list(container.decode(video=0))) == 6
+        assert not container.streams.audio
+
+
+def test_frames_that_change_their_size_stay_one_track(tmp_path, encode_video, make_scene, run):
+    """As in a recorded call whose resolution is adapted."""
+    small = [make_scene(48, 64, [(RED, 16, 12, 32, 36)])] * 8
+    large = [np.repeat(np.repeat(small[0], 2, axis=0), 2, axis=1)] * 8
+    parts = [
+        encode_video(tmp_path / f"{name}.h264", frames, options={"bf": "0"}).read_bytes()
+        for name, frames in (("a", small), ("b", large))
+    ]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(parts))
+    status, document, came = run(path)
+    assert {frame.image.shape[:2] for frame, *_ in came} == {(48, 64), (96, 128)}
+    assert (status.tracks, len(document["tracks"][0]["frames"])) == (1, 16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"stride": 0}, {"max_fps": -1.0}, {"start_s": 2.0, "end_s": 1.0}],
+)
+def test_options_out_of_range(options):
+    with pytest.raises(ValueError, match="must be"):
+        VideoOptions(**options)

