@@ -8,7 +8,7 @@ picture (counted as not found). Each model's face part says P(fake), mirrored an
 detector's as the model file states. Boxes are kept in OUTPUT/boxes.json and scores in
 OUTPUT/scores_*.json; the same command goes on from there.
 
---conditions repeats every source: jpeg:75, resize:0.5, ... as tools/benchmark_photos.py, side:48
+--conditions repeats every source: jpeg:75, resize:0.5, ... as tools/lab/benchmark_photos.py, side:48
 (the picture is scaled so that the longer side of the face's box is 48 pixels), scale:1.2 (the box
 is so much larger). Printed, and written to OUTPUT/sources.md and OUTPUT/sources.json: per source
 and condition AUC, real faces called forged, forged faces called forged, with 95 % intervals over
@@ -21,9 +21,9 @@ condition reach it, and writes a model file with both to --store: only ever on v
 Exit code: 0 done; 2 unusable arguments or files.
 
 Examples:
-  tools/benchmark_sources.py --weights new.safetensors old.safetensors --output out \\
+  tools/lab/benchmark_sources.py --weights new.safetensors old.safetensors --output out \\
       --sources "dfdc=faces.csv@split=test,set=dfdc224" own=output/default/data/0/test_dev.json
-  tools/benchmark_sources.py --weights joined.safetensors --output out --choose \\
+  tools/lab/benchmark_sources.py --weights joined.safetensors --output out --choose \\
       --store new.safetensors --conditions jpeg:50 side:48 scale:0.85 \\
       --sources "dfdc=faces.csv@split=val,set=dfdc224"
 """
