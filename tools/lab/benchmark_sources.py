@@ -8,11 +8,11 @@ picture (counted as not found). Each model's face part says P(fake), mirrored an
 detector's as the model file states. Boxes are kept in OUTPUT/boxes.json and scores in
 OUTPUT/scores_*.json; the same command goes on from there.
 
---conditions repeats every source: jpeg:75, resize:0.5, ... as tools/lab/benchmark_photos.py, side:48
-(the picture is scaled so that the longer side of the face's box is 48 pixels), scale:1.2 (the box
-is so much larger). Printed, and written to OUTPUT/sources.md and OUTPUT/sources.json: per source
-and condition AUC, real faces called forged, forged faces called forged, with 95 % intervals over
-groups (clips, photos); --clips also takes the mean of the faces of each group.
+--conditions repeats every source: jpeg:75, resize:0.5, ... as tools/lab/benchmark_photos.py does;
+side:48: the picture is scaled so that the longer side of the face's box is 48 pixels; scale:1.2:
+the box is so much larger. Printed, and written to OUTPUT/sources.md and OUTPUT/sources.json: per
+source and condition AUC, real faces called forged, forged faces called forged, with 95 % intervals
+over groups (clips, photos); --clips also takes the mean of the faces of each group.
 
 --choose fits the temperature of P(fake), every source and class counting alike, chooses
 TEST.FAKE_THRESH so that at most --false-alarms of the real faces of every source under every
