@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measure results or a model: AP, oLRP, AUC, calibration, robustness",
     "make-dataset": "forge photos: a set of real and forged faces in COCO's format",
     "make-face-videos": "forge clips of single faces at several compressions",
+    "manifest": "make a manifest of face pictures out of folders of real and of forged ones",
     "convert": "make a model file of weights from elsewhere",
     "export": "make ONNX files of a model file",
     "combine": "join a detector's and a face method's model files into one",

@@ -12,11 +12,14 @@ image and annotation ids, the fault, and what the reader does about it:
 Without --fast every image is decoded and every mask drawn; with it only headers are read, which
 finds missing files and wrong sizes but not truncated pixels.
 
-Exit code: 0 no fault; 1 warnings only; 2 a set is unusable (errors), or unusable arguments.
+{LEAKS}
+Exit code: 0 no fault; 1 warnings only, leaks among them; 2 a set is unusable (errors), or unusable
+arguments.
 
 Examples:
   tools/check_dataset.py openforensics_val
   tools/check_dataset.py faces.json@photos other/faces.json --fast --json report.json
+  tools/check_dataset.py faces.json --leaks
 """
 
 from __future__ import annotations
@@ -27,13 +30,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from comics.commands.leak_check import HELP, add_leak_arguments, check_leaks
+
 EXIT_CLEAN, EXIT_FAULTS, EXIT_UNUSABLE = 0, 1, 2
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__.replace("{LEAKS}", HELP),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sets", nargs="+", metavar="SET", help="name, FILE.json, FILE.json@FOLDER")
     parser.add_argument("--fast", action="store_true", help="read the headers of images only")
@@ -49,7 +55,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="threads that read images (default 4)"
     )
+    add_leak_arguments(parser)
     return parser
+
+
+def check_faces(entry: str, root: Path, args: argparse.Namespace) -> tuple[int, dict]:
+    """Leaks of the faces of a set, as many as were found, and all of it for JSON."""
+    from comics.data.catalog import dataset_files
+    from comics.data.faces.coco_faces import coco_manifest
+
+    manifest = coco_manifest(*dataset_files(entry, root))
+    return check_leaks(manifest, entry, args, max(1, args.workers))
 
 
 def check(entry: str, root: Path, args: argparse.Namespace):
@@ -103,6 +119,13 @@ def main(arguments: list[str] | None = None) -> int:
         print_report(report, args.show)
         reports.append(report.as_dict())
         found = EXIT_FAULTS if report.faults else EXIT_CLEAN
+        if report.usable and (args.leaks or args.equalise):
+            try:
+                leaks, reports[-1]["leak_check"] = check_faces(entry, root, args)
+            except (ValueError, OSError) as error:
+                print(f"{entry}: {error}", file=sys.stderr)
+                leaks, code = 0, EXIT_UNUSABLE
+            found = EXIT_FAULTS if leaks else found
         code = max(code, found if report.usable else EXIT_UNUSABLE)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

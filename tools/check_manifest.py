@@ -1,21 +1,28 @@
-"""List every fault of a manifest of single faces: of its rows, and of the files that they name."""
+"""List every fault of a manifest of single faces: of its rows, and of the files that they name.
+
+Also groups, clips and pictures that two splits share, or two manifests that have no splits.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from comics.data.faces.checks import check_files, require_both_classes, summary
+from comics.commands.leak_check import HELP, add_leak_arguments, check_leaks
+from comics.data.faces.checks import check_files, require_both_classes, shared_groups, summary
 from comics.data.faces.manifest import join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest
 
 EXIT_BAD_ARGUMENTS, EXIT_FAULTS = 2, 1
-EPILOG = """
+EPILOG = f"""
+{HELP}
 examples:
     python tools/check_manifest.py faces/manifest.csv
     python tools/check_manifest.py "faces/manifest.csv@split=train,compression=c23"
+    python tools/check_manifest.py faces/manifest.csv --leaks --equalise faces/equalised
 
-exit codes: 0 no fault; 1 files are missing; 2 the manifest cannot be used, or has one class alone.
+exit codes: 0 no fault; 1 files are missing, splits share groups, or there is a leak; 2 the
+manifest cannot be used, or has one class alone.
 """
 
 
@@ -25,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("entries", nargs="+", metavar="MANIFEST", help="as in DATASETS.TRAIN")
+    add_leak_arguments(parser)
     return parser
 
 
@@ -44,11 +52,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"check_manifest: {error}", file=sys.stderr)
         return EXIT_BAD_ARGUMENTS
-    faults = check_files(manifest)
+    faults = check_files(manifest) + shared_groups(manifest)
     for fault in faults:
         print(fault)
     print(f"{len(manifest)} rows, {len(faults)} faults")
-    return EXIT_FAULTS if faults else 0
+    try:
+        leaks, _ = check_leaks(manifest, ", ".join(options.entries), options)
+    except (ValueError, OSError) as error:
+        print(f"check_manifest: {error}", file=sys.stderr)
+        return EXIT_BAD_ARGUMENTS
+    return EXIT_FAULTS if faults or leaks else 0
 
 
 if __name__ == "__main__":

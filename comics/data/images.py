@@ -75,7 +75,7 @@ def read_image_size(
     Raises:
         ImageError: as ``read_image``, as far as the header tells.
     """
-    with _open_file(path) as stream, _open_image(stream, path) as image:
+    with _open_file(path) as stream, open_image(stream, path) as image:
         _check_pixels(image, path, max_pixels)
         width, height = image.size
         # Pillow's TIFF reader has exchanged the two already
@@ -113,7 +113,7 @@ def tensor_to_image(image: Tensor) -> np.ndarray:
 
 
 def _decode(stream: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
-    with _open_image(stream, name) as image:
+    with open_image(stream, name) as image:
         _check_pixels(image, name, max_pixels)
         try:
             image.load()
@@ -134,7 +134,12 @@ def _open_file(path: str | os.PathLike) -> BinaryIO:
         raise ImageError(path, f"cannot be read: {_describe(error)}") from error
 
 
-def _open_image(stream: BinaryIO, name: str | os.PathLike) -> Image.Image:
+def open_image(stream: BinaryIO, name: str | os.PathLike) -> Image.Image:
+    """The picture of a stream, of which only the header is read.
+
+    Raises:
+        ImageError: if it is empty, or no picture in one of ``FORMATS``.
+    """
     if not stream.read(1):
         raise ImageError(name, "the file is empty")
     stream.seek(0)

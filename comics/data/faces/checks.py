@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from comics.data.faces.manifest import Manifest
+from comics.data.faces.manifest import UNKNOWN, Manifest
 from comics.data.records import DatasetError
 from comics.structures import CLASS_NAMES
 
 
 @dataclass(frozen=True)
 class ManifestFault:
-    """One fault: ``code`` ("missing-file", "missing-pair", "missing-mask"), where, and what."""
+    """One fault: where, and what.
+
+    ``code`` is "missing-file", "missing-pair", "missing-mask" or "shared-group", "shared-video",
+    "shared-picture".
+    """
 
     code: str
     place: str
@@ -44,6 +48,48 @@ def check_files(manifest: Manifest) -> list[ManifestFault]:
         if row.mask and not row.mask.startswith("{") and absent(row.mask):
             faults.append(ManifestFault("missing-mask", row.place, f"no such mask: {row.mask}"))
     return faults
+
+
+def shared_groups(manifest: Manifest) -> list[ManifestFault]:
+    """Groups, clips, pictures and paired real pictures that two parts share.
+
+    A part is a split, of all files together; of rows without a split, their file. What a model
+    learnt of a person would be tested on the same person.
+    """
+    splits = np.array([*manifest.names["split"], ""], dtype=object)[manifest.codes["split"]]
+    files = np.array(manifest.files, dtype=object)[manifest.file]
+    parts = np.where(splits == "", files, splits)
+    faults = []
+    for column, values in _keys(manifest).items():
+        first: dict[str, int] = {}
+        told: set[str] = set()
+        for row, value in values:
+            other = first.setdefault(value, row)
+            if parts[other] == parts[row] or value in told:
+                continue
+            told.add(value)
+            message = (
+                f"{column} {value!r} is in {parts[row]!r}, and in {parts[other]!r} "
+                f"({manifest.place(other)})"
+            )
+            faults.append(ManifestFault(f"shared-{column}", manifest.place(row), message))
+    return faults
+
+
+def _keys(manifest: Manifest) -> dict[str, list[tuple[int, str]]]:
+    """By column, (row, value) of what must stay in one part; rows without a value are left out."""
+    keys: dict[str, list[tuple[int, str]]] = {}
+    for column in ("group", "video"):
+        names, codes = manifest.names[column], manifest.codes[column]
+        keys[column] = [(int(row), names[codes[row]]) for row in np.flatnonzero(codes != UNKNOWN)]
+    roots = [os.path.realpath(root) for root in manifest.roots]
+    keys["picture"] = [
+        (row, os.path.normpath(os.path.join(roots[file], name)))
+        for row, file in enumerate(manifest.file)
+        for name in dict.fromkeys((manifest.paths[row], manifest.paired[row]))
+        if name
+    ]
+    return keys
 
 
 def require_both_classes(manifest: Manifest, purpose: str) -> None:

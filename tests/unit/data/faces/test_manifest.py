@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from comics.data.faces.checks import check_files, require_both_classes, summary
+from comics.data.faces.checks import check_files, require_both_classes, shared_groups, summary
 from comics.data.faces.manifest import PackedStrings, join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest, write_clusters, write_manifest
 from comics.data.records import DatasetError
@@ -159,3 +159,42 @@ def test_packed_strings():
     assert list(packed.take(np.array([4, 0, 2]))) == [strings[4], "", strings[2]]
     with pytest.raises(IndexError):
         packed[5]
+
+
+SHARED = {"path": "a.png", "label": "real", "split": "train", "group": "", "video": "",
+          "paired_real": ""}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        ({"group": "ann"}, "shared-group"),
+        ({"video": "clip"}, "shared-video"),
+        ({"path": "./x/../a.png"}, "shared-picture"),
+        ({"label": "fake", "paired_real": "a.png"}, "shared-picture"),
+        ({"split": "train", "group": "ann", "video": "clip"}, None),
+        ({"group": "bob", "video": ""}, None),
+    ],
+)
+def test_what_two_splits_share(write_csv, other, code):
+    one = SHARED | {"group": "ann", "video": "clip"}
+    two = SHARED | {"path": "b.png", "split": "test"} | other
+    faults = shared_groups(read_manifest(write_csv([one, two, two | {"path": "c.png"}])))
+    assert [fault.code for fault in faults] == ([code] if code else [])
+    assert not faults or ("line 3" in faults[0].place and "line 2" in faults[0].message)
+
+
+def test_what_two_manifests_without_splits_share(write_csv):
+    rows = [SHARED | {"split": "", "group": "ann"}]
+    paths = [write_csv(rows, "one.csv"), write_csv([rows[0] | {"path": "b.png"}], "two.csv")]
+    (fault,) = shared_groups(join_manifests([read_manifest(path) for path in paths]))
+    assert "two.csv" in fault.place and "one.csv" in fault.message
+    # Of the same split they are meant to be one set
+    joined = [read_manifest(write_csv([rows[0] | {"split": "val"}], f"{n}.csv")) for n in "ab"]
+    assert shared_groups(join_manifests(joined)) == []
+
+
+def test_rows_are_chosen_by_set_and_group(write_csv):
+    path = write_csv([SHARED | {"set": "s", "group": "g"}, SHARED | {"set": "t", "group": "h"}])
+    manifest = read_manifest(path)
+    assert len(manifest.select({"set": ["s"]})) == len(manifest.select({"group": ["h"]})) == 1
