@@ -197,6 +197,33 @@ def add_face_data_config(_C: CfgNode) -> None:
     # Test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
     _C.INPUT.FACE.TEST_JPEG = 0
     _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off
+    # Crops that go a way to the viewer: scaled, taken as screenshots, compressed one to three times
+    # more as JPEG, WebP, H.264 or GIF; the same for real and forged ones
+    _C.INPUT.FACE.VIEWER_PROB = 0.0
+    _add_self_blend(_C.INPUT.FACE)
+
+
+def _add_self_blend(_F: CfgNode) -> None:
+    """Self-blended images (Shiohara and Yamasaki 2022): real rows make forged samples."""
+    _F.SELF_BLEND = CfgNode()
+    # Beside every real crop of a batch stands its blend, of the same geometry and augmentation; so
+    # B real rows give 2 B crops, and a set of real faces alone can be trained on
+    _F.SELF_BLEND.ENABLED = False
+    _F.SELF_BLEND.PROB = 1.0  # share of the real rows with a blend; under 1 a batch's size varies
+    # Width and height of the face in a picture without a box, as a share of it
+    _F.SELF_BLEND.FACE_SHARE = 0.8
+    _F.SELF_BLEND.RGB_SHIFT = 20.0  # grey levels +- of each colour
+    _F.SELF_BLEND.RGB_PROB = 0.3  # how often colours shift
+    _F.SELF_BLEND.HUE = 3.0  # degrees +- (decision)
+    _F.SELF_BLEND.SATURATION = 0.3  # relative +-
+    _F.SELF_BLEND.VALUE = 0.1  # relative +- (decision)
+    _F.SELF_BLEND.BRIGHTNESS = 0.1  # +-, share of white
+    _F.SELF_BLEND.CONTRAST = 0.1  # relative +-
+    _F.SELF_BLEND.DOWNSCALE = [2, 4]  # factors, one is drawn; the alternative is sharpening
+    _F.SELF_BLEND.SHIFT = [0.03, 0.015]  # across and along +-, shares of the crop
+    _F.SELF_BLEND.SCALE = 0.95  # smallest; the largest is its inverse
+    _F.SELF_BLEND.RATIOS = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]  # weights of the source, one is drawn
+    _F.SELF_BLEND.POISSON_PROB = 0.2  # gradient-domain instead of alpha blending (decision)
 
 
 def _add_degradation(_F: CfgNode) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from comics.data.compression import RAW, compress_frames, crf_of
 from comics.data.face_video_people import DrawnPeople, People, PhotoPeople
 from comics.data.faces.manifest_files import write_manifest
-from comics.data.forgery import METHODS, SourceFace, forge_face
+from comics.data.forgery import METHODS, PLAIN_METHODS, SourceFace, forge_face
 from comics.data.jobs import claim_folder, run_jobs, write_atomically
 
 SPLITS = ("train", "val", "test")
@@ -62,9 +62,10 @@ class FaceVideoSettings:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.methods, *self.unseen_methods) if name not in METHODS]
+        usable = PLAIN_METHODS  # the others need donors or a network, which clips do not have
+        unknown = [name for name in (*self.methods, *self.unseen_methods) if name not in usable]
         if unknown:
-            raise ValueError(f"no forgery method {unknown[0]!r}; choices: {', '.join(METHODS)}")
+            raise ValueError(f"no forgery method {unknown[0]!r}; choices: {', '.join(usable)}")
         for level in self.levels:
             crf_of(level)
         if min(self.clips, self.frames) < 1 or not self.levels or not self.methods:

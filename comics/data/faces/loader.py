@@ -7,7 +7,7 @@ the seed and the set; ranks, workers and a resumed start change nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from comics.data.catalog import dataset_files, datasets_root
 from comics.data.dataset import start_worker
-from comics.data.faces.checks import require_both_classes
+from comics.data.faces.checks import require_both_classes, require_reals
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
     FaceCollate,
@@ -25,11 +25,12 @@ from comics.data.faces.dataset import (
     FaceTrainDataset,
     number_methods,
 )
-from comics.data.faces.manifest import REAL_METHOD, Manifest, join_manifests, split_entry
+from comics.data.faces.manifest import REAL_METHOD, UNKNOWN, Manifest, join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest
 from comics.data.faces.orders import BalancedOrder, SharedOrder
 from comics.data.faces.pairs import PairIndex
 from comics.data.faces.samples import FaceReader, SampleMaker
+from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
 from comics.data.faces.views import face_augmenter
 from comics.data.loader import PREFETCH, TestLoader, TrainingOrder, TrainingSampler, TrainLoader
 from comics.data.records import DatasetError
@@ -102,7 +103,8 @@ def build_face_train_loader(
         needs: of the method; None: of the one that MODEL.FACE.METHOD names.
 
     Raises:
-        DatasetError: if a set cannot be used, or holds one class alone.
+        DatasetError: if a set cannot be used, or holds one class alone; with self-blending real
+            faces alone are enough.
         ValueError: if the batch cannot be divided.
     """
     entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
@@ -110,17 +112,18 @@ def build_face_train_loader(
     parts = [_without_small(load_faces(cfg, e), cfg.INPUT.FACE.MIN_SIDE) for e in entries]
     sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     manifest = join_manifests(parts)
-    require_both_classes(manifest, "training")
-    pairs = PairIndex(manifest)
-    rows = _query_rows(cfg, manifest, needs)
+    maker = _sample_maker(cfg, manifest, PairIndex(manifest), needs)
+    self_blends = maker.self_blend is not None
+    check = require_reals if self_blends else require_both_classes
+    check(manifest, "training")
+    rows = _query_rows(cfg, manifest, needs, check)
     order = _order(cfg, manifest.take(rows), sources[rows])
     sampler = TrainingSampler(order, start_iteration, rank, world_size, cfg.SOLVER.ACCUMULATE)
-    methods = method_names(cfg, manifest)
-    maker = _sample_maker(cfg, manifest, pairs, needs)
+    methods = method_names(cfg, manifest, (SELF_BLEND_METHOD,) if self_blends else ())
     dataset = FaceTrainDataset(maker, cfg.SEED, rows, pairs=isinstance(order, SharedOrder))
-    collate = FaceCollate(
-        manifest, number_methods(manifest, methods), maker.views, maker.with_masks
-    )
+    numbers = number_methods(manifest, methods)
+    twin_method = methods.index(SELF_BLEND_METHOD) + 1 if SELF_BLEND_METHOD in methods else UNKNOWN
+    collate = FaceCollate(manifest, numbers, maker.views, maker.with_masks, twin_method)
     logger.info("training on %d faces of %s", len(rows), ", ".join(entries))
     batches = _data_loader(cfg, dataset, collate, batch_sampler=sampler)
     loader = FaceTrainLoader(batches, order, len(rows))
@@ -177,8 +180,8 @@ def load_faces(cfg: CfgNode, entry: str) -> Manifest:
     return coco_manifest(*files, results=results, min_iou=face.BOX_IOU, min_score=face.BOX_SCORE)
 
 
-def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
-    """Names of the methods 1, 2, ...: INPUT.FACE.METHODS, or those of the set, sorted.
+def method_names(cfg: CfgNode, manifest: Manifest, more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the methods 1, 2, ...: INPUT.FACE.METHODS, or those of the set and ``more``, sorted.
 
     Raises:
         DatasetError: if INPUT.FACE.METHODS names one twice, or "real".
@@ -187,7 +190,7 @@ def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
     if not given:
         used = np.unique(manifest.codes["method"])
         names = [manifest.names["method"][code] for code in used if code >= 0]
-        return tuple(name for name in names if name != REAL_METHOD)
+        return tuple(sorted({*names, *more} - {REAL_METHOD}))
     if len(set(given)) < len(given) or REAL_METHOD in given:
         raise DatasetError(f"INPUT.FACE.METHODS {list(given)}: names of forgeries, each once")
     return given
@@ -208,7 +211,7 @@ def _order(cfg: CfgNode, manifest: Manifest, sources: np.ndarray) -> TrainingOrd
     seed, size = cfg.SEED, cfg.SOLVER.IMS_PER_BATCH
     shares = tuple(cfg.DATASETS.TRAIN_SHARES)
     if not shares:
-        if cfg.INPUT.FACE.BALANCED:
+        if cfg.INPUT.FACE.BALANCED and len(np.unique(labels)) > 1:
             return BalancedOrder(seed, size, labels)
         return TrainingOrder(seed, size, np.zeros_like(labels))
     if len(shares) != len(cfg.DATASETS.TRAIN):
@@ -219,7 +222,9 @@ def _order(cfg: CfgNode, manifest: Manifest, sources: np.ndarray) -> TrainingOrd
     return SharedOrder(seed, size, labels, sources, scenes, shares, cfg.INPUT.FACE.PAIRED)
 
 
-def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarray:
+def _query_rows(
+    cfg: CfgNode, manifest: Manifest, needs: FaceNeeds, check: Callable[[Manifest, str], None]
+) -> np.ndarray:
     """Rows that samples start from: the weakly compressed ones where a method compares levels."""
     weak = cfg.MODEL.FACE.COMPRESSION_RELATION.WEAK
     levels = manifest.names["compression"]
@@ -227,7 +232,7 @@ def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarra
         return np.arange(len(manifest))
     rows = np.flatnonzero(manifest.codes["compression"] == levels.index(weak))
     logger.info("%d of %d rows are %s: samples start from these", len(rows), len(manifest), weak)
-    require_both_classes(manifest.take(rows), f"training from {weak}")
+    check(manifest.take(rows), f"training from {weak}")
     return rows
 
 
@@ -247,6 +252,7 @@ def _sample_maker(
         weak=relation.WEAK,
         strong=relation.STRONG,
         compress_missing=cfg.INPUT.FACE.COMPRESS_MISSING,
+        self_blend=SelfBlendView.from_config(cfg),
     )
 
 

@@ -8,7 +8,10 @@ Views, by the name that methods ask for them with:
 * "strong": the query's frame under strong compression, same crop, same augmentation;
 * "other": another frame of the clip, as weakly compressed as the query, drawn on its own.
 
-A view that a row cannot have is None. Shape letters: S side of a crop.
+A view that a row cannot have is None. A row may also make a twin: a sample of the same geometry and
+augmentation with a label of its own, for every face method alike (self-blended images).
+
+Shape letters: S side of a crop.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from comics.data.compression import compress_to
 from comics.data.faces.crops import crop_mask, crop_with_margin
 from comics.data.faces.manifest import FaceRow, Manifest
 from comics.data.faces.pairs import LEVELS, PairIndex
+from comics.data.faces.self_blend import SelfBlendView
 from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
+from comics.data.forgery.self_blended import BlendedPair
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
 from comics.data.transforms import resize_image
 from comics.ops.masks import segmentation_to_bitmap
@@ -32,6 +37,9 @@ VIEWS = ("key", "paired_real", "positive", "strong", "other")
 PLAIN = Augmentation()  # nothing is drawn
 # Of the mean of a mask picture's colours; videos of masks are compressed, so black is not quite 0
 MASK_LEVEL = 32
+# Weight of the source from which on a pixel of a twin counts as forged; the smallest ratio of a
+# blend is 0.25
+TWIN_MASK_LEVEL = 0.1
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class FaceSample:
         views: name -> [S, S, 3] uint8, or None where the row has no such view.
         mask: [S, S] bool in the geometry of ``image``; None where it is unknown.
         broken: (row, error) of further pictures that could not be read; their view is None.
+        label: its own label, where it is not the row's; None otherwise.
+        twin: a sample made from this one, with a label of its own; None where there is none.
     """
 
     image: np.ndarray
@@ -112,6 +122,8 @@ class FaceSample:
     views: dict[str, np.ndarray | None] = field(default_factory=dict)
     mask: np.ndarray | None = None
     broken: list[tuple[int, ImageError]] = field(default_factory=list)
+    label: int | None = None
+    twin: FaceSample | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class SampleMaker:
         pairing_frames: reach of the temporal level, in sampled frames.
         weak, strong: names of the compressions.
         compress_missing: make the compressions that the set does not hold.
+        self_blend: makes twins of real rows; None for no twins.
 
     Raises:
         ValueError: for an unknown view or level.
@@ -144,6 +157,7 @@ class SampleMaker:
     weak: str = "c23"
     strong: str = "c40"
     compress_missing: bool = True
+    self_blend: SelfBlendView | None = None
 
     def __post_init__(self) -> None:
         for what, names, choices in (
@@ -165,7 +179,12 @@ class SampleMaker:
         """
         row = self.manifest[index]
         augmentation = self.augmenter.draw(rng)
-        plain = self._query_crop(row, augmentation)
+        plain, pair = self._query_crop(row, augmentation), None
+        if self.self_blend is not None:
+            # A stream of its own: a row without a twin draws what it draws without self-blending
+            pair = self.self_blend(plain, row, rng.spawn(1)[0], augmentation.placement)
+        if pair is not None:
+            plain = pair.real
         sample = FaceSample(plain, index)
         wanted = self._wants_real(augmentation)
         real = self._paired_real(row, sample, augmentation) if wanted else None
@@ -174,14 +193,38 @@ class SampleMaker:
             if view == "paired_real":
                 sample.views[view] = None if real is None else augmentation.image(real)
             elif view == "strong":
-                sample.views[view] = self._strong(row, augmentation, sample)
+                sample.views[view] = self._strong(row, augmentation, sample, pair)
             else:
                 make = {"key": self._key, "positive": self._positive, "other": self._other}[view]
                 sample.views[view] = make(plain, real, sample, rng)
         if self.with_masks:
             mask = self._try(index, sample, lambda: self.reader.mask(row, augmentation))
             sample.mask = None if mask is None else augmentation.mask(mask)
+        if pair is not None:
+            sample.twin = self._twin(pair, sample, augmentation, rng)
         return sample
+
+    def _twin(
+        self,
+        pair: BlendedPair,
+        sample: FaceSample,
+        augmentation: Augmentation,
+        rng: np.random.Generator,
+    ) -> FaceSample:
+        """The blend of a real sample, forged by label; views that need other rows are None."""
+        twin = FaceSample(augmentation.image(pair.blend), sample.row, label=FAKE)
+        for view in self.views:
+            picture = None
+            if view == "paired_real":
+                picture = sample.image
+            elif view == "key" or (view == "positive" and "image" in self.pairing):
+                picture = self.augmenter.draw(rng).image(pair.blend)
+            elif view == "strong" and self.compress_missing:
+                picture = augmentation.image(compress_to(pair.blend, self.strong))
+            twin.views[view] = picture
+        if self.with_masks:
+            twin.mask = augmentation.mask(pair.soft > TWIN_MASK_LEVEL)
+        return twin
 
     # -- the query ----------------------------------------------------------------------------
 
@@ -260,9 +303,21 @@ class SampleMaker:
         return None if plain is None else augmentation.image(plain)
 
     def _strong(
-        self, row: FaceRow, augmentation: Augmentation, sample: FaceSample
+        self,
+        row: FaceRow,
+        augmentation: Augmentation,
+        sample: FaceSample,
+        pair: BlendedPair | None,
     ) -> np.ndarray | None:
-        """CompressionRelation: the same frame and crop box under strong compression."""
+        """CompressionRelation: the same frame and crop box under strong compression.
+
+        Of a row with a twin the crop itself is compressed: it may have changed its colours, and
+        the twin has no frame.
+        """
+        if pair is not None:
+            if not self.compress_missing:
+                return None
+            return augmentation.image(compress_to(pair.real, self.strong))
         stored = self.pairs.at_compression(sample.row, self.strong)
         if stored is not None:
             copy = self.manifest[stored]

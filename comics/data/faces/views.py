@@ -5,7 +5,8 @@ its paired real picture, another compression of it, its mask. All of them stay a
 
 DCL (paper 000, 3.1): RandomPatch, high-frequency enhancement, frame shift, corresponding mixup,
 "chosen with a certain probability" in random combination; probabilities are the keys
-MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, high frequency, patches.
+MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, way to the viewer, high
+frequency, patches.
 
 Images are [S, S, 3] uint8 RGB, masks [S, S] bool; no function changes its argument.
 Shape letters: S side of a crop; k patches per side.
@@ -22,6 +23,7 @@ from fvcore.common.config import CfgNode
 from comics.data.faces.crops import STRAIGHT, Placement
 from comics.data.faces.degradations import Degradation
 from comics.data.images import image_to_tensor
+from comics.data.viewer import Way, draw_way, travel_crop
 from comics.data.views import PhotometricView
 from comics.ops.srm import srm_residual
 
@@ -82,6 +84,7 @@ class Augmentation:
         placement: of the window that a crop is cut from.
         degradation: what the window goes through before it is resized, and the seed that it is
             drawn with; None for nothing.
+        way: to the viewer; None for none.
     """
 
     flip: bool = False
@@ -91,6 +94,7 @@ class Augmentation:
     patches: tuple[int, ...] | None = None
     mixup: float | None = None
     placement: Placement = STRAIGHT
+    way: Way | None = None
     degradation: tuple[Degradation, int] | None = None
 
     def window(self, image: np.ndarray) -> np.ndarray:
@@ -107,6 +111,8 @@ class Augmentation:
         if self.photometry is not None:
             view, seed = self.photometry
             image = view(image, np.random.default_rng(seed))
+        if self.way is not None:
+            image = travel_crop(image, self.way)
         if self.high_frequency:
             image = enhance_high_frequency(image)
         if self.patches is not None:
@@ -131,6 +137,7 @@ class FaceAugmenter:
 
     flip_prob: float
     photometry: PhotometricView
+    viewer_prob: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
     degradation: Degradation | None = None
@@ -151,18 +158,24 @@ class FaceAugmenter:
             salt_pepper_prob=0.0,
         )
         degradation = Degradation.from_config(cfg) if face.DEGRADE.PROB else None
-        return cls(face.FLIP_PROB, view, tuple(face.SCALE), face.SHIFT, degradation)
+        return cls(
+            face.FLIP_PROB, view, face.VIEWER_PROB, tuple(face.SCALE), face.SHIFT, degradation
+        )
 
     def draw(self, rng: np.random.Generator) -> Augmentation:
         """One augmentation."""
         flip = rng.random() < self.flip_prob
         photometry = (self.photometry, int(rng.integers(2**31)))
+        # Nothing is drawn where it is off, so that a seed keeps giving its augmentations
+        travels = self.viewer_prob > 0 and rng.random() < self.viewer_prob
+        way = draw_way(rng) if travels else None
         degradation = None
         if self.degradation is not None:
             degradation = (self.degradation, int(rng.integers(2**31)))
         return Augmentation(
             flip=bool(flip),
             photometry=photometry,
+            way=way,
             placement=self._placement(rng),
             degradation=degradation,
         )
@@ -214,6 +227,7 @@ class DCLViews:
         return Augmentation(
             flip=base.flip,
             photometry=base.photometry,
+            way=base.way,
             high_frequency=high_frequency,
             grid=self.patch_grid,
             patches=patches,
