@@ -110,8 +110,12 @@ def _run(options: argparse.Namespace) -> None:
     boxes = _boxes(faces, predictors[0], options)
     lines, content = [], {}
     for path, predictor in zip(options.weights, predictors, strict=True):
-        rows = _scored(faces, boxes, predictor, conditions, path, options)
-        rows = SourceRows.of(rows)
+        # A new temperature takes the place of one that the file may have
+        temperature = 1.0 if options.choose else predictor.rule.temperature
+        known = _scores(faces, boxes, predictor, conditions, path, options)
+        rows = SourceRows.of(
+            [_row(face, name, known, temperature) for name, _ in conditions for face in faces]
+        )
         if options.choose:
             _choose(rows, predictor, path, options)
             continue
@@ -214,8 +218,8 @@ def _boxes(
     return known
 
 
-def _scored(faces, boxes, predictor, conditions, weights: str, options) -> list[dict]:
-    """One row per face and condition; scores that are stored already are not computed again."""
+def _scores(faces, boxes, predictor, conditions, weights: str, options) -> dict[str, float]:
+    """``_key`` -> P(fake), not calibrated; what is stored already is not computed again."""
     path = options.output / f"scores_{Path(weights).stem}_{predictor.model.fusion}.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     pictures: dict[str, list[int]] = {}
@@ -228,9 +232,7 @@ def _scored(faces, boxes, predictor, conditions, weights: str, options) -> list[
         if start // BATCH % 20 == 19:
             path.write_text(json.dumps(known), encoding="utf-8")
     path.write_text(json.dumps(known), encoding="utf-8")
-    temperature = predictor.rule.temperature
-    return [_row(face, name, known[_key(face, name)], temperature)
-            for name, _ in conditions for face in faces]  # fmt: skip
+    return known
 
 
 def _key(face: Face, condition: str) -> str:
@@ -238,8 +240,10 @@ def _key(face: Face, condition: str) -> str:
     return f"{face.path}|{box}|{condition}"
 
 
-def _row(face: Face, condition: str, score: float, temperature: float) -> dict:
+def _row(face: Face, condition: str, known: Mapping[str, float], temperature: float) -> dict:
     from comics.evaluation.calibration import calibrate
+
+    score = known[_key(face, condition)]
 
     return {
         "label": face.label, "fake_probability": float(calibrate([score], temperature)[0]),
@@ -280,8 +284,6 @@ def _choose(rows, predictor, weights: str, options: argparse.Namespace) -> None:
     from comics.evaluation.calibration import calibrate, store_choice
     from comics.evaluation.source_figures import temperature_of_all, threshold_of_all
 
-    if predictor.rule.temperature != 1:
-        raise ValueError(f"{weights} is calibrated already; choose on the file before that")
     fitted = temperature_of_all(rows)
     threshold, needed = threshold_of_all(rows, options.false_alarms)
     for (source, condition), value in needed.items():
