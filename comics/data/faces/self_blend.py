@@ -85,7 +85,7 @@ class SelfBlendView:
         face = describe_face(crop, self._box(crop, row, placement))
         return self_blended_pair(crop, face.mask, face.keypoints, rng, self.ranges)
 
-    def _box(self, crop: np.ndarray, row: FaceRow, placement: Placement) -> np.ndarray:
+    def _box(self, crop: np.ndarray, row: FaceRow, placement: Placement = STRAIGHT) -> np.ndarray:
         """[4] the face in pixels of the crop."""
         side = crop.shape[0]
         if row.box is None:
