@@ -28,7 +28,7 @@ def _add_fcos(model: CfgNode) -> None:
     model.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # pyramid levels that predict
     model.FCOS.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels per cell of those levels
     model.FCOS.PRIOR_PROB = 0.01  # initial foreground probability
-    model.FCOS.INFERENCE_TH_TEST = 0.05  # candidates need a class probability above this
+    model.FCOS.SCORE_THRESH_TEST = 0.05  # candidates need a class probability above this
     model.FCOS.NMS_TH = 0.6  # IoU of the per-class suppression; <= 0 disables it
     model.FCOS.PRE_NMS_TOPK_TEST = 1000  # candidates per level and image
     model.FCOS.POST_NMS_TOPK_TEST = 100  # detections per image
@@ -198,7 +198,7 @@ def _add_solov2(model: CfgNode) -> None:
     model.SOLOV2.MASK_TARGETS = "aligned"
     model.SOLOV2.NMS_PRE = 500  # candidates of an image that meet in the suppression
     model.SOLOV2.MAX_PER_IMG = 100  # detections per image
-    model.SOLOV2.SCORE_THR = 0.1  # candidates need a class probability above this
+    model.SOLOV2.SCORE_THRESH_TEST = 0.1  # candidates need a class probability above this
     model.SOLOV2.UPDATE_THR = 0.05  # detections need this score after matrix NMS
     model.SOLOV2.MASK_THR = 0.5  # a pixel belongs to a mask above this
     model.SOLOV2.NMS_TYPE = "matrix"  # or "mask": greedy, masks of IoU above MASK_THR are out
@@ -219,7 +219,7 @@ def _add_meinst(model: CfgNode) -> None:
     model.MEInst.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]  # pyramid levels that predict
     model.MEInst.FPN_STRIDES = [8, 16, 32, 64, 128]  # pixels per cell of those levels
     model.MEInst.PRIOR_PROB = 0.01  # initial foreground probability
-    model.MEInst.INFERENCE_TH_TEST = 0.05  # candidates need a class probability above this
+    model.MEInst.SCORE_THRESH_TEST = 0.05  # candidates need a class probability above this
     model.MEInst.NMS_TH = 0.6  # IoU of the per-class suppression; <= 0 disables it
     model.MEInst.PRE_NMS_TOPK_TEST = 1000  # candidates per level and image
     model.MEInst.POST_NMS_TOPK_TEST = 100  # detections per image

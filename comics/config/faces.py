@@ -1,7 +1,8 @@
 """Configuration keys of face methods, ``MODEL.FACE`` and ``INPUT.FACE``: part of ``comics.config``.
 
-Values are the papers' (000 DCL, 001 RealCentric, 002 GuideSpace, 004 CompressionRelation); where
-a paper gives none, the comment says "reconstructed" or "decision". Epochs count from 0. A weight
+Values are those of the papers ("The five methods" of docs/papers.md; tables and equations below are
+those of the method in question); where a paper gives none, the comment says "reconstructed" or
+"decision", which docs/methods.md#faces and its sections explain. Epochs count from 0. A weight
 or a share has no unit.
 """
 
@@ -40,31 +41,33 @@ def add_face_config(_C: CfgNode) -> None:
 
 def _add_baselines(_F: CfgNode) -> None:
     _F.CROSS_ENTROPY = CfgNode()
-    # Train on strongly compressed views too: "CE loss" of 004, Table 1 (mixed compression)
+    # Train on strongly compressed views too: "CE loss" of CompressionRelation, Table 1 (mixed
+    # compression)
     _F.CROSS_ENTROPY.MIXED = False
 
-    _F.MULTICLASS = CfgNode()  # cross-entropy over real and every forgery method (002, Table 3)
+    # Cross-entropy over real and every forgery method (GuideSpace, Table 3)
+    _F.MULTICLASS = CfgNode()
     _F.MULTICLASS.NUM_DOMAINS = 4  # forgery methods of the training set, real not counted
 
-    # Encoder, projector g and predictor Y of CompressionRelation and of its baselines (004, 4.3)
+    # Encoder, projector g and predictor Y of CompressionRelation and its baselines (its 4.3)
     _F.EMBEDDING = CfgNode()
     _F.EMBEDDING.DIM = 512  # dimensions of z
     _F.EMBEDDING.HIDDEN_DIM = 2048  # between the projector's two layers (reconstructed)
     _F.EMBEDDING.PREDICTOR_DIM = 512  # between the predictor's two layers (reconstructed)
 
     _F.L1 = CfgNode()
-    _F.L1.WEIGHT = 1.0  # of the distance between weak and strong embeddings (004, eq. 10)
+    _F.L1.WEIGHT = 1.0  # of the distance between weak and strong embeddings (eq. 10)
 
-    _F.ADVERSARIAL = CfgNode()  # "CE + GAN" (004, eq. 11 and 12)
+    _F.ADVERSARIAL = CfgNode()  # "CE + GAN" (CompressionRelation, eq. 11 and 12)
     _F.ADVERSARIAL.WEIGHT = 1.0  # of the discriminator's loss
     _F.ADVERSARIAL.REVERSAL = 1.0  # factor on the reversed gradient (decision)
     _F.ADVERSARIAL.HIDDEN_DIM = 512  # width of the four linear layers (reconstructed)
 
-    _F.TRIPLET = CfgNode()  # "CE + triplet loss" (004, 4.2)
+    _F.TRIPLET = CfgNode()  # "CE + triplet loss" (CompressionRelation, 4.2)
     _F.TRIPLET.WEIGHT = 1.0  # of the triplet loss
     _F.TRIPLET.MARGIN = 1.0  # alpha, in squared distance (reconstructed)
 
-    _F.METRIC = CfgNode()  # "metric learning": two branches (004, 4.2)
+    _F.METRIC = CfgNode()  # "metric learning": two branches (CompressionRelation, 4.2)
     _F.METRIC.BRANCH = "strong"  # the branch kept for inference: "strong" or "weak" (Table 2)
     _F.METRIC.WEIGHT = 1.0  # of the pairwise margin loss
     _F.METRIC.MARGIN = 1.0  # Euclidean distance of unit embeddings (reconstructed)
@@ -194,7 +197,7 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
     _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
     _add_degradation(_C.INPUT.FACE)
-    # Test on JPEG copies of this quality, 1-100 (004, Table 1); 0 = off
+    # Test on JPEG copies of this quality, 1-100 (CompressionRelation, Table 1); 0 = off
     _C.INPUT.FACE.TEST_JPEG = 0
     _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off
     # Crops that go a way to the viewer: scaled, taken as screenshots, compressed one to three times

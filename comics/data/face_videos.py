@@ -22,7 +22,8 @@ from comics.data.compression import RAW, compress_frames, crf_of
 from comics.data.face_video_people import DrawnPeople, People, PhotoPeople
 from comics.data.faces.manifest_files import write_manifest
 from comics.data.forgery import METHODS, PLAIN_METHODS, SourceFace, forge_face
-from comics.data.jobs import claim_folder, run_jobs, write_atomically
+from comics.data.jobs import claim_folder, run_jobs
+from comics.files import write_text
 
 SPLITS = ("train", "val", "test")
 MANIFEST, RECORD = "manifest.csv", "clips.json"
@@ -134,7 +135,7 @@ def make_face_videos(
             record |= result.value["clips"]
     if not rows:
         raise ValueError(f"{output}: no clip could be made: {faults[0][1] if faults else 'no job'}")
-    write_atomically(output / RECORD, json.dumps(record, indent=1).encode("utf-8"))
+    write_text(output / RECORD, json.dumps(record, indent=1))
     return FaceVideoReport(write_manifest(output / MANIFEST, rows), reused, faults)
 
 

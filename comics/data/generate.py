@@ -13,19 +13,15 @@ was killed continues where it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
@@ -38,13 +34,14 @@ from comics.data.forgery.donors import GeneratedDonors
 from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
 from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate_sources import SPLITS, Job, Photo, PhotoSource, SyntheticSource
+from comics.data.jobs import map_in_processes
 from comics.data.viewer import Way, cut_of, draw_way, travel, travel_boxes, travel_mask
+from comics.files import LEFTOVERS, hold_folder, remove_leftovers, write_bytes, write_text
 from comics.ops.masks import bitmap_to_rle
 from comics.structures import CLASS_NAMES, FAKE, REAL
 
 RECORDS, ARGUMENTS = ".records", "arguments.json"
 REAL_NAME = "real"  # of faces that stay as they are, in the counts of methods
-TEMPORARY = ".tmp"
 JPEG_QUALITY = (85, 95)  # of the saved images, both included
 MAX_CROP = 0.15  # share of an image that its way to the viewer cuts off at a side
 MIN_LEFT = 0.6  # share of a face that a cut must leave for it to count as a face
@@ -192,7 +189,7 @@ def generate_dataset(
         records[job.split].append(value)
     for split in SPLITS:
         content = _coco_file(records[split], split, arguments)
-        _write_atomically(output / f"{split}.json", json.dumps(content).encode("utf-8"))
+        write_text(output / f"{split}.json", json.dumps(content))
     return Report(written, reused, skipped)
 
 
@@ -418,9 +415,7 @@ def _claim(output: Path, arguments: dict) -> None:
     elif any((output / f"{split}.json").exists() for split in SPLITS):
         raise ValueError(f"{output} holds annotation files that were not made here")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.rglob(f"*{TEMPORARY}"):
-        leftover.unlink(missing_ok=True)
-    _write_atomically(path, json.dumps(arguments).encode("utf-8"))
+    write_text(path, json.dumps(arguments))
 
 
 class _Maker:
@@ -446,9 +441,9 @@ class _Maker:
             data, record = make_image(job, self.source, self.settings, self.materials)
         except (ValueError, OSError) as error:
             return "skipped", str(error)
-        _write_atomically(image_path, data)
+        write_bytes(image_path, data, durable=False)
         stored = {"key": self.key, "photo": job.photo, "crc": zlib.crc32(data), "record": record}
-        _write_atomically(record_path, json.dumps(stored).encode("utf-8"))
+        write_text(record_path, json.dumps(stored), durable=False)
         return "written", record
 
     def _finished(self, job: Job, image_path: Path, record_path: Path) -> dict | None:
@@ -462,48 +457,11 @@ class _Maker:
             return None
 
 
-_maker: _Maker | None = None  # of a worker process
-
-
 def _run(maker: _Maker, jobs: list[Job], workers: int) -> Iterator[tuple[str, dict | str]]:
     """Results in the order of ``jobs``."""
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
-    if workers == 0:
-        with threadpool_limits(1):  # as in the workers: BLAS may round otherwise with threads
-            yield from map(maker, jobs)
-        return
-    # Not fork: a copy of a process with running threads may hang
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, _start_worker, (maker,)) as pool:
-        yield from pool.map(_work, jobs, chunksize=4)
-
-
-def _start_worker(maker: _Maker) -> None:
-    global _maker
-    _maker = maker
-    cv2.setNumThreads(1)  # one process per core is parallel enough
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(job: Job) -> tuple[str, dict | str]:
-    return _maker(job)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with hold_folder(maker.output / RECORDS) as alone:
+        if alone:  # the latter are of versions before 0.4
+            remove_leftovers(maker.output, ["images", RECORDS], (*LEFTOVERS, "*.tmp"))
+        # As in the workers: BLAS may round otherwise with threads
+        with threadpool_limits(1) if workers == 0 else contextlib.nullcontext():
+            yield from map_in_processes(maker, jobs, workers, chunk=4, preloaded=[__name__])

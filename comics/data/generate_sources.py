@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from comics.data.coco_parser import is_safe_path
 from comics.data.forgery import SourceFace, describe_face
 from comics.data.forgery.warps import similarity_transform
 from comics.data.images import read_image
+from comics.data.json_files import read_json
 from comics.data.synthetic import Scene, draw_portrait, draw_scene
 
 SPLITS = ("train", "val", "test_dev", "test_challenge")
@@ -265,8 +265,8 @@ class PhotoSource:
 
 def _read_coco(path: Path) -> tuple[list[dict], list[dict]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     missing = {"images", "annotations"} - set(content if isinstance(content, dict) else ())
     if missing:

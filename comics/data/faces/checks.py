@@ -1,4 +1,7 @@
-"""Faults of a manifest that only its files, or all of its rows together, show."""
+"""Checks of a manifest that need its image files, or all of its rows together.
+
+Faults of single rows are found while reading: ``comics.data.faces.manifest``.
+"""
 
 from __future__ import annotations
 

@@ -11,12 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader
 
 from comics.data.catalog import dataset_files, datasets_root
-from comics.data.dataset import start_worker
 from comics.data.faces.checks import require_both_classes, require_reals
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
@@ -32,7 +29,13 @@ from comics.data.faces.pairs import PairIndex
 from comics.data.faces.samples import FaceReader, SampleMaker
 from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
 from comics.data.faces.views import face_augmenter
-from comics.data.loader import PREFETCH, TestLoader, TrainingOrder, TrainingSampler, TrainLoader
+from comics.data.loader import (
+    TestLoader,
+    TrainingOrder,
+    TrainingSampler,
+    TrainLoader,
+    make_data_loader,
+)
 from comics.data.records import DatasetError
 from comics.registry import FACE_METHODS
 
@@ -125,7 +128,7 @@ def build_face_train_loader(
     twin_method = methods.index(SELF_BLEND_METHOD) + 1 if SELF_BLEND_METHOD in methods else UNKNOWN
     collate = FaceCollate(manifest, numbers, maker.views, maker.with_masks, twin_method)
     logger.info("training on %d faces of %s", len(rows), ", ".join(entries))
-    batches = _data_loader(cfg, dataset, collate, batch_sampler=sampler)
+    batches = make_data_loader(cfg, dataset, collate, batch_sampler=sampler)
     loader = FaceTrainLoader(batches, order, len(rows))
     loader.method_names = (REAL_METHOD, *methods)
     return loader
@@ -157,7 +160,7 @@ def build_face_test_loader(
     )
     numbers = number_methods(manifest, methods)
     collate = FaceCollate(manifest, numbers, with_masks=with_masks)
-    batches = _data_loader(cfg, dataset, collate, batch_size=cfg.TEST.IMS_PER_BATCH)
+    batches = make_data_loader(cfg, dataset, collate, batch_size=cfg.TEST.IMS_PER_BATCH)
     loader = FaceTestLoader(batches, len(manifest))
     loader.manifest, loader.method_names = manifest, (REAL_METHOD, *methods)
     return loader
@@ -266,18 +269,3 @@ def _results_of(pair: str) -> tuple[str, str]:
     if not mark:
         raise DatasetError(f"INPUT.FACE.BOXES: {pair!r} is not set.json=results.json")
     return entry, results
-
-
-def _data_loader(cfg: CfgNode, dataset, collate: FaceCollate, **kinds) -> DataLoader:
-    workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-        prefetch_factor=PREFETCH if workers else None,
-        # Its own generator: starting workers must not move the model's random numbers
-        generator=torch.Generator().manual_seed(cfg.SEED),
-        **kinds,
-    )

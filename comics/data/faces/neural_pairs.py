@@ -26,8 +26,8 @@ from comics.data.forgery.history import encode_jpeg
 from comics.data.forgery.masks import soft_face_mask
 from comics.data.forgery.networks import MULTIPLE, FaceNetwork
 from comics.data.images import ImageError, read_image
-from comics.data.jobs import write_atomically
 from comics.data.transforms import resize_image
+from comics.files import write_bytes
 from comics.ops.masks import bitmap_to_rle
 from comics.structures import REAL
 
@@ -153,7 +153,7 @@ class PairMaker:
         for path, image in ((real_path, piece.image), (fake_path, forged)):
             target = self.output / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, encode_jpeg(image, quality))
+            write_bytes(target, encode_jpeg(image, quality), durable=False)
         columns = piece.job.columns
         fake = {
             **columns,

@@ -280,7 +280,10 @@ class SampleMaker:
         return augmentation.image(self._mixed(plain, real, augmentation))
 
     def _positive(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
-        """RealCentric: one level drawn uniformly among those that the row has (METHODS 4, R)."""
+        """RealCentric: one level drawn uniformly among those that the row has.
+
+        docs/methods.md#realcentric-pairing.
+        """
         index = sample.row
         partners: dict[str, int | None] = {}
         for level in self.pairing:

@@ -3,7 +3,8 @@
 An augmentation is drawn once and can then be applied to several pictures of one geometry: a fake,
 its paired real picture, another compression of it, its mask. All of them stay aligned.
 
-DCL (paper 000, 3.1): RandomPatch, high-frequency enhancement, frame shift, corresponding mixup,
+DCL (docs/methods.md#dcl-views): RandomPatch, high-frequency enhancement, frame shift, corresponding
+mixup,
 "chosen with a certain probability" in random combination; probabilities are the keys
 MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, way to the viewer, high
 frequency, patches.
@@ -27,7 +28,7 @@ from comics.data.viewer import Way, draw_way, travel_crop
 from comics.data.views import PhotometricView
 from comics.ops.srm import srm_residual
 
-# Residuals beyond this many grey levels are strong edges, not noise (as METHODS 1.2, +-3)
+# Residuals beyond this many grey levels are edges, not noise (docs/methods.md#comics-fea)
 RESIDUAL_LIMIT = 3.0
 
 

@@ -27,7 +27,7 @@ SHUFFLES = (10, 40)  # trials with shuffled labels: few tell a plain leak, else 
 RESAMPLES = 200  # of groups, for the interval
 ERROR_RATE = 0.05  # of a false warning, over all properties of a set together
 DEPTH, TREES = 5, 10
-ALL, SET = "all together", "set"  # names beside those of properties
+ALL, SET = "all properties", "set"  # names beside those of properties
 
 
 @dataclass(frozen=True)

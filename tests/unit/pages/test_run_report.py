@@ -93,7 +93,9 @@ def test_rows_are_those_of_the_results(run):
     assert [file["name"] for file in data["files"]] == [f["file_name"] for f in results["files"]]
     forged = named(data["files"], "forged.png")
     assert forged["verdict"] == "forged_face_found" and forged["size"] == [300, 200]
-    assert sorted(forged["ps"]) == [0.1, 0.8] and forged["p"] == 0.8 and forged["faces"] == 2
+    assert (
+        sorted(forged["ps"]) == [[0.1, 0], [0.8, 0]] and forged["p"] == 0.8 and forged["faces"] == 2
+    )
     failed = named(data["files"], "broken.jpg")
     assert failed["verdict"] == "failed" and "known format" in failed["reason"]
     assert failed["p"] is None and failed["thumb"] is None and failed["link"] is None
@@ -102,7 +104,7 @@ def test_rows_are_those_of_the_results(run):
     kept = [f for f in results["results"] if "track_id" not in f]
     assert [f["p"] for f in pictures] == [f["fake_probability"] for f in kept]
     assert [f["size"] for f in pictures] == [f["bbox"][2:] for f in kept]
-    assert [f["forged"] for f in pictures] == [f["category_id"] == 1 for f in kept]
+    assert [f["verdict"] for f in pictures] == [f["verdict"] for f in kept]
     names = [data["files"][f["file"]]["name"] for f in pictures]
     assert names == [f["file_name"] for f in kept]
 
@@ -138,7 +140,7 @@ def test_thumbnails_show_the_annotated_media(run):
         assert red.any(), end  # of the clip the frame is shown that has the forged face
         assert (folder / row["link"]).is_file()
     faces = [f for f in data["faces"] if data["files"][f["file"]]["name"].endswith("forged.png")]
-    by_label = {face["forged"]: decode(face["thumb"]).mean((0, 1)) for face in faces}
+    by_label = {face["verdict"] == "fake": decode(face["thumb"]).mean((0, 1)) for face in faces}
     assert by_label[True][0] > by_label[True][2] and by_label[False][2] > by_label[False][0]
 
 
@@ -259,7 +261,7 @@ def test_an_empty_run(tmp_path, patch_predictor):
     ("change", "said"),
     [
         (lambda r: r.pop("schema_version"), "schema_version None"),
-        (lambda r: r.update(schema_version="2.0"), "schema_version '2.0'"),
+        (lambda r: r.update(schema_version="3.0"), "schema_version '3.0'"),
         (lambda r: r.update(files=[{"file_name": 3}]), r"files\[0\]"),
         (lambda r: r.update(files=["a"]), r"files\[0\]"),
         (lambda r: r["results"][0].update(fake_probability=2), "an entry of results"),

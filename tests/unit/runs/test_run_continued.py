@@ -292,3 +292,23 @@ def test_a_thousand_files_of_which_a_hundred_are_broken(tmp_path, make_scene, pa
     assert sum(patch_predictor.batches) == 901
     kinds = {os.path.basename(f.file_name)[:3]: f.reason for f in failed}
     assert len(kinds) == 10
+
+
+def test_half_written_files_of_killed_runs_go_and_files_of_others_stay(predictor, folder, tmp_path):
+    output = tmp_path / "out"
+    _, first, _ = go(predictor, folder, output)
+    gone = [
+        ".a1.part",
+        "media/.b2.part",
+        "media/sub/.c3.part",
+        "videos/.d4.part",
+        ".comics/.e5.part",
+    ]
+    kept = ["own/.f6.part", "notes.part"]
+    for name in (*gone, *kept):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_bytes(b"half")
+    _, second, _ = go(predictor, folder, output)
+    assert without_paths(second) == without_paths(first)
+    assert [name for name in gone if (output / name).exists()] == []
+    assert all((output / name).exists() for name in kept)
