@@ -81,6 +81,23 @@ def threshold_of_all(
     return max(needed.values()), needed
 
 
+def unclear_below(rows: SourceRows, fake_threshold: float, share: float) -> float:
+    """How far under the threshold P(fake) is unclear: as far as the sources allow.
+
+    The largest d so that on every source and under every condition, of those with ``MIN_REALS``
+    real faces, at most this share of the faces has P(fake) from ``fake_threshold - d`` up to, but
+    without, ``fake_threshold``. Faces that are called real are then the clearer ones, and no more
+    are called forged.
+    """
+    lowest = 0.0
+    for part in rows.parts().values():
+        if (part.labels == 0).sum() < MIN_REALS:
+            continue
+        under = part.fake_probability[part.fake_probability < fake_threshold]
+        lowest = max(lowest, least_threshold(under, int(np.floor(share * len(part)))))
+    return fake_threshold - min(lowest, fake_threshold)
+
+
 def temperature_of_all(rows: SourceRows, seed: int = 0) -> Calibration:
     """Temperature of P(fake) on faces in which every source and class counts alike.
 
@@ -103,26 +120,35 @@ def temperature_of_all(rows: SourceRows, seed: int = 0) -> Calibration:
     return fit_temperature(rows.labels[drawn], rows.fake_probability[drawn])
 
 
-def source_figures(rows: SourceRows, fake_threshold: float) -> dict[str, Figure]:
-    """AUC, real faces called forged and forged faces called forged, of the faces given.
+def source_figures(
+    rows: SourceRows, fake_threshold: float, below: float = 0.0, above: float = 0.0
+) -> dict[str, Figure]:
+    """AUC, real and forged faces called forged, and unclear ones, of the faces given.
 
-    Intervals are bootstrapped over groups.
+    A face is unclear from ``fake_threshold - below`` up to, but without, ``fake_threshold + above``
+    and then called neither; of other doubts nothing is known here. Intervals are bootstrapped over
+    groups.
     """
-    called = (rows.fake_probability >= fake_threshold).astype(float)
+    called = (rows.fake_probability >= fake_threshold + above).astype(float)
+    unclear = (rows.fake_probability >= fake_threshold - below) & (called == 0)
     real = rows.labels == 0
     return {
         "AUC": _figure(auc, rows.labels, rows.fake_probability, rows.groups),
         "real called forged": _share(called[real], rows.groups[real]),
         "forged called forged": _share(called[~real], rows.groups[~real]),
+        "unclear": _share(unclear.astype(float), rows.groups),
     }
 
 
-def method_figures(rows: SourceRows, fake_threshold: float) -> dict[str, dict[str, Figure]]:
+def method_figures(
+    rows: SourceRows, fake_threshold: float, below: float = 0.0, above: float = 0.0
+) -> dict[str, dict[str, Figure]]:
     """``source_figures`` of all real faces with the forged ones of each method."""
     names = dict.fromkeys(rows.methods[rows.labels == 1].tolist())
     real = rows.labels == 0
     return {
-        name: source_figures(rows[real | (rows.methods == name)], fake_threshold) for name in names
+        name: source_figures(rows[real | (rows.methods == name)], fake_threshold, below, above)
+        for name in names
     }
 
 

@@ -11,12 +11,15 @@ OUTPUT/scores_*.json; the same command goes on from there.
 --conditions repeats every source: jpeg:75, resize:0.5, ... as tools/lab/benchmark_photos.py does;
 side:48: the picture is scaled so that the longer side of the face's box is 48 pixels; scale:1.2:
 the box is so much larger. Printed, and written to OUTPUT/sources.md and OUTPUT/sources.json: per
-source and condition AUC, real faces called forged, forged faces called forged, with 95 % intervals
-over groups (clips, photos); --clips also takes the mean of the faces of each group.
+source and condition AUC, real faces called forged, forged faces called forged, unclear ones (by
+P(fake) alone), with 95 % intervals over groups (clips, photos); --clips also takes the mean of the
+faces of each group.
 
 --choose fits the temperature of P(fake), every source and class counting alike, chooses
 TEST.FAKE_THRESH so that at most --false-alarms of the real faces of every source under every
-condition reach it, and writes a model file with both to --store: only ever on validation data.
+condition reach it, takes as unclear what lies below it, as far as --unclear of the faces of every
+source under every condition go, and writes a model file with all of it to --store: only ever on
+validation data.
 
 Exit code: 0 done; 2 unusable arguments or files.
 
@@ -41,7 +44,7 @@ import numpy as np
 from tqdm import tqdm
 
 EXIT_ARGUMENTS = 2
-FALSE_ALARMS = 0.05
+FALSE_ALARMS, UNCLEAR = 0.05, 0.12
 LEAST_SCORE = 0.2  # of a face that a box is taken from
 BATCH = 16  # pictures whose faces go through the face method together
 OWN_CONDITIONS = ("clean", "side", "scale")
@@ -75,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--choose", action="store_true", help="temperature and threshold")
     parser.add_argument("--store", type=Path, metavar="FILE", help="model file to write them to")
     parser.add_argument("--false-alarms", type=float, default=FALSE_ALARMS, metavar="SHARE")
+    parser.add_argument("--unclear", type=float, default=UNCLEAR, metavar="SHARE")
     parser.add_argument("--fusion", choices=("mean_logit", "face", "detector", "max"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     return parser
@@ -119,7 +123,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.choose:
             _choose(rows, predictor, path, options)
             continue
-        text, figures = _table(rows, predictor.rule.fake_threshold, options.clips)
+        text, figures = _table(rows, predictor, options.clips)
         lines += [f"{path}, threshold {predictor.rule.fake_threshold:.4f}", "", *text, ""]
         content[path] = figures
     if lines:
@@ -282,35 +286,44 @@ def _score_chunk(faces, members, boxes, predictor, conditions, known: dict[str, 
 
 def _choose(rows, predictor, weights: str, options: argparse.Namespace) -> None:
     from comics.evaluation.calibration import calibrate, store_choice
-    from comics.evaluation.source_figures import temperature_of_all, threshold_of_all
+    from comics.evaluation.source_figures import (
+        temperature_of_all,
+        threshold_of_all,
+        unclear_below,
+    )
 
     fitted = temperature_of_all(rows)
     threshold, needed = threshold_of_all(rows, options.false_alarms)
     for (source, condition), value in needed.items():
         own = float(calibrate([value], fitted.temperature)[0])
         print(f"{source}, {condition}: alone {own:.4f}")
-    chosen = round(float(calibrate([threshold], fitted.temperature)[0]), 4)
+    below = threshold - unclear_below(rows, threshold, options.unclear)
+    threshold, below = calibrate([threshold, below], fitted.temperature).tolist()
+    chosen = {"FAKE_THRESH": round(threshold, 4), "UNCLEAR.BELOW": round(threshold - below, 4),
+              "UNCLEAR.ABOVE": 0.0}  # fmt: skip
     names = ", ".join(dict.fromkeys(rows.sources.tolist()))
     source = f"{names}: at most {options.false_alarms:.0%} of the real faces of each"
-    store_choice(weights, options.store, fitted, {"FAKE_THRESH": chosen}, source)
-    print(f"{source}: temperature {fitted.temperature:.3f}, FAKE_THRESH {chosen}")
+    store_choice(weights, options.store, fitted, chosen, source)
+    print(f"{source}: temperature {fitted.temperature:.3f}, {chosen}")
 
 
-def _table(rows, threshold: float, clips: bool) -> tuple[list[str], dict]:
+def _table(rows, predictor, clips: bool) -> tuple[list[str], dict]:
     """Markdown lines and the figures by row."""
     from comics.evaluation.source_figures import by_group, method_figures, source_figures
 
+    doubt = predictor.doubt_rule
+    limits = (predictor.rule.fake_threshold, doubt.below, doubt.above)
     tables: dict[str, Mapping] = {}
     for (source, condition), part in rows.parts().items():
-        tables[f"{source}, {condition}"] = source_figures(part, threshold)
+        tables[f"{source}, {condition}"] = source_figures(part, *limits)
         if condition == "clean":
-            methods = method_figures(part, threshold)
+            methods = method_figures(part, *limits)
             if len(methods) > 1:
                 tables |= {f"{source}: {name}": figures for name, figures in methods.items()}
             if clips:
                 whole = by_group(part)
-                tables[f"{source}, per clip"] = source_figures(whole, threshold)
-                of_clips = method_figures(whole, threshold)
+                tables[f"{source}, per clip"] = source_figures(whole, *limits)
+                of_clips = method_figures(whole, *limits)
                 tables |= {f"{source}: {name}, per clip": f for name, f in of_clips.items()}
     names = list(next(iter(tables.values())))
     lines = [f"| | faces | {' | '.join(names)} |", "|---|---:|" + "---:|" * len(names)]

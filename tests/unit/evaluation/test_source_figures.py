@@ -9,6 +9,7 @@ from comics.evaluation.source_figures import (
     source_figures,
     temperature_of_all,
     threshold_of_all,
+    unclear_below,
 )
 
 
@@ -106,3 +107,21 @@ def test_a_source_without_forged_faces_has_no_auc():
     figures = source_figures(rows(("a", "clean", 0, "real", [0.1, 0.9])), 0.5)
     assert figures["AUC"].text() == "-" and figures["forged called forged"].count == 0
     assert figures["real called forged"].value == 0.5
+
+
+def test_the_unclear_band_takes_no_more_than_its_share_of_any_source():
+    even, low = np.linspace(0.005, 0.995, 100), np.linspace(0.0, 0.2, 100)
+    measured = rows(("a", "clean", 0, "real", even), ("b", "clean", 0, "real", low))
+    below = unclear_below(measured, 0.8, 0.1)
+    shares = [
+        ((part.fake_probability >= 0.8 - below) & (part.fake_probability < 0.8)).mean()
+        for part in measured.parts().values()
+    ]
+    assert max(shares) == pytest.approx(0.1) and below == pytest.approx(0.1, abs=0.02)
+    figures = source_figures(measured[measured.sources == "a"], 0.8, below)
+    assert figures["unclear"].value == pytest.approx(0.1)
+    assert figures["real called forged"].value == pytest.approx(0.2)
+    above = source_figures(measured[measured.sources == "a"], 0.8, 0.0, 0.1)
+    assert above["unclear"].value == pytest.approx(0.1)
+    assert above["real called forged"].value == pytest.approx(0.1)
+    assert unclear_below(measured, 0.8, 1.0) == pytest.approx(0.8)  # all that is under it
