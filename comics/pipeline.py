@@ -73,6 +73,41 @@ def combine_files(
     return Combination(cfg, state, combined_metadata(cfg, paths, files))
 
 
+def separate_file(path: str | os.PathLike, part: str) -> Combination:
+    """One part of a joined model file, as the content of a model file of its own.
+
+    What filters lost when they were stored as float16 stays lost. The calibration is the part's
+    own, not that of the pair.
+
+    Args:
+        path: a model file of ``FaceForensics``.
+        part: "detector" or "face".
+
+    Raises:
+        FileNotFoundError, ValueError: if it is absent, broken or of another kind.
+    """
+    file = read_weights(path)
+    cfg = load_config_text(file.metadata["config"]).clone()
+    if cfg.MODEL.META_ARCHITECTURE != FACE_FORENSICS:
+        raise ValueError(f"{path} holds a {cfg.MODEL.META_ARCHITECTURE}: nothing to separate")
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = FACE_METHOD if part == "face" else cfg.MODEL.FACE.DETECTOR
+    cfg.freeze()
+    begin = f"{part}."
+    state = {
+        name.removeprefix(begin): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in file.state.items()
+        if name.startswith(begin)
+    }
+    own = f"{part}_"
+    metadata = {k.removeprefix(own): v for k, v in file.metadata.items() if k.startswith(own)}
+    metadata["separated_from_sha256"] = file.sha256
+    temperature = file.state[temperature_name(part)].item()
+    if temperature != 1:
+        metadata[TEMPERATURE_KEY] = repr(temperature)
+    return Combination(cfg, state, metadata)
+
+
 def build_combination(
     combination: Combination, device: torch.device | str = "cpu"
 ) -> FaceForensics:

@@ -115,6 +115,8 @@ _C.DATASETS = CfgNode()
 # images relative to its own folder, or "faces.json@image/folder"; for face methods also a manifest,
 # "faces.csv", or rows of it, "faces.csv@split=train,compression=c23" (comics.data.faces.manifest)
 _C.DATASETS.TRAIN = ["openforensics_train"]
+# Of face methods: share of each set of TRAIN in every batch, any positive scale; [] = as they are
+_C.DATASETS.TRAIN_SHARES = []
 _C.DATASETS.VAL = ["openforensics_val"]  # checkpoints are chosen on these only
 # Evaluated by tools/train_net.py --eval-only
 _C.DATASETS.TEST = ["openforensics_test_dev", "openforensics_test_challenge"]
@@ -178,6 +180,9 @@ _C.SOLVER.STEPS = [44120, 55150]  # epochs 8 and 10
 _C.SOLVER.GAMMA = 0.1  # factor on the learning rate at each of STEPS
 _C.SOLVER.WARMUP_ITERS = 1000  # iterations of linear warm-up
 _C.SOLVER.WARMUP_FACTOR = 0.001  # learning rate at iteration 0, as a share of BASE_LR
+# Decay per step of an average of the weights, which is validated and exported instead of them; it
+# looks back on about 1 / (1 - decay) steps. 0 = no average
+_C.SOLVER.EMA_DECAY = 0.0
 _C.SOLVER.CHECKPOINT_PERIOD = 5000  # iterations between checkpoints
 _C.SOLVER.KEEP_CHECKPOINTS = 2  # older ones are deleted; the best and the last stay
 

@@ -24,6 +24,11 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.BALANCED = True  # as many reals as fakes in a batch
     # A compression that the set does not hold is made from the picture, by H.264 of one frame
     _C.INPUT.FACE.COMPRESS_MISSING = True
+    # With DATASETS.TRAIN_SHARES: share of pairs whose real face is of the forged one's own group
+    _C.INPUT.FACE.PAIRED = 0.5
+    # In training, factor on the side of a crop's window, drawn from this range, evenly in octaves
+    _C.INPUT.FACE.SCALE = [1.0, 1.0]
+    _C.INPUT.FACE.SHIFT = 0.0  # and how far the window is moved at most, as a share of its side
     _C.INPUT.FACE.FLIP_PROB = 0.5  # mirror left and right
     _C.INPUT.FACE.JITTER_PROB = 0.2  # each of brightness, contrast, saturation, sharpness
     _C.INPUT.FACE.JITTER = 0.2  # factor drawn from 1 +- this
@@ -31,6 +36,7 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.NOISE_PROB = 0.0  # Gaussian noise
     _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
     _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
+    _add_degradation(_C.INPUT.FACE)
     # Test on JPEG copies of this quality, 1-100 (CompressionRelation, Table 1); 0 = off
     _C.INPUT.FACE.TEST_JPEG = 0
     _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off
@@ -61,3 +67,20 @@ def _add_self_blend(_F: CfgNode) -> None:
     _F.SELF_BLEND.SCALE = 0.95  # smallest; the largest is its inverse
     _F.SELF_BLEND.RATIOS = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]  # weights of the source, one is drawn
     _F.SELF_BLEND.POISSON_PROB = 0.2  # gradient-domain instead of alpha blending (decision)
+
+
+def _add_degradation(_F: CfgNode) -> None:
+    """What a face's window goes through before it is resized to a crop; all values are decisions"""
+    _F.DEGRADE = CfgNode()
+    _F.DEGRADE.PROB = 0.0  # that anything is done at all
+    _F.DEGRADE.RESIZE_PROB = 0.6
+    _F.DEGRADE.SIDES = [28.0, 320.0]  # longer side after it, pixels, drawn evenly in octaves
+    _F.DEGRADE.GROWTH = 1.5  # nothing is enlarged more
+    _F.DEGRADE.BLUR_PROB = 0.1
+    _F.DEGRADE.BLUR_SIGMA = [0.3, 1.5]  # pixels
+    _F.DEGRADE.NOISE_PROB = 0.15
+    _F.DEGRADE.NOISE_SIGMA = [1.0, 6.0]  # on the 0-255 scale
+    _F.DEGRADE.CODEC_PROB = 0.7  # a first lossy codec
+    _F.DEGRADE.AGAIN_PROB = 0.3  # and a second one after it
+    _F.DEGRADE.QUALITY = [30, 95]  # of both, 1-100
+    _F.DEGRADE.WEBP_SHARE = 0.2  # the others are JPEG

@@ -20,6 +20,7 @@ from comics.config.files import parse_config
 from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
 from comics.engine import distributed
+from comics.engine.averaging import WeightAverage
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder, hold_run
 from comics.engine.compilation import compile_features, uncompiled
 from comics.engine.logs import MetricsLog
@@ -182,9 +183,12 @@ def _assemble(
     state = _state_to_resume(cfg, checkpoints, resume)
     start = 0 if state is None else state["iteration"]
     model = _training_model(cfg, task, device, state is None, load_foreign_weights)
+    average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+    if cfg.SOLVER.COMPILE:  # not before it has been copied
+        compile_features(model, device)
     loader = task.train_loader(cfg, model, start)
     skipped: set[str] = set()
-    trainer = _trainer(cfg, model, device, loader, checkpoints)
+    trainer = _trainer(cfg, model, average, device, loader, checkpoints)
     if sets:
         trainer.evaluate = _validation(cfg, task, sets, device, skipped)
     if distributed.is_main():
@@ -275,8 +279,6 @@ def _training_model(
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
     model.to(device, memory_format=FAST_LAYOUT).train()
     model.prepare_training()
-    if cfg.SOLVER.COMPILE:
-        compile_features(model, device)
     seed_everything(cfg.SEED + distributed.rank())
     return model
 
@@ -284,6 +286,7 @@ def _training_model(
 def _trainer(
     cfg: CfgNode,
     model: nn.Module,
+    average: WeightAverage | None,
     device: torch.device,
     loader: TrainLoader,
     checkpoints: CheckpointFolder,
@@ -308,7 +311,8 @@ def _trainer(
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.TEST.EVAL_PERIOD,
         best_metric=cfg.TEST.BEST_METRIC,
-        export=_exporter(cfg, model),
+        export=_exporter(cfg, model if average is None else average.module),
+        average=average,
         seed=cfg.SEED,
         config_text=cfg.dump(),
     )

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from comics.engine import distributed
+from comics.engine.averaging import WeightAverage
 from comics.engine.checkpoint import CheckpointFolder, git_revision
 from comics.engine.logs import MetricsLog, Progress, RunningMeans
 from comics.engine.randomness import random_state, seed_everything, set_random_state, undisturbed
@@ -74,6 +75,7 @@ class Trainer:
             process's dict counts. None trains without.
         best_metric: key of that dict; higher is better.
         export: writes the weights under a name (``MODEL_BEST``, ...), given text metadata.
+        average: of the weights; what is validated and exported. None: the weights themselves are.
         seed: for processes beyond those that a resumed checkpoint knows.
         config_text: stored in checkpoints.
     """
@@ -99,6 +101,7 @@ class Trainer:
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         best_metric: str = "segm/AP",
         export: Callable[[str, Mapping[str, str]], None] | None = None,
+        average: WeightAverage | None = None,
         seed: int = 0,
         config_text: str = "",
     ) -> None:
@@ -123,6 +126,7 @@ class Trainer:
         self.evaluate = evaluate
         self.best_metric = best_metric
         self.export = export
+        self.average = average
         self.seed = seed
         self.config_text = config_text
 
@@ -203,6 +207,8 @@ class Trainer:
     def _apply(self) -> None:
         self.step.apply()
         self.model.after_optimizer_step()
+        if self.average is not None:
+            self.average.update(self.model)
         self.scheduler.step()
         self.iteration += 1
 
@@ -271,7 +277,7 @@ class Trainer:
         began = time.perf_counter()
         self.model.eval()
         with undisturbed(), torch.no_grad(), self._stop.at_once():
-            self.metrics = distributed.broadcast(dict(self.evaluate(self.model)))
+            self.metrics = distributed.broadcast(dict(self.evaluate(self._measured())))
         self.model.train()
         self._evaluated = self.iteration
         if self.metrics_log is not None:
@@ -282,6 +288,9 @@ class Trainer:
         self.save()
         now = time.perf_counter()
         self._window = (self._window[0] + now - began, self._window[1])  # is not step time
+
+    def _measured(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
 
     def _keep_best(self) -> None:
         if self.best_metric not in self.metrics:
@@ -320,6 +329,7 @@ class Trainer:
         return {
             "iteration": self.iteration,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.step.scaler.state_dict(),
@@ -340,6 +350,8 @@ class Trainer:
             ValueError: if the model or the optimiser is of another make.
         """
         load_state(self.model, state["model"], "the checkpoint")
+        if self.average is not None:
+            self._load_average(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step.scaler.load_state_dict(state["scaler"])
@@ -347,6 +359,12 @@ class Trainer:
         self.best = None if state["best"] is None else tuple(state["best"])
         self.metrics, self._evaluated = state["metrics"], state["evaluated"]
         self._load_process(state["processes"])
+
+    def _load_average(self, state: Mapping[str, Any]) -> None:
+        if state.get("average") is None:  # of a run that began without: it starts here
+            self.average.load_state_dict({"model": state["model"], "updates": 0})
+        else:
+            self.average.load_state_dict(state["average"])
 
     def _load_process(self, processes: list[dict[str, Any]]) -> None:
         rank, count = distributed.rank(), distributed.world_size()

@@ -125,7 +125,7 @@ def store_choice(
     Args:
         source, output: model files.
         calibration: of P(fake).
-        thresholds: values of TEST by name: "SCORE_THRESH", "FAKE_THRESH".
+        thresholds: values of TEST by name: "SCORE_THRESH", "FAKE_THRESH", "UNCLEAR.BELOW".
         fitted_on: what both were chosen on.
 
     Raises:
@@ -137,8 +137,7 @@ def store_choice(
     file = read_weights(source)
     cfg = load_config_text(file.metadata["config"]).clone()
     cfg.defrost()
-    for name, value in thresholds.items():
-        cfg.TEST[name] = value
+    cfg.merge_from_list([w for name, value in thresholds.items() for w in (f"TEST.{name}", value)])
     cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
     save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))

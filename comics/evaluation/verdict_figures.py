@@ -168,7 +168,7 @@ def by_method(rows: FaceRows) -> dict[str, FaceRows]:
 
 def score_for(rows: FaceRows, false_faces: float) -> float:
     """The least confidence from which on at most so many false faces a photo are shown."""
-    return _least_above(rows.false_scores, int(np.floor(false_faces * rows.photo_count)))
+    return least_threshold(rows.false_scores, int(np.floor(false_faces * rows.photo_count)))
 
 
 def threshold_for(rows: FaceRows, false_alarm_rate: float) -> float:
@@ -180,11 +180,11 @@ def threshold_for(rows: FaceRows, false_alarm_rate: float) -> float:
     real = rows.fake_probability[rows.found & (rows.labels == 0)]
     if not len(real):
         raise ValueError("no real face was found: there is no threshold to choose")
-    return _least_above(real, int(np.floor(false_alarm_rate * len(real))))
+    return least_threshold(real, int(np.floor(false_alarm_rate * len(real))))
 
 
-def _least_above(values: np.ndarray, allowed: int) -> float:
-    """The least threshold in [0, 1] that at most ``allowed`` of the values reach."""
+def least_threshold(values: np.ndarray, allowed: int) -> float:
+    """The least number in [0, 1] that at most ``allowed`` of the values, in [0, 1], reach."""
     if allowed >= len(values):
         return 0.0
     return float(min(1.0, np.nextafter(np.sort(values)[::-1][allowed], 2.0)))

@@ -9,6 +9,10 @@ stage whose result is there is not done again, and trainings go on from their la
 same command continues what was interrupted. The result is OUTPUT/default.safetensors, its figures
 are in OUTPUT/figures/figures.md.
 
+With --forged and --network the classifier goes on from there on every source of forgeries: the
+project's own, those of the folder, faces through an autoencoder, generated faces in photos; and the
+threshold is chosen so that it holds on all of them.
+
 --recipe cpu (default): made the shipped model in some three hours on two cores. --recipe gpu: the
 same model, larger squares and batches and more of them, for an hour of one GPU; never run so far.
 
@@ -38,6 +42,13 @@ SEEDS, CORRUPTED = 12, (2, 5, 8, 10, 11)
 # Configurations, and with how many of these sets each trains: later stages know the first ones
 DETECTOR_STAGES = {"detector_base": 3, "detector": 3, "detector_large": 3, "detector_long": 12}
 FACE_STAGES = {"face_base": 3, "face": 6, "face_long": 12}
+# Of the classifier, on all sources; their shares of a batch
+SOURCE_STAGES = ("face_sources", "face_sources_large")
+SHARES = {"own": 0.28, "dfdc": 0.28, "stylegan": 0.14, "autoencoder": 0.15, "swap": 0.15}
+SWAP_SEED = 18
+# Under which the threshold must hold, of how many faces of a class of each source
+HANDLED, LIMIT, DETECT_SIZE = ("jpeg:75", "jpeg:50", "side:64", "scale:0.8"), 80, 288
+EXIT_ARGUMENTS = 2
 TEST_SPLITS = ("test_dev", "test_challenge")
 CONDITIONS = (
     "jpeg:70", "jpeg:50", "jpeg:30", "gaussian_blur:1", "gaussian_blur:3", "gaussian_noise:3",
@@ -60,6 +71,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--photos", required=True, metavar="FOLDER", help="of real people")
     parser.add_argument("--imagenet", required=True, metavar="FILE", help="EfficientNet-Lite0")
+    parser.add_argument(
+        "--forged",
+        type=Path,
+        metavar="FOLDER",
+        help="real forgeries, as restore.py wrote them; without, the project's own are all",
+    )
+    parser.add_argument(
+        "--network",
+        nargs=2,
+        type=Path,
+        metavar=("ENCODER", "DECODER"),
+        help="ONNX, of an autoencoder that faces go through; needed with --forged",
+    )
     parser.add_argument("--output", type=Path, default=Path("output/default"), metavar="FOLDER")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--seed", type=int, default=0, help="of data and training (0)")
@@ -73,6 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the stages that are not done; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    if bool(options.forged) != bool(options.network):
+        print("train_default.py: --forged and --network belong together", file=sys.stderr)
+        return EXIT_ARGUMENTS
     for stage in stages(options):
         shown = ["python", f"tools/{stage.words[0]}", *stage.words[1:]]
         if stage.result.is_file():
@@ -106,21 +133,84 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     for name, seeds in FACE_STAGES.items():
         yield training(options, name, key, face, seeds)
         face, key = output / name / "model_best.safetensors", "MODEL.WEIGHTS"
+    if options.forged:
+        yield from source_stages(options)
+        for name in SOURCE_STAGES:
+            yield source_training(options, name, face)
+            face = output / name / "model_final.safetensors"
     joined = output / "joined.safetensors"
+    fusion = ("--fusion", "face") if options.forged else ()
     yield stage(
         joined, "combine_weights.py", "--detector", detector, "--face", face,
-        "--mirror", "--half", "--output", joined,
+        "--mirror", "--half", *fusion, "--output", joined,
     )  # fmt: skip
     shipped, figures = output / "default.safetensors", output / "figures"
+    own = output / "own.safetensors" if options.forged else shipped
     yield stage(
-        shipped, "lab/benchmark_photos.py", "--weights", joined, "--data", data / "0",
-        "--output", output / "validation", "--choose", "val", "--store", shipped,
+        own, "lab/benchmark_photos.py", "--weights", joined, "--data", data / "0",
+        "--output", output / "validation", "--choose", "val", "--store", own,
     )  # fmt: skip
+    if options.forged:
+        yield stage(
+            shipped, "lab/benchmark_sources.py", "--weights", own, "--output",
+            output / "validation", "--choose", "--store", shipped, "--limit", LIMIT,
+            "--detect-size", DETECT_SIZE, "--conditions", *HANDLED, "--sources",
+            *(f"{name}={source_list(output, name, 'val')}" for name in SHARES),
+        )  # fmt: skip
     yield stage(
         figures / "figures.json", "lab/benchmark_photos.py", "--weights", shipped,
         "--data", data / "0", "--output", figures, "--splits", *TEST_SPLITS,
         "--conditions", *CONDITIONS,
     )  # fmt: skip
+
+
+def source_stages(options: argparse.Namespace) -> Iterator[Stage]:
+    """Lists of the faces of every source, and what they list."""
+    output, data = options.output, options.output / "data"
+    lists, swaps, pairs = output / "lists", output / "swaps", output / "pairs"
+    manifest = output / "forged" / "manifest.csv"
+    yield stage(
+        manifest, "../datasets/prepare_forged.py", options.forged, "--output", manifest.parent
+    )
+    yield stage(
+        swaps / "train.json", "make_dataset.py", "--source", options.photos, "--seed", SWAP_SEED,
+        "--donors", f"{manifest}@method=StyleGAN", "--methods", "generated_swap", "--output",
+        swaps, "--train", 1500, "--val", 200, "--test-dev", 200, "--test-challenge", 0,
+    )  # fmt: skip
+    yield stage(
+        lists / "real_faces.csv", "lab/list_sources.py", "--own", data / "0", data / "1",
+        "--forged", manifest, "--swaps", swaps, "--output", lists,
+    )  # fmt: skip
+    yield stage(
+        pairs / "faces.csv", "../datasets/prepare_neural_pairs.py", lists / "real_faces.csv",
+        "--network", *options.network, "--output", pairs,
+        "--train", 1500, "--val", 300, "--test", 300,
+    )  # fmt: skip
+    yield stage(
+        source_list(output, "autoencoder", "train"), "lab/list_sources.py",
+        "--pairs", pairs / "faces.csv", "--output", lists,
+    )  # fmt: skip
+
+
+def source_list(output: Path, name: str, split: str) -> Path:
+    """The list of a source's faces that ``list_sources.py`` writes."""
+    return output / "lists" / f"{name}_{split}.csv"
+
+
+def source_training(options: argparse.Namespace, name: str, weights: object) -> Stage:
+    """A training on the lists of all sources."""
+    run = options.output / name
+    entries = {
+        split: [str(source_list(options.output, source, split)) for source in SHARES]
+        for split in ("train", "val")
+    }
+    words = ["--resume", "--config-file", CONFIGS / f"{name}.yaml", "OUTPUT_DIR", run,
+             "SEED", options.seed, "MODEL.WEIGHTS", weights, "DATASETS.TRAIN", entries["train"],
+             "DATASETS.TRAIN_SHARES", list(SHARES.values()),
+             "DATASETS.VAL", entries["val"]]  # fmt: skip
+    if options.iterations is not None:
+        words += ["SOLVER.MAX_ITER", options.iterations]
+    return stage(run / "model_final.safetensors", "train_net.py", *words)
 
 
 def stage(result: Path, *words: object) -> Stage:

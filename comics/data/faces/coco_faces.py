@@ -3,7 +3,8 @@
 What a face was forged with, and whose face it is, is read from further keys of its annotation:
 ``method``, ``source``, ``target``, ``identity`` (of a real face, also on the image), ``video`` and
 ``frame`` of the image, ``forgery.altered`` (RLE of the altered pixels; else the segmentation is the
-mask). Crowd regions are no faces. Boxes are the annotated ones, or those of a results file.
+mask). A photo is a group. Crowd regions are no faces. Boxes are the annotated ones, or those of a
+results file.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def _row(
         "video": annotation.get("video"),
         "frame": annotation.get("frame", image.get("frame")),
         "compression": image.get("compression"),
+        "group": record.file_name,
         "mask": _mask(record, face, annotation) if fake else None,
         **dict(zip(("x0", "y0", "x1", "y1"), map(repr, map(float, box)), strict=True)),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,6 +40,31 @@ def square_window(box: Box, margin: float) -> tuple[int, int, int, int]:
     left = math.floor((x0 + x1 - side) / 2 + 0.5)
     top = math.floor((y0 + y1 - side) / 2 + 0.5)
     return left, top, left + side, top + side
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a window is moved away from where its box puts it.
+
+    Attributes:
+        scale: factor on its side.
+        shift: (right, down), as shares of its side before that.
+    """
+
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def __call__(self, window: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """The square of whole pixels that (left, top, right, bottom) becomes."""
+        left, top, right, bottom = window
+        old = right - left
+        side = max(1, math.floor(old * self.scale + 0.5))
+        x = math.floor((left + right - side) / 2 + self.shift[0] * old + 0.5)
+        y = math.floor((top + bottom - side) / 2 + self.shift[1] * old + 0.5)
+        return x, y, x + side, y + side
+
+
+STRAIGHT = Placement()
 
 
 def cut_window(
@@ -83,6 +109,7 @@ def crop_with_margin(
     margin: float,
     size: int,
     border: str = "replicate",
+    placement: Placement = STRAIGHT,
 ) -> np.ndarray:
     """A square crop [S, S, ...] of a picture [H, W, ...].
 
@@ -92,6 +119,7 @@ def crop_with_margin(
         margin: added on each side, as a share of the box's longer side.
         size: S in pixels; 0 keeps the resolution of the picture.
         border: see ``cut_window``.
+        placement: how the window is moved.
 
     Raises:
         ValueError: for an empty box, or one outside of the picture.
@@ -99,13 +127,19 @@ def crop_with_margin(
     if box is None:
         height, width = image.shape[:2]
         box, margin = (0, 0, width, height), 0.0
-    cut = cut_window(image, square_window(box, margin), border)
+    cut = cut_window(image, placement(square_window(box, margin)), border)
     return resize_image(cut, (size, size)) if size else cut
 
 
-def crop_mask(mask: np.ndarray, box: Box | None, margin: float, size: int) -> np.ndarray:
+def crop_mask(
+    mask: np.ndarray,
+    box: Box | None,
+    margin: float,
+    size: int,
+    placement: Placement = STRAIGHT,
+) -> np.ndarray:
     """The window of ``crop_with_margin`` out of a mask [H, W] bool: [S, S] bool, empty outside."""
-    cut = crop_with_margin(mask.astype(np.uint8) * 255, box, margin, size, border="zero")
+    cut = crop_with_margin(mask.astype(np.uint8) * 255, box, margin, size, "zero", placement)
     return cut > MASK_THRESHOLD
 
 

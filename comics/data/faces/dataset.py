@@ -33,10 +33,13 @@ class FaceTrainDataset(Dataset):
         maker: makes the sample of a row.
         seed: of all augmentation.
         rows: the rows that samples start from; None: all.
+        pairs: positions 2 i and 2 i + 1 are a pair, which is augmented alike.
     """
 
-    def __init__(self, maker: SampleMaker, seed: int, rows: np.ndarray | None = None) -> None:
-        self._maker, self._seed = maker, seed
+    def __init__(
+        self, maker: SampleMaker, seed: int, rows: np.ndarray | None = None, pairs: bool = False
+    ) -> None:
+        self._maker, self._seed, self._pairs = maker, seed, pairs
         self._rows = np.arange(len(maker.manifest)) if rows is None else rows
         self._labels = maker.manifest.labels[self._rows]
         self._tolerated = tolerated_broken(len(self._rows))
@@ -67,7 +70,7 @@ class FaceTrainDataset(Dataset):
         raise too_many_broken(broken, len(self))
 
     def _stream(self, position: int) -> tuple[int, int, int]:
-        return self._seed, AUGMENTATION, position
+        return self._seed, AUGMENTATION, position - position % 2 if self._pairs else position
 
 
 class FaceTestDataset(Dataset):

@@ -14,7 +14,6 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from comics.data.catalog import dataset_files, datasets_root
-from comics.data.dataset import ORDER
 from comics.data.faces.checks import require_both_classes, require_reals
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
@@ -25,6 +24,7 @@ from comics.data.faces.dataset import (
 )
 from comics.data.faces.manifest import REAL_METHOD, UNKNOWN, Manifest, join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest
+from comics.data.faces.orders import BalancedOrder, SharedOrder
 from comics.data.faces.pairs import PairIndex
 from comics.data.faces.samples import FaceReader, SampleMaker
 from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
@@ -38,7 +38,6 @@ from comics.data.loader import (
 )
 from comics.data.records import DatasetError
 from comics.registry import FACE_METHODS
-from comics.structures import FAKE, REAL
 
 logger = logging.getLogger(__name__)
 
@@ -70,31 +69,6 @@ class FaceNeeds:
         has been built already, ``FaceNeeds.of`` it is quicker.
         """
         return cls.of(FACE_METHODS.get(cfg.MODEL.FACE.METHOD).from_config(cfg))
-
-
-class BalancedOrder(TrainingOrder):
-    """The endless list of global batches with as many reals as fakes in each.
-
-    Real and fake take turns in a batch, so the part of every rank is balanced too; of an odd
-    batch the last face is a fake. An epoch has as many batches as without balance: the rarer
-    class is repeated, always by whole permutations, and of the other one some are left out.
-    ``groups`` holds the labels.
-    """
-
-    def epoch(self, number: int) -> np.ndarray:
-        """[batches_per_epoch, batch_size] indices of rows."""
-        rng = np.random.default_rng((self.seed, ORDER, number))
-        batches = np.empty((self.batches_per_epoch, self.batch_size), np.int64)
-        fake_places = np.arange(self.batch_size) % 2 == 1
-        if self.batch_size % 2:
-            fake_places[-1] = True
-        for label, places in ((REAL, ~fake_places), (FAKE, fake_places)):
-            members = np.flatnonzero(self.groups == label)
-            wanted = self.batches_per_epoch * int(places.sum())
-            repeats = -(-wanted // len(members))
-            drawn = np.concatenate([rng.permutation(members) for _ in range(max(repeats, 1))])
-            batches[:, places] = drawn[:wanted].reshape(self.batches_per_epoch, -1)
-        return batches
 
 
 class FaceTrainLoader(TrainLoader):
@@ -138,21 +112,18 @@ def build_face_train_loader(
     """
     entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
     needs = FaceNeeds.from_config(cfg) if needs is None else needs
-    manifest = join_manifests([load_faces(cfg, entry) for entry in entries])
-    manifest = _without_small(manifest, cfg.INPUT.FACE.MIN_SIDE)
+    parts = [_without_small(load_faces(cfg, e), cfg.INPUT.FACE.MIN_SIDE) for e in entries]
+    sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    manifest = join_manifests(parts)
     maker = _sample_maker(cfg, manifest, PairIndex(manifest), needs)
     self_blends = maker.self_blend is not None
     check = require_reals if self_blends else require_both_classes
     check(manifest, "training")
     rows = _query_rows(cfg, manifest, needs, check)
-    labels = manifest.labels[rows].astype(np.int64)
-    balanced = cfg.INPUT.FACE.BALANCED and len(np.unique(labels)) > 1
-    kind = BalancedOrder if balanced else TrainingOrder
-    groups = labels if balanced else np.zeros_like(labels)
-    order = kind(cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, groups)
+    order = _order(cfg, manifest.take(rows), sources[rows])
     sampler = TrainingSampler(order, start_iteration, rank, world_size, cfg.SOLVER.ACCUMULATE)
     methods = method_names(cfg, manifest, (SELF_BLEND_METHOD,) if self_blends else ())
-    dataset = FaceTrainDataset(maker, cfg.SEED, rows)
+    dataset = FaceTrainDataset(maker, cfg.SEED, rows, pairs=isinstance(order, SharedOrder))
     numbers = number_methods(manifest, methods)
     twin_method = methods.index(SELF_BLEND_METHOD) + 1 if SELF_BLEND_METHOD in methods else UNKNOWN
     collate = FaceCollate(manifest, numbers, maker.views, maker.with_masks, twin_method)
@@ -235,6 +206,23 @@ def _without_small(manifest: Manifest, min_side: int) -> Manifest:
     if len(kept) < len(manifest):
         logger.info("%d faces under %d px are left out", len(manifest) - len(kept), min_side)
     return manifest.take(kept)
+
+
+def _order(cfg: CfgNode, manifest: Manifest, sources: np.ndarray) -> TrainingOrder:
+    """The order that DATASETS.TRAIN_SHARES and INPUT.FACE.BALANCED ask for."""
+    labels = manifest.labels.astype(np.int64)
+    seed, size = cfg.SEED, cfg.SOLVER.IMS_PER_BATCH
+    shares = tuple(cfg.DATASETS.TRAIN_SHARES)
+    if not shares:
+        if cfg.INPUT.FACE.BALANCED and len(np.unique(labels)) > 1:
+            return BalancedOrder(seed, size, labels)
+        return TrainingOrder(seed, size, np.zeros_like(labels))
+    if len(shares) != len(cfg.DATASETS.TRAIN):
+        raise ValueError(
+            f"DATASETS.TRAIN_SHARES has {len(shares)} shares for {len(cfg.DATASETS.TRAIN)} sets"
+        )
+    scenes = manifest.codes["group"]
+    return SharedOrder(seed, size, labels, sources, scenes, shares, cfg.INPUT.FACE.PAIRED)
 
 
 def _query_rows(

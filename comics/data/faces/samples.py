@@ -32,11 +32,13 @@ from comics.data.faces.self_blend import SelfBlendView
 from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
 from comics.data.forgery.self_blended import BlendedPair
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
+from comics.data.transforms import resize_image
 from comics.ops.masks import segmentation_to_bitmap
 from comics.registry import FACE_VIEWS
 from comics.structures import FAKE, REAL
 
 VIEWS = ("key", "paired_real", "positive", "strong", "other")
+PLAIN = Augmentation()  # nothing is drawn
 # Of the mean of a mask picture's colours; videos of masks are compressed, so black is not quite 0
 MASK_LEVEL = 32
 # Weight of the source from which on a pixel of a twin counts as forged; the smallest ratio of a
@@ -59,12 +61,19 @@ class FaceReader:
     border: str = "replicate"
     max_pixels: int = DEFAULT_MAX_PIXELS
 
-    def crop(self, row: FaceRow, path: str | None = None, level: str | None = None) -> np.ndarray:
+    def crop(
+        self,
+        row: FaceRow,
+        path: str | None = None,
+        level: str | None = None,
+        augmentation: Augmentation = PLAIN,
+    ) -> np.ndarray:
         """[S, S, 3] uint8 RGB of a row's box.
 
         Args:
             path: another picture to cut the same box out of.
             level: compress the whole picture so before the crop.
+            augmentation: places the window, and changes it before it is resized.
 
         Raises:
             ImageError: if the picture cannot be read, or the box is outside of it.
@@ -74,11 +83,14 @@ class FaceReader:
         if level is not None:
             image = compress_to(image, level)
         try:
-            return crop_with_margin(image, row.box, self.margin, self.size, self.border)
+            window = crop_with_margin(
+                image, row.box, self.margin, 0, self.border, augmentation.placement
+            )
         except ValueError as error:
             raise ImageError(path, f"{row.place}: {error}") from error
+        return resize_image(augmentation.window(window), (self.size, self.size))
 
-    def mask(self, row: FaceRow) -> np.ndarray | None:
+    def mask(self, row: FaceRow, augmentation: Augmentation = PLAIN) -> np.ndarray | None:
         """[S, S] bool, the forged region; empty for a real face, None where it is unknown."""
         if row.label == REAL:
             return np.zeros((self.size, self.size), dtype=bool)
@@ -90,7 +102,7 @@ class FaceReader:
             if row.mask.startswith("{"):
                 segmentation = json.loads(row.mask)
                 mask = segmentation_to_bitmap(segmentation, *segmentation["size"]).numpy()
-            return crop_mask(mask, row.box, self.margin, self.size)
+            return crop_mask(mask, row.box, self.margin, self.size, augmentation.placement)
         except (ValueError, KeyError, TypeError) as error:
             raise ImageError(row.path, f"{row.place}: its mask cannot be used: {error}") from error
 
@@ -171,14 +183,15 @@ class SampleMaker:
         """
         row = self.manifest[index]
         augmentation = self.augmenter.draw(rng)
-        plain, pair = self._query_crop(row), None
+        plain, pair = self._query_crop(row, augmentation), None
         if self.self_blend is not None:
             # A stream of its own: a row without a twin draws what it draws without self-blending
-            pair = self.self_blend(plain, row, rng.spawn(1)[0])
+            pair = self.self_blend(plain, row, rng.spawn(1)[0], augmentation.placement)
         if pair is not None:
             plain = pair.real
         sample = FaceSample(plain, index)
-        real = self._paired_real(row, sample) if self._wants_real(augmentation) else None
+        wanted = self._wants_real(augmentation)
+        real = self._paired_real(row, sample, augmentation) if wanted else None
         sample.image = augmentation.image(self._mixed(plain, real, augmentation))
         for view in self.views:
             if view == "paired_real":
@@ -191,7 +204,7 @@ class SampleMaker:
                 make = {"key": self._key, "positive": self._positive, "other": self._other}[view]
                 sample.views[view] = make(plain, real, sample, rng)
         if self.with_masks:
-            mask = self._try(index, sample, lambda: self.reader.mask(row))
+            mask = self._try(index, sample, lambda: self.reader.mask(row, augmentation))
             sample.mask = None if mask is None else augmentation.mask(mask)
         if pair is not None:
             sample.twin = self._twin(pair, sample, augmentation, rng)
@@ -227,18 +240,24 @@ class SampleMaker:
     def _compresses(self) -> bool:
         return "strong" in self.views and self.compress_missing
 
-    def _query_crop(self, row: FaceRow) -> np.ndarray:
+    def _query_crop(self, row: FaceRow, augmentation: Augmentation) -> np.ndarray:
         """The row's crop, weakly compressed where the method looks at compression."""
         make = self._compresses and row.compression != self.weak
-        return self.reader.crop(row, level=self.weak if make else None)
+        level = self.weak if make else None
+        return self.reader.crop(row, level=level, augmentation=augmentation)
 
     def _wants_real(self, augmentation: Augmentation) -> bool:
         return augmentation.mixup is not None or bool({"paired_real", "key"} & set(self.views))
 
-    def _paired_real(self, row: FaceRow, sample: FaceSample) -> np.ndarray | None:
+    def _paired_real(
+        self, row: FaceRow, sample: FaceSample, augmentation: Augmentation
+    ) -> np.ndarray | None:
         if row.label != FAKE or not row.paired_real:
             return None
-        return self._try(sample.row, sample, lambda: self.reader.crop(row, path=row.paired_real))
+        path = row.paired_real
+        return self._try(
+            sample.row, sample, lambda: self.reader.crop(row, path, augmentation=augmentation)
+        )
 
     @staticmethod
     def _mixed(
@@ -259,11 +278,13 @@ class SampleMaker:
             partner = self.pairs.other_frame(sample.row, rng)
         if partner is not None:
             row = self.manifest[partner]
-            shifted = self._try(partner, sample, lambda: self.reader.crop(row))
+            shifted = self._try(
+                partner, sample, lambda: self.reader.crop(row, augmentation=augmentation)
+            )
             if shifted is not None:
                 plain = shifted
                 mixes = augmentation.mixup is not None
-                real = self._paired_real(row, sample) if mixes else None
+                real = self._paired_real(row, sample, augmentation) if mixes else None
         return augmentation.image(self._mixed(plain, real, augmentation))
 
     def _positive(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
@@ -284,10 +305,13 @@ class SampleMaker:
         if not found:
             return None
         partner = found[int(rng.integers(len(found)))]
+        augmentation = self.augmenter.draw(rng)
         if partner != index:
             row = self.manifest[partner]
-            plain = self._try(partner, sample, lambda: self.reader.crop(row))
-        return None if plain is None else self.augmenter.draw(rng).image(plain)
+            plain = self._try(
+                partner, sample, lambda: self.reader.crop(row, augmentation=augmentation)
+            )
+        return None if plain is None else augmentation.image(plain)
 
     def _strong(
         self,
@@ -308,9 +332,11 @@ class SampleMaker:
         stored = self.pairs.at_compression(sample.row, self.strong)
         if stored is not None:
             copy = self.manifest[stored]
-            crop = self._try(stored, sample, lambda: self.reader.crop(copy))
+            crop = self._try(
+                stored, sample, lambda: self.reader.crop(copy, augmentation=augmentation)
+            )
         elif self.compress_missing:
-            crop = self.reader.crop(row, level=self.strong)
+            crop = self.reader.crop(row, level=self.strong, augmentation=augmentation)
         else:
             return None
         return None if crop is None else augmentation.image(crop)
@@ -321,8 +347,9 @@ class SampleMaker:
         if partner is None:
             return None
         row = self.manifest[partner]
-        crop = self._try(partner, sample, lambda: self._query_crop(row))
-        return None if crop is None else self.augmenter.draw(rng).image(crop)
+        augmentation = self.augmenter.draw(rng)
+        crop = self._try(partner, sample, lambda: self._query_crop(row, augmentation))
+        return None if crop is None else augmentation.image(crop)
 
     @staticmethod
     def _try(index: int, sample: FaceSample, read) -> np.ndarray | None:

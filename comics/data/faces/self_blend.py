@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from comics.data.faces.crops import square_window
+from comics.data.faces.crops import STRAIGHT, Placement, square_window
 from comics.data.faces.manifest import FaceRow
 from comics.data.forgery.masks import describe_face
 from comics.data.forgery.self_blended import BlendedPair, SelfBlending, self_blended_pair
@@ -70,18 +70,28 @@ class SelfBlendView:
         return cls(ranges, blend.PROB, blend.FACE_SHARE, cfg.INPUT.FACE.MARGIN)
 
     def __call__(
-        self, crop: np.ndarray, row: FaceRow, rng: np.random.Generator
+        self,
+        crop: np.ndarray,
+        row: FaceRow,
+        rng: np.random.Generator,
+        placement: Placement = STRAIGHT,
     ) -> BlendedPair | None:
-        """Real and blend of a row's crop [S, S, 3] uint8; None for a forged row, or by chance."""
+        """Real and blend of a row's crop [S, S, 3] uint8; None for a forged row, or by chance.
+
+        ``placement`` is how the crop's window was moved.
+        """
         if row.label != REAL or rng.random() >= self.prob:
             return None
-        face = describe_face(crop, self._box(crop, row))
+        face = describe_face(crop, self._box(crop, row, placement))
         return self_blended_pair(crop, face.mask, face.keypoints, rng, self.ranges)
 
-    def _box(self, crop: np.ndarray, row: FaceRow) -> np.ndarray:
+    def _box(self, crop: np.ndarray, row: FaceRow, placement: Placement = STRAIGHT) -> np.ndarray:
         """[4] the face in pixels of the crop."""
         side = crop.shape[0]
         if row.box is None:
-            return side / 2 + side * self.face_share / 2 * np.array([-1.0, -1.0, 1.0, 1.0])
-        left, top, right, _ = square_window(row.box, self.margin)
+            x, y = placement.shift
+            centre = np.array([0.5 - x / placement.scale, 0.5 - y / placement.scale] * 2)
+            half = self.face_share / placement.scale / 2
+            return side * (centre + half * np.array([-1.0, -1.0, 1.0, 1.0]))
+        left, top, right, _ = placement(square_window(row.box, self.margin))
         return (np.array(row.box) - (left, top, left, top)) * (side / (right - left))

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from comics.data.faces.crops import STRAIGHT, Placement
+from comics.data.faces.degradations import Degradation
 from comics.data.images import image_to_tensor
 from comics.data.viewer import Way, draw_way, travel_crop
 from comics.data.views import PhotometricView
@@ -80,6 +82,9 @@ class Augmentation:
         high_frequency: add the SRM residual.
         grid, patches: of ``shuffle_patches``; None for no shuffling.
         mixup: share of the fake in a mixture with its paired real; None for no mixture.
+        placement: of the window that a crop is cut from.
+        degradation: what the window goes through before it is resized, and the seed that it is
+            drawn with; None for nothing.
         way: to the viewer; None for none.
     """
 
@@ -89,7 +94,16 @@ class Augmentation:
     grid: int = 1
     patches: tuple[int, ...] | None = None
     mixup: float | None = None
+    placement: Placement = STRAIGHT
     way: Way | None = None
+    degradation: tuple[Degradation, int] | None = None
+
+    def window(self, image: np.ndarray) -> np.ndarray:
+        """Apply what comes before a window [H, W, 3] is resized to a crop."""
+        if self.degradation is None:
+            return image
+        degrade, seed = self.degradation
+        return degrade(image, np.random.default_rng(seed))
 
     def image(self, image: np.ndarray) -> np.ndarray:
         """Apply to a picture (all but the mixture); the same changes for every one."""
@@ -125,6 +139,9 @@ class FaceAugmenter:
     flip_prob: float
     photometry: PhotometricView
     viewer_prob: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    degradation: Degradation | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> FaceAugmenter:
@@ -141,7 +158,10 @@ class FaceAugmenter:
             block_prob=0.0,
             salt_pepper_prob=0.0,
         )
-        return cls(face.FLIP_PROB, view, face.VIEWER_PROB)
+        degradation = Degradation.from_config(cfg) if face.DEGRADE.PROB else None
+        return cls(
+            face.FLIP_PROB, view, face.VIEWER_PROB, tuple(face.SCALE), face.SHIFT, degradation
+        )
 
     def draw(self, rng: np.random.Generator) -> Augmentation:
         """One augmentation."""
@@ -149,7 +169,24 @@ class FaceAugmenter:
         photometry = (self.photometry, int(rng.integers(2**31)))
         # Nothing is drawn where it is off, so that a seed keeps giving its augmentations
         travels = self.viewer_prob > 0 and rng.random() < self.viewer_prob
-        return Augmentation(bool(flip), photometry, way=draw_way(rng) if travels else None)
+        way = draw_way(rng) if travels else None
+        degradation = None
+        if self.degradation is not None:
+            degradation = (self.degradation, int(rng.integers(2**31)))
+        return Augmentation(
+            flip=bool(flip),
+            photometry=photometry,
+            way=way,
+            placement=self._placement(rng),
+            degradation=degradation,
+        )
+
+    def _placement(self, rng: np.random.Generator) -> Placement:
+        if self.scale == (1.0, 1.0) and not self.shift:
+            return STRAIGHT
+        right, down = rng.uniform(-self.shift, self.shift, 2)
+        scale = np.exp(rng.uniform(*np.log(self.scale)))
+        return Placement(float(scale), (float(right), float(down)))
 
 
 @dataclass(frozen=True)
@@ -196,6 +233,8 @@ class DCLViews:
             grid=self.patch_grid,
             patches=patches,
             mixup=mixup,
+            placement=base.placement,
+            degradation=base.degradation,
         )
 
 

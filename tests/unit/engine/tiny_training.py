@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from comics.config import get_cfg
 from comics.engine import distributed
+from comics.engine.averaging import WeightAverage
 from comics.engine.checkpoint import CheckpointFolder
 from comics.engine.logs import MetricsLog
 from comics.engine.optim import build_optimizer
@@ -129,6 +130,7 @@ def build_trainer(
     accumulate: int = 1,
     delay: float = 0.0,
     keep: int = 2,
+    average_decay: float = 0.0,
     **arguments,
 ) -> Trainer:
     seed_everything(0)
@@ -145,8 +147,11 @@ def build_trainer(
     if distributed.is_main():
         log = MetricsLog(folder, size=size, iteration=start, tensorboard=False)
 
+    average = WeightAverage(model, average_decay) if average_decay else None
+    exported = model if average is None else average.module
+
     def export(name: str, metadata: dict[str, str]) -> None:
-        save_weights(folder / f"{name}.safetensors", model.state_dict(), get_cfg(), metadata)
+        save_weights(folder / f"{name}.safetensors", exported.state_dict(), get_cfg(), metadata)
 
     settings = {"log_period": 3, "checkpoint_period": 4, "export": export, **arguments}
     trainer = Trainer(
@@ -159,6 +164,7 @@ def build_trainer(
         device=torch.device("cpu"),
         max_iterations=iterations,
         accumulate=accumulate,
+        average=average,
         **settings,
     )
     if state is not None:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comics.data.faces.crops import (
+    Placement,
     clip_box,
     crop_mask,
     crop_with_margin,
@@ -79,3 +80,25 @@ def test_clip_box_bounds_all_frames():
 def test_unknown_border():
     with pytest.raises(ValueError, match="replicate, reflect, zero"):
         cut_window(np.zeros((2, 2, 3), np.uint8), (0, 0, 1, 1), "wrap")
+
+
+def test_placement_scales_about_the_centre_and_shifts_by_shares_of_the_side():
+    window = (10, 20, 50, 60)
+    assert Placement()(window) == window
+    assert Placement(0.5)(window) == (20, 30, 40, 50)
+    assert Placement(2.0)(window) == (-10, 0, 70, 80)
+    assert Placement(1.0, (0.25, -0.5))(window) == (20, 0, 60, 40)
+
+
+def test_crop_and_mask_are_placed_alike():
+    image = np.zeros((60, 60, 3), np.uint8)
+    image[20:40, 20:40] = 255
+    box, placement = (15, 15, 45, 45), Placement(1.4, (0.1, 0.2))
+    crop = crop_with_margin(image, box, 0.0, 0, placement=placement)
+    mask = crop_mask(image[..., 0] > 0, box, 0.0, 0, placement)
+    assert crop.shape == (42, 42, 3)
+    assert ((crop[..., 0] > 128) == mask).all()
+    assert mask.sum() == 20 * 20
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    # The window starts at 30 + 3 - 21 = 12 and at 30 + 6 - 21 = 15
+    assert (columns[0], rows[0]) == (20 - 12, 20 - 15)

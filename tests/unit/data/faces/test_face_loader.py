@@ -7,11 +7,11 @@ from PIL import Image
 
 from comics.config import get_cfg
 from comics.data.faces.loader import (
-    BalancedOrder,
     FaceNeeds,
     build_face_test_loader,
     build_face_train_loader,
 )
+from comics.data.faces.orders import BalancedOrder
 from comics.data.records import DatasetError
 
 SIZE = 32
@@ -89,6 +89,22 @@ def test_workers_change_nothing(face_set):
     for one, two in zip(alone, workers, strict=True):
         assert torch.equal(one.images, two.images)
         assert torch.equal(one.views["other"], two.views["other"])
+
+
+def test_shares_make_pairs_that_are_augmented_alike(face_set):
+    cfg = config(f"{face_set}@method=real|swap", f"{face_set}@method=real|blend")
+    cfg.DATASETS.TRAIN_SHARES = [3.0, 1.0]
+    cfg.INPUT.FACE.SCALE, cfg.INPUT.FACE.SHIFT = [0.6, 1.2], 0.1
+    (batch,) = first(build_face_train_loader(cfg, needs=needs(masks=True)))
+    names = [name.split("/")[-1].split("_")[0] for name in batch.file_names]
+    assert names[::2] == ["real"] * 4
+    assert sorted(names[1::2]) == ["blend", "swap", "swap", "swap"]
+    alone = first(build_face_train_loader(cfg, needs=needs(masks=True)), 2)
+    resumed = first(build_face_train_loader(cfg, 1, needs=needs(masks=True)))
+    assert torch.equal(alone[1].images, resumed[0].images)
+    cfg.DATASETS.TRAIN_SHARES = [1.0]
+    with pytest.raises(ValueError, match="1 shares for 2 sets"):
+        build_face_train_loader(cfg, needs=needs())
 
 
 @pytest.mark.parametrize(("reals", "fakes", "size"), [(3, 20, 4), (20, 3, 5), (1, 1, 6), (7, 7, 2)])

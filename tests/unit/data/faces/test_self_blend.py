@@ -142,6 +142,22 @@ def test_the_face_of_a_crop_is_where_its_box_is():
     )
 
 
+def test_the_face_of_a_moved_window_is_where_its_box_is():
+    from comics.data.faces.crops import Placement
+    from comics.data.faces.manifest import FaceRow
+
+    view = SelfBlendView.from_config(config())
+    moved = Placement(2.0, (0.25, 0.0))
+    # Of a picture of 100 pixels the window is 200 wide, from -25 to 175: half the resolution
+    whole = FaceRow("", None, "", "", REAL, "", "")
+    crop = np.zeros((100, 100, 3), np.uint8)
+    np.testing.assert_allclose(view._box(crop, whole, moved), [17.5, 30, 57.5, 70])
+    # Of a box of 40 pixels and its margin, 52: 104 wide, from 81 to 185
+    row = FaceRow("", (100.0, 50.0, 140.0, 90.0), "", "", REAL, "", "")
+    crop = np.zeros((104, 104, 3), np.uint8)
+    np.testing.assert_allclose(view._box(crop, row, moved), [19, 32, 59, 72])
+
+
 @pytest.mark.parametrize(("key", "value"), [("PROB", 2.0), ("FACE_SHARE", 0.0)])
 def test_bad_shares(face_set, key, value):
     with pytest.raises(ValueError, match=key):
