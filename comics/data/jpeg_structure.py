@@ -36,11 +36,8 @@ THUMBNAIL_TYPES = frozenset({0x010001, 0x010002})  # "large thumbnail" of the fi
 MAX_MPF = 1 << 16
 # Entropy-coded bytes that no picture ends with: any will do that holds no marker
 OTHER_ENDING = bytes((37 * n * n + 11 * n + 90) % 255 for n in range(4096))
-# The same with a restart of each number before every part of it: a decoder that waits for one
-# passes over everything else
-RESTARTED_ENDING = b"".join(
-    bytes([0xFF, 0xD0 + part % 8]) + OTHER_ENDING[64 * part : 64 * (part + 1)] for part in range(64)
-)
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+PART = 64  # bytes of that ending between two restarts
 
 
 @dataclass
@@ -56,6 +53,7 @@ class Jpeg:
             to its last bit; told from their headers.
         is_progressive: whether each scan only refines the picture.
         has_restarts: whether its scans can be entered at several places.
+        last_restart: number, 0-7, of the last restart in the last scan; -1 before the first.
         others: further pictures that the multi-picture index names, thumbnails not counted.
     """
 
@@ -66,6 +64,7 @@ class Jpeg:
     others: int = 0
     is_progressive: bool = False
     has_restarts: bool = False
+    last_restart: int = -1
     _components: set[int] = field(default_factory=set)
     _left: dict[tuple[int, int], int] = field(default_factory=dict)  # bits of (component, number)
 
@@ -79,8 +78,18 @@ class Jpeg:
 
     @property
     def other_ending(self) -> bytes:
-        """Bytes that show in the pixels of a picture that is cut off, and in no other."""
-        return RESTARTED_ENDING if self.has_restarts else OTHER_ENDING
+        """Bytes that show in the pixels of a picture that is cut off, and in no other.
+
+        With restarts, those that are due next stand between its parts: a decoder that waits for
+        one passes over everything else.
+        """
+        if not self.has_restarts:
+            return OTHER_ENDING
+        parts = (OTHER_ENDING[at : at + PART] for at in range(0, len(OTHER_ENDING), PART))
+        return b"".join(
+            part + bytes([0xFF, 0xD0 + (self.last_restart + 1 + number) % 8])
+            for number, part in enumerate(parts)
+        )
 
     def with_ending(self, ending: bytes = b"") -> list[Part]:
         """The parts of a whole file, with ``ending`` before its end marker."""
@@ -117,6 +126,7 @@ def read_jpeg(stream: BinaryIO, scans: bool = True) -> Jpeg:
             break
         if code == SOS:
             start, at = at, _end_of_scan(stream, at, size)
+            jpeg.last_restart = _last_restart(stream, start, at) if jpeg.has_restarts else -1
             jpeg.parts.append((start, at - start))
     jpeg.end = size
     return jpeg
@@ -131,6 +141,17 @@ def _next_marker(stream: BinaryIO, at: int, size: int) -> tuple[int, int] | None
             return at + found.start(), block[found.start() + 1]
         at += max(1, len(block) - 1)  # a marker may lie across
     return None
+
+
+def _last_restart(stream: BinaryIO, start: int, end: int) -> int:
+    """Number of the last restart between two places; -1 where there is none."""
+    while end > start:
+        first = max(start, end - BLOCK)
+        found = RESTART.findall(read_at(stream, first, end - first))
+        if found:
+            return found[-1][1] - 0xD0
+        end = first + 1 if first > start else start  # a marker may lie across two blocks
+    return -1
 
 
 def _end_of_scan(stream: BinaryIO, at: int, size: int) -> int:
