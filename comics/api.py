@@ -25,8 +25,9 @@ from comics.runs.batches import size_batches
 from comics.runs.inputs import LIVE, file_fault, is_video
 from comics.structures import Faces
 from comics.video.frames import Frame, Selection, VideoError
+from comics.video.pixel_shape import predict_frames
 from comics.video.source import LiveSource
-from comics.video.stream import FRAMES_AHEAD, open_reader
+from comics.video.stream import FRAMES_AHEAD, MAX_HELD_BYTES, open_reader
 
 Source = str | os.PathLike | np.ndarray | Tensor | Image.Image
 
@@ -139,8 +140,10 @@ def _frames(
         waiting: list[Frame] = []
         for frame in reader:
             waiting.append(frame)
+            held = sum(each.image.nbytes for each in waiting)
+            del frame  # it may be hundreds of megabytes
             # Nobody wants to wait for what a camera shows next
-            if len(waiting) == batch_size or reader.is_live:
+            if len(waiting) == batch_size or held >= MAX_HELD_BYTES or reader.is_live:
                 yield from _judged(predictor, waiting)
                 waiting = []
         yield from _judged(predictor, waiting)
@@ -149,7 +152,7 @@ def _frames(
 
 
 def _judged(predictor: FacePredictor, frames: Sequence[Frame]) -> Iterator[FrameFaces]:
-    found = predictor.predict([frame.image for frame in frames])
+    found = predict_frames(predictor.predict, frames) if frames else []
     for frame, faces in zip(frames, found, strict=True):
         yield FrameFaces(frame.index, frame.time_s, faces)
 

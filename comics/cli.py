@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import comics
+from comics.inference.files import display_name
 
 DESCRIPTION = """\
 Give it a photo or a video with many people in it: it finds every face, says which ones are forged,
@@ -85,10 +88,12 @@ def _declare(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
-    options, rest = parser.parse_known_args(words)
+    with _hinting_at_files(words):
+        options, rest = parser.parse_known_args(words)
     # argparse gives positional words that follow options to nobody; here they are KEY VALUE pairs
     if rest and (not hasattr(options, "overrides") or rest[0].startswith("-")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        with _hinting_at_files(words):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     try:
@@ -96,6 +101,32 @@ def _run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except KeyboardInterrupt:  # before the command itself takes care of it: nothing is begun
         print(f"{options.program}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def _hinting_at_files(words: Sequence[str]) -> Iterator[None]:
+    """Where words cannot be parsed, say so of a file whose name looks like an option.
+
+    A shell makes such a word of "*.png" where there is a file "-1.png".
+    """
+    try:
+        yield
+    except SystemExit as end:
+        files = [word for word in words if word.startswith("-") and _is_file(word)]
+        if end.code and files:
+            print(
+                f"{display_name(files[0])} is a file, but its name looks like an option: write "
+                f"{display_name('./' + files[0])} (or ./* for all files here)",
+                file=sys.stderr,
+            )
+        raise
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return len(word) > 1 and os.path.lexists(word)
+    except ValueError:  # a NUL in it
+        return False
 
 
 if __name__ == "__main__":

@@ -14,8 +14,15 @@ from torch import Tensor
 
 REAL, FAKE = 0, 1
 CLASS_NAMES = ("Real", "Fake")
+VERDICTS = ("real", "fake", "unclear")
+# Why a verdict is "unclear": bit n of ``Faces.doubts`` stands for the n-th of these
+DOUBTS = ("near_threshold", "small", "compressed", "unfamiliar")
 HTML_COLUMNS = ("face", "verdict", "P(fake)", "score", "left, top", "width × height")
 MAX_HTML_ROWS = 100  # in a notebook
+
+
+class NotFiniteError(ValueError):
+    """What a model says of a picture is no finite number, which must not pass for "no face"."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Faces:
         scores: [N] float in [0, 1], confidence in ``labels``; None for ground truth.
         masks: [N, H, W] bool; None where there are none.
         fake_probability: [N] float in [0, 1]; None before a verdict has been formed.
+        doubts: [N] int64, a bit for each of ``DOUBTS``: why a verdict should not be relied on; 0
+            where nothing speaks against it. None where that was not asked.
 
     Raises:
         ValueError: if a field has the wrong shape or type, naming the field and the fault.
@@ -40,6 +49,7 @@ class Faces:
     scores: Tensor | None = None
     masks: Tensor | None = None
     fake_probability: Tensor | None = None
+    doubts: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -56,6 +66,13 @@ class Faces:
             value = getattr(self, name)
             if value is not None and value.shape != (count,):
                 raise ValueError(f"{name} must be [{count}], got {tuple(value.shape)}")
+        if self.doubts is not None and (
+            self.doubts.shape != (count,) or self.doubts.dtype != torch.int64
+        ):
+            raise ValueError(
+                f"doubts must be int64 [{count}], got {self.doubts.dtype} "
+                f"{tuple(self.doubts.shape)}"
+            )
         if self.masks is not None:
             expected = (count, *self.image_size)
             if tuple(self.masks.shape) != expected or self.masks.dtype != torch.bool:
@@ -76,6 +93,22 @@ class Faces:
             masks=masks,
         )
 
+    @property
+    def verdicts(self) -> list[str]:
+        """Of each face one of ``VERDICTS``: its label, or "unclear" where there are doubts."""
+        unclear = [False] * len(self) if self.doubts is None else (self.doubts > 0).tolist()
+        return [
+            VERDICTS[2] if doubtful else VERDICTS[label]
+            for label, doubtful in zip(self.labels.tolist(), unclear, strict=True)
+        ]
+
+    @property
+    def doubt_names(self) -> list[tuple[str, ...]]:
+        """Of each face those of ``DOUBTS`` that apply to it."""
+        if self.doubts is None:
+            return [()] * len(self)
+        return [names_of_doubts(bits) for bits in self.doubts.tolist()]
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -89,12 +122,12 @@ class Faces:
 
     def _repr_html_(self) -> str:
         """A table for notebooks: a row per face, numbers and class names only."""
-        scores, probabilities = self.scores, self.fake_probability
+        scores, probabilities, verdicts = self.scores, self.fake_probability, self.verdicts
         rows = []
         for n, (x0, y0, x1, y1) in enumerate(self.boxes[:MAX_HTML_ROWS].tolist()):
             cells = [
                 str(n),
-                CLASS_NAMES[int(self.labels[n])],
+                verdicts[n].capitalize(),
                 "–" if probabilities is None else f"{float(probabilities[n]):.3f}",
                 "–" if scores is None else f"{float(scores[n]):.3f}",
                 f"{x0:.0f}, {y0:.0f}",
@@ -125,12 +158,18 @@ class Faces:
         return replace(self, **tensors)
 
 
+def names_of_doubts(bits: int) -> tuple[str, ...]:
+    """The names that an entry of ``Faces.doubts`` stands for."""
+    return tuple(name for place, name in enumerate(DOUBTS) if bits >> place & 1)
+
+
 @dataclass(frozen=True)
 class DetectionBatch:
     """What the loader hands to a detector for one step.
 
     Attributes:
-        images: list of [3, H_i, W_i] uint8 RGB; view q of METHODS 1.1 when views are on.
+        images: list of [3, H_i, W_i] uint8 RGB; view q when there are two views
+            (docs/methods.md#comics-views).
         targets: ground truth of each image, in the coordinates of ``images``.
         key_images: view k, same sizes as ``images``; None when no second view is asked for.
         image_ids: id of each image in its annotation file.

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from comics.data.preparation import Clip, ClipGroup
-from comics.data.video_frames import ARCHIVE_SUFFIXES, INSIDE, PICTURE_SUFFIXES, sequences_in
+from comics.data.video_frames import ARCHIVE_SUFFIXES, INSIDE, is_picture_name, sequences_in
 from comics.inference.preparation import preparer_parser, run_preparer
 from comics.structures import FAKE, REAL
 
@@ -53,7 +53,7 @@ def face_sequences(folder: Path) -> list[str]:
             except ValueError:
                 inside = [""]  # reported and skipped when its turn comes
             found += [f"{path.as_posix()}{INSIDE}{name}" for name in inside]
-        elif path.is_dir() and any(p.suffix.lower() in PICTURE_SUFFIXES for p in path.iterdir()):
+        elif path.is_dir() and any(is_picture_name(p.name) for p in path.iterdir()):
             found.append(path.as_posix())
     return found
 

@@ -89,6 +89,8 @@ def check(entry: str, root: Path, args: argparse.Namespace):
 def print_report(report, show: int) -> None:
     """Summary, then the faults, kind by kind, ``show`` of each at most."""
     verdict = "usable" if report.usable else "UNUSABLE"
+    if report.usable and not report.trainable:
+        verdict = "usable for testing only, training refuses it"
     print(f"{report.source}: {verdict}; {report.images} images, {report.faces} faces")
     for code, count in Counter(fault.code for fault in report.faults).most_common():
         faults = [fault for fault in report.faults if fault.code == code]

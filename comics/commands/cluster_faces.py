@@ -11,10 +11,10 @@ DESCRIPTION = """\
 Number the content clusters of a manifest's faces: the column that GuideSpace decouples by.
 
 Every face goes through a frozen encoder, and k-means of the unit features gives its cluster
-(paper 002; METHODS 5). The encoder is that of a trained face method (--weights), or the one of
---config-file with MODEL.FACE.ENCODER_WEIGHTS, such as a self-supervised one; without weights it is
-random, which still groups faces by colour and layout, and is said so. Run it once, before training;
-a GuideSpace without clusters trains without its push and pull losses.
+(docs/methods.md#guidespace-clusters). The encoder is that of a trained face method (--weights), or
+of --config-file with MODEL.FACE.ENCODER_WEIGHTS, such as a self-supervised one; without weights it
+is random, which still groups faces by colour and layout, and a warning says so. Run it once, before
+training; a GuideSpace without clusters trains without its push and pull losses.
 
 Exit code: 0 done; 2 unusable arguments or manifest; 3 done, but pictures that could not be read
 have no cluster (each is reported).

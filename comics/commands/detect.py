@@ -38,8 +38,10 @@ With --face-weights, or a model file of tools/combine_weights.py, a face method 
 face that the detector finds. MODEL.FACE.FUSION of its configuration says how the two P(fake)
 become one: "mean_logit" (their logits' mean), "face" or "detector" (that one alone), "max".
 
-"No face found" is told apart from "all faces real". A score is the model's estimate, no proof: it
-says how much a face looks like the forgeries that the model was trained on.
+"No face found" is told apart from "no forgery found" (among the faces that were found). A face is
+unclear where the model should not be relied on: P(fake) near the threshold, a small face, strong
+compression, or a picture unlike those it was trained on. A score is the model's estimate, no
+proof: it says how much a face looks like the forgeries that the model was trained on.
 """
 EPILOG = """\
 Exit code: 0 all inputs read; 2 unusable arguments; 3 some inputs failed or ended early (each is

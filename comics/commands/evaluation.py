@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comics.evaluation.metrics import Metrics, evaluate
 from comics.evaluation.predictions import load_predictions
 from comics.evaluation.tables import cross_table, load_test_results
+
+if TYPE_CHECKING:
+    from comics.evaluation.ground_truth import GroundTruth
 
 ROBUSTNESS_METRICS = ("AP", "AP50", "oLRP")  # of the last mode (masks, where there are any)
 
@@ -80,9 +83,7 @@ def evaluate_results(
     identity: Mapping[str, str] | None = None,
 ) -> bool:
     """AP and oLRP of results files; with several, each report goes into a folder of its own."""
-    from comics.evaluation.ground_truth import load_ground_truth
-
-    truth = load_ground_truth(ground_truth)
+    truth = _annotations(ground_truth, iou_types)
     root = Path(images) if images is not None else Path(ground_truth).parent
     clean = True
     for number, path in enumerate(results):
@@ -152,6 +153,32 @@ def evaluate_weights(
             heading = title or f"{Path(weights).name} on {entry}"
             clean &= _evaluate_entry(run, entry, folder, heading, identity)
     return clean
+
+
+def _annotations(path: str, iou_types: Sequence[str]) -> GroundTruth:
+    """The ground truth of a file: as COCO's tools read it, else as training does.
+
+    Raises:
+        FileNotFoundError, ValueError: if neither can use it.
+    """
+    from comics.evaluation.ground_truth import load_ground_truth
+
+    try:
+        truth = load_ground_truth(path)
+        if set(iou_types) != {"bbox"} and None not in truth.segmentations:
+            _ = truth.rles  # a faulty mask shows here
+        return truth
+    except ValueError as error:
+        # Slow to import, and needed for faulty files only
+        from comics.data.coco_parser import parse_coco
+        from comics.evaluation.annotated_faces import ground_truth_of
+
+        coco = parse_coco(path, None)
+        if coco.errors:
+            raise
+        truth = ground_truth_of(coco)
+        truth.notes.append(f"read as training reads it, for COCO's way does not work: {error}")
+        return truth
 
 
 def _override(cfg: Any, pairs: Sequence[str]) -> Any:
@@ -253,7 +280,7 @@ def _say(paths: Mapping[str, Path]) -> None:
 
 
 def _write(texts: Mapping[str, str], folder: Path) -> None:
-    from comics.inference.files import write_bytes
+    from comics.files import write_bytes
 
     with _output_errors():
         for name, text in texts.items():

@@ -29,7 +29,7 @@ two-stage detector and of joined models further graphs lie beside it (model.box_
 model.face.onnx, ...): keep them together. A face method's file goes to --face-weights.
 
 Before a file gets its name, it is run in ONNX Runtime on random pictures of two sizes, and compared
-with PyTorch. Tracing takes a minute or so. Needs: pip install "comics-forensics[onnx]".
+with PyTorch; lines of progress say what is done. Needs: pip install "comics-forensics[onnx]".
 
 Exit code: 0 done; 1 a graph differs from the model by more than --tolerance (nothing is written),
 or the output cannot be written; 2 the model file is absent, broken or cannot be exported.

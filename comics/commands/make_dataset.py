@@ -7,13 +7,26 @@ import sys
 from pathlib import Path
 
 from comics.commands.stopping import stop
-from comics.data.forgery import METHODS
-from comics.data.generate import Settings, generate_dataset
+from comics.data.faces.manifest import split_entry
+from comics.data.faces.manifest_files import read_manifest
+from comics.data.forgery import DEFAULT_METHODS, METHODS
+from comics.data.forgery.donors import GeneratedDonors, donor_files, fit_pose
+from comics.data.forgery.networks import FaceNetwork
+from comics.data.generate import (
+    RECORDS,
+    TEST_SPLITS,
+    Materials,
+    Settings,
+    Source,
+    generate_dataset,
+)
 from comics.data.generate_sources import DEFAULT_RATIO, SPLITS, PhotoSource, SyntheticSource
 
 DESCRIPTION = "Make a multi-face set of real and forged faces, in COCO's format, with four splits."
 EXIT_BAD_ARGUMENTS, EXIT_SKIPPED = 2, 3
 SYNTHETIC_SIZE = 320  # long side of drawn scenes, pixels
+POSE_FACES = 800  # of the photos, from which the pose of generated faces is learned
+NETWORK_CACHE = "network"  # folder of a network's results, below the set's records
 
 EPILOG = """
 Examples:
@@ -21,6 +34,10 @@ Examples:
     {prog} --output datasets/quick --train 600 --val 80
   your own photos of real people (COCO file with boxes), half of the faces forged:
     {prog} --source photos/annotations.json --output datasets/mine
+  generated faces put into your photos, and faces redrawn by an autoencoder:
+    {prog} --source photos/annotations.json --output datasets/today \\
+      --methods generated_swap neural_trace neural_mix --donors stylegan/ \\
+      --network encoder.onnx decoder.onnx
 
 A run that was interrupted continues when the same command is given again.
 Exit code: 0 done; 2 wrong arguments; 3 done, but photos that could not be used were skipped.
@@ -75,6 +92,14 @@ def add_make_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of the images of train, corrupted like those of test_challenge (default 0)",
     )
+    parser.add_argument(
+        "--viewer",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images of all splits, cut, scaled and compressed one to three times more, as "
+        "on the way to a viewer: JPEG, WebP, H.264, screenshot, GIF (default 0)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_forgery_options(parser.add_argument_group("forgery"))
 
@@ -92,9 +117,9 @@ def _add_forgery_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(METHODS),
+        default=list(DEFAULT_METHODS),
         metavar="NAME",
-        help=f"ways to forge (default: all): {', '.join(METHODS)}",
+        help=f"ways to forge of {', '.join(METHODS)} (default: the first {len(DEFAULT_METHODS)})",
     )
     parser.add_argument(
         "--unseen-methods",
@@ -103,6 +128,64 @@ def _add_forgery_options(parser: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="ways kept out of train and val, so that the test splits measure generalisation",
     )
+    parser.add_argument(
+        "--donors",
+        metavar="FOLDER",
+        help="of generated faces, aligned as FFHQ's, for generated_swap; or a manifest of them "
+        "(faces.csv, faces.csv@method=StyleGAN) whose split is kept: a donor of train is put into "
+        "photos of train alone. Without a split a hash of the file's name gives one",
+    )
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        type=Path,
+        metavar="ONNX",
+        help="one network from image to image, or an encoder and a decoder, for neural_trace and "
+        "neural_mix",
+    )
+    parser.add_argument(
+        "--network-range",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("BLACK", "WHITE"),
+        help="values of black and white in the network's images (0 1)",
+    )
+    parser.add_argument(
+        "--network-cache",
+        type=Path,
+        help="folder that keeps what the network drew (default: with the set's records)",
+    )
+
+
+def _donors(options: argparse.Namespace, source: Source) -> GeneratedDonors | None:
+    """The donors of --donors; faults of single files go to stderr."""
+    if options.donors is None:
+        return None
+    named = split_entry(options.donors)
+    if named is None:
+        files = [(path, ()) for path in donor_files(Path(options.donors))]
+    else:
+        manifest = read_manifest(named[0]).select(named[1])
+        splits = {"train": ("train",), "val": ("val",), "test": TEST_SPLITS}
+        files = [
+            (Path(manifest[index].path), splits.get(manifest.name(index, "split"), ()))
+            for index in range(len(manifest))
+        ]
+    pose = None
+    if isinstance(source, PhotoSource):
+        pose = fit_pose(source.known_poses(POSE_FACES))
+    donors = GeneratedDonors(files, dict(zip(SPLITS, options.ratio, strict=True)), pose)
+    for path, reason in donors.skipped:
+        print(f"donor passed over: {path}: {reason}", file=sys.stderr)
+    return donors
+
+
+def _network(options: argparse.Namespace) -> FaceNetwork | None:
+    if options.network is None:
+        return None
+    cache = options.network_cache or options.output / RECORDS / NETWORK_CACHE
+    return FaceNetwork(options.network, value_range=tuple(options.network_range), cache=cache)
 
 
 def run_make_dataset(options: argparse.Namespace) -> int:
@@ -120,11 +203,18 @@ def run_make_dataset(options: argparse.Namespace) -> int:
             unseen_methods=tuple(options.unseen_methods),
             strength=options.strength,
             corrupt_train=options.corrupt_train,
+            viewer=options.viewer,
         )
         report = generate_dataset(
-            options.output, source, settings, counts, options.workers, not options.quiet
+            options.output,
+            source,
+            settings,
+            counts,
+            options.workers,
+            not options.quiet,
+            Materials(_donors(options, source), _network(options)),
         )
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         return stop(options, error, EXIT_BAD_ARGUMENTS)
     for photo, reason in report.skipped:
         print(f"skipped {photo}: {reason}", file=sys.stderr)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comics.commands.run_arguments import chosen_predictor
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from comics.runs.records import RunRecord
 
 EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
 STDIN = "-"
@@ -22,8 +27,9 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     """
     # After the arguments are known to be sound: these imports take seconds
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
-    from comics.pages.run_report import write_run_report
-    from comics.runs.messages import describe_summary
+    from comics.inference.knowledge import knowledge_sentence
+    from comics.pages.run_report import REPORT_NAME
+    from comics.runs.messages import describe_passed_over, describe_summary
     from comics.runs.outputs import summarise
     from comics.runs.run import exit_code, run_inference
     from comics.runs.shards import Shard
@@ -41,9 +47,13 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     with StopRequest() as request:
         try:
             outcome = run_inference(
-                predictor, inputs, run_options, _say, stop=lambda: bool(request.signum)
+                predictor,
+                inputs,
+                run_options,
+                _say,
+                stop=lambda: bool(request.signum),
+                write=lambda record: _write_outputs(options.output, record),
             )
-            report = write_run_report(options.output)
         except SettingsError as error:
             return stop(options, error, EXIT_ARGUMENTS)
         except OSError as error:
@@ -54,12 +64,26 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
                 EXIT_OUTPUT,
             )
     _say(describe_summary(summarise(outcome.files)))
+    if outcome.passed_over:
+        _say(describe_passed_over(outcome.passed_over))
     _say(f"Results: {options.output / 'results.json'}")
-    _say(f"Report: {report}")
+    _say(f"Report: {options.output / REPORT_NAME}")
+    _say(f"Model: {knowledge_sentence(predictor.provenance)}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
         return stop(options, message, SIGNAL_EXIT + request.signum)
     return exit_code(outcome.files)
+
+
+def _write_outputs(output: Path, record: RunRecord) -> None:
+    """Results, tables and report, in one pass over the run's record."""
+    from comics.pages.report_rows import RunRowsCollector
+    from comics.pages.run_report import write_rows_report
+    from comics.runs.run import write_results
+
+    collector = RunRowsCollector()
+    write_results(output, record, collector)
+    write_rows_report(output, collector.rows(output, record.provenance, record.summary))
 
 
 def _inputs(options: argparse.Namespace, videos_only: bool):
@@ -70,6 +94,7 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     """
     from comics.runs.input_lists import read_list
     from comics.runs.inputs import ExpandedInputs, expand_inputs, is_video
+    from comics.runs.messages import describe_passed_over
 
     named = [argument for argument in options.inputs if argument != STDIN]
     lists = [*options.list, *([STDIN] if STDIN in options.inputs else [])]
@@ -81,9 +106,14 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     inputs = expand_inputs(named, exclude=options.output, listed=listed)
     if videos_only:
         videos = [file for file in inputs.files if file.live or is_video(file.path)]
-        inputs = ExpandedInputs(videos, inputs.faults)
+        chosen = {file.path for file in videos}
+        no_videos = [(f.path, "no video") for f in inputs.files if f.path not in chosen]
+        inputs = ExpandedInputs(videos, inputs.faults, inputs.passed_over + no_videos)
     if not inputs.files and not inputs.faults:
-        raise ValueError(f"no {'video' if videos_only else 'picture or video'} in the inputs")
+        passed_over = f"; {describe_passed_over(inputs.passed_over)}" if inputs.passed_over else ""
+        raise ValueError(
+            f"no {'video' if videos_only else 'picture or video'} in the inputs{passed_over}"
+        )
     return inputs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ Examples:
   curl -F file=@photo.jpg http://127.0.0.1:8000/api/detect
 """
 EXIT_OK, EXIT_ADDRESS, EXIT_ARGUMENTS = 0, 1, 2
+DESCRIPTORS = 4096  # asked for, where the system gives more than the usual 1024
+RESERVED_DESCRIPTORS = 192  # for files, and connections that are just being accepted or closed
+BACKLOG = 100  # connections that are accepted in one go
 GRACE_S = 30  # for requests at hand, once the server is told to end
 
 
@@ -79,6 +83,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("max-video", 60, "SECONDS", "of a video"),
         ("max-fps", 5, "F", "frames per second of a video that are analysed"),
         ("max-time", 300, "SECONDS", "for which the model works on one file"),
+        ("min-upload-rate", 16, "KIB", "kibibytes per second of an upload, on average over 10 s"),
+        ("header-time", 10, "SECONDS", "in which a connection must bring a request's header"),
     ):
         text = f"{text} (default: {default})"
         group.add_argument(f"--{name}", type=float, default=float(default), metavar=unit, help=text)
@@ -88,6 +94,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=8,
         metavar="N",
         help="uploads that may wait while the model works (default: 8)",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=int,
+        default=256,
+        metavar="N",
+        help="open at once; where more come, those that have been idle longest are closed "
+        "(default: 256, or what the limit of open files allows)",
     )
 
 
@@ -116,11 +130,11 @@ def run_serve(options: argparse.Namespace) -> int:
         app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         return stop(options, str(error), EXIT_ARGUMENTS)
-    return _serve(options, app)
+    return _serve(options, app, limits)
 
 
 def _limits(options: argparse.Namespace):
-    from comics.server.limits import MEBIBYTE, ServerLimits
+    from comics.server.limits import KIBIBYTE, MEBIBYTE, ServerLimits
 
     return ServerLimits(
         upload_bytes=round(options.max_upload * MEBIBYTE),
@@ -130,7 +144,25 @@ def _limits(options: argparse.Namespace):
         video_fps=options.max_fps,
         processing_s=options.max_time,
         queue=options.queue,
+        upload_rate=options.min_upload_rate * KIBIBYTE,
+        header_s=options.header_time,
+        connections=min(options.max_connections, _descriptors() - RESERVED_DESCRIPTORS),
     )
+
+
+def _descriptors() -> int:
+    """Files and connections that this process may have open, after asking for as many as it can."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 def _allowed_hosts(host: str, given: list[str] | None) -> tuple[str, ...]:
@@ -141,12 +173,15 @@ def _allowed_hosts(host: str, given: list[str] | None) -> tuple[str, ...]:
     return LOOPBACK_HOSTS if host.lower() in LOOPBACK_HOSTS else ()
 
 
-def _serve(options: argparse.Namespace, app) -> int:
+def _serve(options: argparse.Namespace, app, limits) -> int:
     """Listen until a signal says to end."""
     import logging
     import socket
 
     import uvicorn
+
+    from comics.server.connections import limited_protocol
+    from comics.server.quiet import RepetitionFilter
 
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
@@ -154,9 +189,12 @@ def _serve(options: argparse.Namespace, app) -> int:
     except (OSError, OverflowError) as error:
         return stop(options, f"cannot listen on {options.host}: {error}", EXIT_ADDRESS)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RepetitionFilter())
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=limited_protocol(limits),
+        backlog=BACKLOG,
         ws="none",
         log_config=None,
         server_header=False,

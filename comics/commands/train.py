@@ -79,6 +79,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     from comics.data.records import DatasetError
     from comics.engine.checkpoint import CheckpointError
+    from comics.engine.distributed import LostProcessError
     from comics.engine.logs import setup_logging
     from comics.engine.step import NonFiniteError
     from comics.engine.train import SetupError
@@ -99,7 +100,7 @@ def run_train(options: argparse.Namespace) -> int:
     except SetupError as error:
         logger.error("cannot start: %s", error)
         return EXIT_SETUP
-    except (NonFiniteError, CheckpointError, DatasetError, OSError) as error:
+    except (NonFiniteError, CheckpointError, DatasetError, LostProcessError, OSError) as error:
         logger.error("%s", error)
         return EXIT_FAILED
     except KeyboardInterrupt:

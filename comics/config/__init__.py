@@ -1,7 +1,8 @@
 """Every configuration key with its default and a comment, and how configurations are loaded.
 
 ``defaults`` holds the keys of models, data, training and tests; ``detectors`` those of each
-detector; ``faces`` those of the face methods. An unknown key is an error that names the nearest.
+detector; ``faces`` those of the face methods; ``files`` reads YAML.
+An unknown key is an error that names the nearest.
 """
 
 from comics.config.defaults import (

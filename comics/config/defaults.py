@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 
 from comics.config.detectors import add_detector_config
-from comics.config.faces import add_face_config, add_face_data_config
+from comics.config.face_data import add_face_data_config
+from comics.config.faces import add_face_config
+from comics.config.files import parse_config, read_config_file
+from comics.config.renamed import with_new_names, words_with_new_names
 
 _C = CfgNode()
 _C.VERSION = 2  # Detectron2's version of the key names
@@ -62,9 +65,9 @@ _C.MODEL.FPN.NORM = ""  # "" or "GN"
 # or "pool" (Detectron2's own pyramid: p6 is every second cell of p5)
 _C.MODEL.FPN.TOP_BLOCK = "conv"
 
-add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors.py
+add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors/
 
-# COMICS: the additions of paper 003, each switched on its own (METHODS 1.2-1.5)
+# COMICS: the additions of its paper, each switched on its own (docs/methods.md#comics)
 _C.MODEL.COMICS = CfgNode()
 _C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B)
 
@@ -102,7 +105,7 @@ _C.MODEL.COMICS.PIXEL.SAMPLING = "far"  # "far" drops them, "close" keeps only t
 _C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # the only choice: masks as annotated
 _C.MODEL.COMICS.PIXEL.PAIRS = "batch"  # inter-face pairs within the "batch" or the "image"
 
-add_face_config(_C)  # MODEL.FACE: the face methods, in comics/config/faces.py
+add_face_config(_C)  # MODEL.FACE: in comics/config/faces/
 
 # ---------------------------------------------------------------------------------------------
 # Data
@@ -136,7 +139,7 @@ _C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo
 _C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
 _C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
 
-_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; METHODS 1.1)
+_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; docs/methods.md#comics-views)
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
 _C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this
@@ -151,7 +154,7 @@ _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
 _C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
 
-add_face_data_config(_C)  # INPUT.FACE: crops of single faces, in comics/config/faces.py
+add_face_data_config(_C)  # INPUT.FACE: in comics/config/face_data.py
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 2  # processes that read and augment; 0 = the training process itself
@@ -201,6 +204,14 @@ _C.TEST.BEST_METRIC = "segm/AP"  # on DATASETS.VAL; higher is better
 _C.TEST.DETECTIONS_PER_IMAGE = 100  # of Mask R-CNN; the others have keys of their own
 _C.TEST.SCORE_THRESH = 0.5  # faces shown by tools/infer.py have at least this score
 _C.TEST.FAKE_THRESH = 0.5  # a face is called forged from this P(fake) on
+# When a verdict is "unclear" instead of real or fake (decision). A model file's own values are
+# chosen on validation data; 0 switches a reason off
+_C.TEST.UNCLEAR = CfgNode()
+_C.TEST.UNCLEAR.BELOW = 0.0  # too near: P(fake) from FAKE_THRESH - BELOW
+_C.TEST.UNCLEAR.ABOVE = 0.0  # up to FAKE_THRESH + ABOVE
+_C.TEST.UNCLEAR.MIN_SIDE = 24.0  # too small: the shorter side of the box is under this, pixels
+# Too compressed: steps across the codec's 8 x 8 blocks are steeper by this factor than elsewhere
+_C.TEST.UNCLEAR.MAX_BLOCKINESS = 0.0
 _C.TEST.MERGE_IOU = 0.5  # detections of any class that overlap by this IoU are one face
 # Score of a class that was not detected at a face's place: the detectors' candidate threshold
 _C.TEST.MISSING_SCORE = 0.05
@@ -232,12 +243,13 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
 
     Raises:
         KeyError: for an unknown key, naming the nearest valid one.
-        ValueError: for a value of the wrong type, or an odd number of overrides.
+        ValueError: for a value of the wrong type, an odd number of overrides, or a file that is
+            not usable (``comics.config.files``).
         FileNotFoundError: if ``path`` or one of its bases does not exist.
     """
     cfg = get_cfg()
     if path is not None:
-        merge_node(cfg, CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False))
+        merge_node(cfg, read_config_file(path))
     merge_overrides(cfg, overrides)
     cfg.freeze()
     return cfg
@@ -246,16 +258,20 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
 def load_config_text(text: str) -> CfgNode:
     """The configuration that ``cfg.dump()`` wrote, as stored in a checkpoint; frozen."""
     cfg = get_cfg()
-    merge_node(cfg, CfgNode.load_cfg(text))
+    merge_node(cfg, parse_config(text, "the configuration of a model file"))
     cfg.freeze()
     return cfg
 
 
 def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
-    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``."""
-    other = other if isinstance(other, CfgNode) else CfgNode(other)
+    """Merge ``other`` into ``cfg`` in place; unknown keys raise as in ``load_config``.
+
+    Keys of ``comics.config.renamed`` may have their old name.
+    """
+    other = with_new_names(other if isinstance(other, CfgNode) else CfgNode(other))
     for key in _leaf_keys(other):
         _require_known(cfg, key)
+    _require_values(cfg, other)
     cfg.merge_from_other_cfg(other)
 
 
@@ -263,9 +279,10 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge ``KEY VALUE`` pairs into ``cfg`` in place; raises as ``load_config``."""
     if len(overrides) % 2:
         raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
-    for key in overrides[::2]:
+    words = words_with_new_names(overrides)
+    for key in words[::2]:
         _require_known(cfg, key)
-    cfg.merge_from_list(list(overrides))
+    cfg.merge_from_list(words)
 
 
 def _leaf_keys(node: dict, prefix: str = "") -> list[str]:
@@ -276,6 +293,18 @@ def _leaf_keys(node: dict, prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
+
+
+def _require_values(cfg: CfgNode, other: dict, prefix: str = "") -> None:
+    """Raise for a key without a value, which would unset the default, or with one for many."""
+    for name, value in other.items():
+        default = cfg.get(name)
+        if value is None and default is not None:
+            raise ValueError(f"{prefix}{name} has no value")
+        if isinstance(default, dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{name} takes keys of its own, not {value!r}")
+            _require_values(default, value, f"{prefix}{name}.")
 
 
 def _require_known(cfg: CfgNode, key: str) -> None:

@@ -1,3 +1,8 @@
-"""Reading, drawing, forging and augmenting images with faces; loaders that feed the models."""
+"""Reading, drawing, forging and augmenting images with faces; loaders that feed the models.
+
+Multi-face sets (COCO annotations) are in this package, crops of single faces in
+``comics.data.faces``, forgeries in ``comics.data.forgery``. Samples go to ``comics.engine``, which
+trains the models of ``comics.modeling``; neither of those is imported here.
+"""
 
 import comics.data.catalog  # noqa: F401  (fills the table of data sets)

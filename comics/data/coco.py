@@ -13,13 +13,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
 from comics.data.coco_parser import parse_coco
 from comics.data.records import DatasetError, FaceAnnotation, ImageRecord
+from comics.files import atomic_path
 from comics.ops.boxes import xyxy_to_xywh
 from comics.ops.masks import bitmap_to_rle, segmentation_to_rle
 from comics.structures import CLASS_NAMES, Faces
@@ -105,14 +105,8 @@ def write_coco(
             for label, name in enumerate(CLASS_NAMES)
         ],
     }
-    path = Path(json_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(json_path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def faces_to_results(

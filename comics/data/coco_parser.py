@@ -10,8 +10,6 @@ followed, wherever they lead.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,10 +18,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
+
 from comics.data.faults import ERROR, Fault
+from comics.data.file_names import is_file_name, local_name
+from comics.data.json_files import finite, flag, integer, read_json
 from comics.data.records import FaceAnnotation, ImageRecord
 from comics.ops.masks import Segmentation, segmentation_to_rle
-from comics.structures import FAKE, REAL
+from comics.structures import CLASS_NAMES, FAKE, REAL
 
 REAL_NAMES = frozenset({"real", "genuine", "pristine", "original", "authentic", "untampered"})
 FAKE_NAMES = frozenset(
@@ -31,6 +33,9 @@ FAKE_NAMES = frozenset(
 )
 # Annotators who count the last pixel, and rounding, put an edge this far outside without fault
 BORDER_TOLERANCE = 1.0  # pixels
+# Sides and pixels beyond which no picture is decoded (OpenCV's limits); larger numbers would only
+# cost memory, in pycocotools along every edge of a polygon
+MAX_SIDE, MAX_IMAGE_PIXELS = 2**20, 2**30
 
 Report = Callable[..., None]  # report(code, message, image_id=..., annotation_id=...)
 
@@ -42,13 +47,15 @@ class CocoSet:
     Attributes:
         source: the annotation file.
         records: its images in the order of the file; usable only if ``errors`` is empty.
-        category_ids: ids that the file gives to (real, fake).
+        category_ids: ids that the file gives to (real, fake); two different ones.
+        category_names: names that it gives to them.
         faults: everything that was found wrong.
     """
 
     source: str
     records: list[ImageRecord]
     category_ids: tuple[int, int]
+    category_names: tuple[str, str] = (CLASS_NAMES[REAL], CLASS_NAMES[FAKE])
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -73,9 +80,9 @@ def parse_coco(json_path: str | os.PathLike, image_root: str | os.PathLike | Non
 
     content = _read_json(source, report)
     if content is None:
-        return CocoSet(source, [], (REAL, FAKE), faults)
+        return CocoSet(source, [], (REAL, FAKE), faults=faults)
     labels = category_labels(content.get("categories"), report)
-    images = _parse_images(content["images"], report)
+    images = _parse_images(content["images"], root, report)
     faces = _parse_annotations(content["annotations"], images, labels, report)
     records = [
         ImageRecord(image_id, name, root, height, width, tuple(faces[image_id]))
@@ -83,8 +90,31 @@ def parse_coco(json_path: str | os.PathLike, image_root: str | os.PathLike | Non
     ]
     if not any(record.targets for record in records):
         report("no-faces", "no image has a face")
-    ids = [next((i for i, label in labels.items() if label == c), c) for c in (REAL, FAKE)]
-    return CocoSet(source, records, (ids[0], ids[1]), faults)
+    ids = category_ids_of(labels)
+    names = category_names_of(content.get("categories"), ids)
+    return CocoSet(source, records, ids, names, faults)
+
+
+def category_ids_of(labels: Mapping[int, int]) -> tuple[int, int]:
+    """The ids of (real, fake) in a file; one that it does not have gets a number that is free."""
+    ids = [next((i for i, label in labels.items() if label == c), None) for c in (REAL, FAKE)]
+    for label in (REAL, FAKE):
+        if ids[label] is None:
+            free = (number for number in (label, *range(len(labels) + 2)))
+            ids[label] = next(n for n in free if n not in labels and n not in ids)
+    return ids[REAL], ids[FAKE]
+
+
+def category_names_of(categories: Any, ids: tuple[int, int]) -> tuple[str, str]:
+    """The names of (real, fake) in a file; ours where it gives none, or one for both."""
+    entries = categories if isinstance(categories, list) else []
+    known = {
+        integer(entry["id"]): str(entry["name"])
+        for entry in entries
+        if isinstance(entry, dict) and "id" in entry and "name" in entry
+    }
+    names = [known.get(number, CLASS_NAMES[label]) for label, number in enumerate(ids)]
+    return (names[0], names[1]) if names[0] != names[1] else tuple(CLASS_NAMES)
 
 
 def category_labels(categories: Any, report: Report) -> dict[int, int]:
@@ -94,7 +124,7 @@ def category_labels(categories: Any, report: Report) -> dict[int, int]:
     ``FAKE_NAMES``. Where no name is recognised, the ids 0 and 1 are taken as real and fake, if the
     list holds just these two, or is absent or empty. Anything else is an error.
     """
-    if not categories:
+    if categories is None or categories == []:
         report("categories-by-id", "the file lists no categories")
         return {REAL: REAL, FAKE: FAKE}
     if not isinstance(categories, list):
@@ -104,9 +134,11 @@ def category_labels(categories: Any, report: Report) -> dict[int, int]:
     for position, category in enumerate(categories):
         where = f"categories[{position}]"
         if _has_keys(category, ("id", "name"), where, report):
-            number = _integer(category["id"])
+            number = integer(category["id"])
             if number is None or number in names:
                 report("bad-value", f"{where}: id {category['id']!r} is no integer or used twice")
+            elif not isinstance(category["name"], str):
+                report("bad-value", f"{where}: name must be a text, got {category['name']!r}")
             else:
                 names[number] = str(category["name"])
     labels = {i: label for i, name in names.items() if (label := _label_of(name)) is not None}
@@ -133,12 +165,11 @@ def _label_of(name: str) -> int | None:
 
 def _read_json(source: str, report: Report) -> dict | None:
     try:
-        with open(source, encoding="utf-8") as file:
-            content = json.load(file)
+        content = read_json(source)
     except OSError as error:
         report("unreadable-file", f"cannot be read: {error.strerror or error}")
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         report("unreadable-file", f"is not JSON: {error}")
         return None
     if not isinstance(content, dict):
@@ -155,18 +186,18 @@ def _read_json(source: str, report: Report) -> dict | None:
     return content if complete else None
 
 
-def _parse_images(entries: list, report: Report) -> dict[int, tuple[str, int, int]]:
-    """Image id -> (file name, height, width), in the order of the file."""
+def _parse_images(entries: list, root: str, report: Report) -> dict[int, tuple[str, int, int]]:
+    """Image id -> (file name below ``root``, height, width), in the order of the file."""
     images: dict[int, tuple[str, int, int]] = {}
     names: dict[str, int] = {}
     for position, entry in enumerate(entries):
         where = f"images[{position}]"
         if not _has_keys(entry, ("id", "file_name", "width", "height"), where, report):
             continue
-        number, name = _integer(entry["id"]), entry["file_name"]
-        height, width = _integer(entry["height"]), _integer(entry["width"])
+        number, name = integer(entry["id"]), entry["file_name"]
+        height, width = integer(entry["height"]), integer(entry["width"])
         if number is None:
-            report("bad-value", f"{where}: id must be an integer, got {entry['id']!r}")
+            report("bad-value", f"{where}: id must be an integer of 64 bits, got {entry['id']!r}")
             continue
         say = partial(report, image_id=number)
         if number in images:
@@ -175,10 +206,15 @@ def _parse_images(entries: list, report: Report) -> dict[int, tuple[str, int, in
             say("bad-value", f"{where}: file_name must be a text, got {name!r}")
         elif not is_safe_path(name):
             say("unsafe-path", f"{where}: {name!r} leads out of the image root")
+        elif not is_file_name(name):
+            say("bad-value", f"{where}: file_name must be the name of a file, got {name!r}")
         elif not height or not width or min(height, width) < 1:
             got = f"{entry['width']!r} x {entry['height']!r}"
             say("bad-value", f"{where}: width and height must be positive integers, got {got}")
+        elif max(height, width) > MAX_SIDE or height * width > MAX_IMAGE_PIXELS:
+            say("bad-value", f"{where}: no picture of {width} x {height} pixels can be read")
         else:
+            name = local_name(name, root)
             if name in names:
                 say("duplicate-file-name", f"{name!r} is also image {names[name]}")
             names.setdefault(name, number)
@@ -203,9 +239,11 @@ def _parse_annotations(
         where = f"annotations[{position}]"
         if not _has_keys(entry, ("id", "image_id", "category_id", "bbox"), where, report):
             continue
-        number, image_id = _integer(entry["id"]), _integer(entry["image_id"])
+        number, image_id = integer(entry["id"]), integer(entry["image_id"])
         if number is None or image_id is None:
-            report("bad-value", f"{where}: id and image_id must be integers")
+            got = f"{entry['id']!r} and {entry['image_id']!r}"
+            message = f"{where}: id and image_id must be integers of 64 bits, got {got}"
+            report("bad-value", message, image_id=image_id, annotation_id=number)
             continue
         say = partial(report, image_id=image_id, annotation_id=number)
         if number in seen:
@@ -215,37 +253,66 @@ def _parse_annotations(
         if image_id not in images:
             say("unknown-image", f"{where}: the file has no (valid) image with this id")
             continue
-        label = labels.get(_integer(entry["category_id"]))
+        label = labels.get(integer(entry["category_id"]))
         if label is None:
             if labels:  # without any label the list of categories itself has been reported
                 say("unknown-category", f"category_id {entry['category_id']!r} is not known")
             continue
-        _, height, width = images[image_id]
-        box = _parse_box(entry["bbox"], height, width, say)
-        if box is not None:
-            mask = _parse_segmentation(entry.get("segmentation"), height, width, say)
-            crowd = bool(entry.get("iscrowd", 0))
-            faces[image_id].append(FaceAnnotation(number, box, label, mask, crowd))
+        face = _parse_face(entry, number, label, images[image_id][1:], where, say)
+        if face is not None:
+            faces[image_id].append(face)
     return faces
+
+
+def _parse_face(
+    entry: Mapping[str, Any],
+    number: int,
+    label: int,
+    size: tuple[int, int],
+    where: str,
+    say: Report,
+) -> FaceAnnotation | None:
+    """One annotation of an image of ``size`` (height, width); None if it is left out or faulty."""
+    crowd, area = flag(entry.get("iscrowd", 0)), entry.get("area")
+    if crowd is None:
+        say("bad-value", f"{where}: iscrowd must be 0, 1 or a bool, got {entry['iscrowd']!r}")
+    if area is not None and not (finite(area) and area >= 0):
+        say("bad-value", f"{where}: area must be a finite number from 0 on, got {area!r}")
+        return None
+    box = _parse_box(entry["bbox"], *size, partial(_at, say, where))
+    if box is None or crowd is None:
+        return None
+    mask = _parse_segmentation(entry.get("segmentation"), *size, partial(_at, say, where))
+    return FaceAnnotation(number, box, label, mask, crowd, None if area is None else float(area))
+
+
+def _at(say: Report, where: str, code: str, message: str) -> None:
+    """Report a fault of the entry ``where``."""
+    say(code, f"{where}: {message}")
 
 
 def _parse_box(
     box: Any, height: int, width: int, say: Report
 ) -> tuple[float, float, float, float] | None:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
         say("bad-value", f"bbox must be four finite numbers (x, y, width, height), got {box!r}")
         return None
-    x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    if box[2] <= 0 or box[3] <= 0:
+    x0, y0, box_width, box_height = map(float, box)
+    x1, y1 = x0 + box_width, y0 + box_height
+    if box_width <= 0 or box_height <= 0:
         say("box-empty", f"bbox {box} has no width or no height")
         return None
-    clipped = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
         say("box-outside", f"bbox {box} lies outside the image of {width} x {height}")
         return None
+    left, top, right, bottom = np.array(clipped, np.float32)  # as it becomes a tensor
+    if right <= left or bottom <= top:
+        say("box-empty", f"bbox {box} has no width or no height in single precision")
+        return None
     if max(-x0, -y0, x1 - width, y1 - height) > BORDER_TOLERANCE:
         say("box-clipped", f"bbox {box} reaches outside the image of {width} x {height}")
-    return tuple(float(value) for value in clipped)
+    return clipped
 
 
 def _parse_segmentation(value: Any, height: int, width: int, say: Report) -> Segmentation | None:
@@ -270,13 +337,20 @@ def _parse_segmentation(value: Any, height: int, width: int, say: Report) -> Seg
 
 def _parse_rle(rle: dict, height: int, width: int, say: Report) -> dict | None:
     size, counts = rle.get("size"), rle.get("counts")
-    if size != [height, width]:
+    sides = [integer(side) for side in size] if isinstance(size, list) else size
+    if sides != [height, width]:
         say("mask-size", f"the RLE is for {size}, the image is {[height, width]} (height, width)")
         return None
-    if isinstance(counts, list) and any(_integer(n) is None or n < 0 for n in counts):
-        say("mask-invalid", "RLE counts must be a text or a list of integers that are not negative")
-        return None
-    kept = {"size": size, "counts": counts}
+    if isinstance(counts, list):
+        runs = [integer(count) for count in counts]
+        if any(run is None or run < 0 for run in runs):
+            say(
+                "mask-invalid",
+                "RLE counts must be a text or a list of integers that are not negative",
+            )
+            return None
+        counts = runs
+    kept = {"size": sides, "counts": counts}
     try:
         segmentation_to_rle(kept, height, width)
     except ValueError as error:
@@ -286,7 +360,7 @@ def _parse_rle(rle: dict, height: int, width: int, say: Report) -> dict | None:
 
 
 def _polygon_fault(polygon: Any, height: int, width: int) -> str | None:
-    if not isinstance(polygon, list) or not all(map(_finite, polygon)):
+    if not isinstance(polygon, list) or not all(map(finite, polygon)):
         return "must be a list of finite numbers"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"needs 3 or more (x, y) points, has {len(polygon)} numbers"
@@ -310,25 +384,9 @@ def _has_keys(entry: Any, keys: tuple[str, ...], where: str, report: Report) -> 
     if missing:
         ids = {}
         if where.startswith("images"):
-            ids = {"image_id": _integer(entry.get("id"))}
+            ids = {"image_id": integer(entry.get("id"))}
         elif where.startswith("annotations"):
-            ids = {"image_id": _integer(entry.get("image_id"))}
-            ids["annotation_id"] = _integer(entry.get("id"))
+            ids = {"image_id": integer(entry.get("image_id"))}
+            ids["annotation_id"] = integer(entry.get("id"))
         report("missing-key", f"{where} has no {', '.join(map(repr, missing))}", **ids)
     return not missing
-
-
-def _integer(value: Any) -> int | None:
-    """An int, or a float without fraction, as int; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
-        return None
-    return int(value) if value == int(value) else None
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return False

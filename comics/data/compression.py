@@ -1,4 +1,4 @@
-"""Compression with real codecs: H.264 of clips and single frames, JPEG of single frames.
+"""Compression with real codecs: H.264 of clips and single frames, JPEG, WebP and GIF of pictures.
 
 Levels are named as FaceForensics++ names them: "raw", or "c" and the constant rate factor of
 x264 ("c23" high quality, "c40" low). Encoding goes to memory and back; x264 runs on one thread,
@@ -9,12 +9,14 @@ Shape letters: T frames; H, W their height and width in pixels.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image
 
 from comics.data.forgery.history import jpeg_round_trip
 
@@ -23,7 +25,10 @@ CRF_RANGE = (0, 51)  # of x264 at 8 bits; 0 is lossless but for the change of co
 ENCODER, DECODER = "libx264", "h264"
 PIXEL_FORMAT = "yuv420p"  # what every player shows
 CLIP_RATE = 25  # frames per second; rate control looks at it, nothing else does
-QUALITY_RANGE = (1, 100)  # of JPEG
+QUALITY_RANGE = (1, 100)  # of JPEG and WebP
+# Chroma of JPEG: horizontal and vertical share, by the usual name; numbers are Pillow's
+SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+GIF_COLOURS = 256
 
 
 def crf_of(level: str) -> int | None:
@@ -97,9 +102,50 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     Raises:
         ValueError: for a quality outside of 1 to 100.
     """
-    if not QUALITY_RANGE[0] <= quality <= QUALITY_RANGE[1]:
-        raise ValueError(f"JPEG quality must be 1 to 100, got {quality}")
+    _check_quality("JPEG", quality)
     return jpeg_round_trip(image, quality)
+
+
+def jpeg_subsampled(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """``jpeg`` with another chroma subsampling, a key of ``SUBSAMPLINGS``.
+
+    Raises:
+        ValueError: for a quality outside of 1 to 100, or another subsampling.
+    """
+    _check_quality("JPEG", quality)
+    if subsampling not in SUBSAMPLINGS:
+        choices = ", ".join(SUBSAMPLINGS)
+        raise ValueError(f"JPEG subsampling is one of {choices}, not {subsampling!r}")
+    return _through_pillow(image, "JPEG", quality=quality, subsampling=SUBSAMPLINGS[subsampling])
+
+
+def webp(image: np.ndarray, quality: int) -> np.ndarray:
+    """[H, W, 3] uint8 RGB after saving and reading as lossy WebP.
+
+    Raises:
+        ValueError: for a quality outside of 1 to 100.
+    """
+    _check_quality("WebP", quality)
+    return _through_pillow(image, "WEBP", quality=quality)
+
+
+def gif(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 RGB in 256 colours of its own, dithered (Floyd-Steinberg), as in a GIF."""
+    picture = Image.fromarray(image)
+    palette = picture.quantize(GIF_COLOURS)
+    dithered = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    return np.array(dithered.convert("RGB"))
+
+
+def _check_quality(name: str, quality: int) -> None:
+    if not QUALITY_RANGE[0] <= quality <= QUALITY_RANGE[1]:
+        raise ValueError(f"{name} quality must be 1 to 100, got {quality}")
+
+
+def _through_pillow(image: np.ndarray, kind: str, **options: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return np.array(Image.open(buffer).convert("RGB"))
 
 
 def _encoder(height: int, width: int, crf: int, preset: str) -> av.VideoCodecContext:

@@ -1,5 +1,5 @@
-"""Corruptions in the manner of OpenForensics' test-challenge set: colour, weather, blocks, edges,
-pooling, blur, noise, compression. None changes geometry, so boxes and masks stay true.
+"""Corruptions like those of OpenForensics' test-challenge set: colour, weather, blocks, edges,
+pooling, blur, noise, compression. None changes geometry, so boxes and masks stay correct.
 
 OpenForensics names the kinds and gives no parameters; the levels of ``CORRUPTIONS`` are ours
 (decision). Lengths are pixels of an image with a long side of 1024, OpenForensics' size, and scale

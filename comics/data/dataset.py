@@ -1,15 +1,17 @@
-"""From records to samples: decode, move (geometry), colour (views).
+"""From records to training samples: decoding, geometry, photometric views.
 
 A sample depends on the seed and on its position in the run alone, so that the number of workers
-changes nothing and a resumed run goes on as the interrupted one would have.
+changes nothing and a resumed run continues exactly as the interrupted one.
 
 Shape letters: H, W height and width of a sample.
 """
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import signal
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,22 +19,19 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, image_to_tensor, read_image
 from comics.data.mosaic import NO_MOSAIC, Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry
-from comics.data.validation import size_mismatch
+from comics.data.validation import TOLERATED_BROKEN, size_mismatch, tolerated_broken
 from comics.data.views import PhotometricView
 from comics.structures import DetectionBatch, Faces
 
 Photo = tuple[ImageRecord, np.ndarray]  # a record and its image, [H, W, 3] uint8 RGB
 
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers that one seed gives
-# A run stops when more images are broken than the larger of a number and a share of the set
-TOLERATED_BROKEN = 8
-TOLERATED_BROKEN_SHARE = 0.01
 WORKER_GRACE_SECONDS = 20  # a loader process lives on after a stop signal, until it is dismissed
 
 
@@ -262,11 +261,6 @@ def collate(
     return LoadedBatch(batch, broken)
 
 
-def tolerated_broken(images: int) -> int:
-    """How many broken images a set of that size may have before training stops."""
-    return max(TOLERATED_BROKEN, int(images * TOLERATED_BROKEN_SHARE))
-
-
 def too_many_broken(broken: Sequence[tuple[int, ImageError]], images: int) -> DatasetError:
     """The error for that; names the first few."""
     shown = "\n  ".join(f"image {number}: {error}" for number, error in broken[:TOLERATED_BROKEN])
@@ -286,6 +280,27 @@ def start_worker(worker_id: int) -> None:
 def _outlive_signal(signum: int, frame: object) -> None:
     """A scheduler, or Ctrl-C, signals the main process too: let it finish its step first."""
     signal.alarm(WORKER_GRACE_SECONDS)
+
+
+_open_loaders: weakref.WeakSet[DataLoader] = weakref.WeakSet()
+
+
+def end_workers_at_exit(loader: DataLoader) -> DataLoader:
+    """The same loader, whose processes end before the interpreter looks for them.
+
+    A program that ends by an error would else wait for them, since they outlive signals, and end
+    with a second traceback, of a process that was killed.
+    """
+    _open_loaders.add(loader)
+    return loader
+
+
+@atexit.register  # after multiprocessing's own function, so before it at the exit
+def _end_workers() -> None:
+    for loader in list(_open_loaders):
+        iterator = getattr(loader, "_iterator", None)  # of a loader with lasting workers
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
 
 def limit_threads() -> None:

@@ -1,4 +1,4 @@
-"""Faces of single frames put together to tracks, one per person of a clip.
+"""Joins the faces of single frames into tracks, one per person of a clip.
 
 Boxes are (x0, y0, x1, y1) in pixels. Shape letters: N faces of a frame.
 """

@@ -21,8 +21,9 @@ import numpy as np
 from comics.data.compression import RAW, compress_frames, crf_of
 from comics.data.face_video_people import DrawnPeople, People, PhotoPeople
 from comics.data.faces.manifest_files import write_manifest
-from comics.data.forgery import METHODS, SourceFace, forge_face
-from comics.data.jobs import claim_folder, run_jobs, write_atomically
+from comics.data.forgery import METHODS, PLAIN_METHODS, SourceFace, forge_face
+from comics.data.jobs import claim_folder, run_jobs
+from comics.files import write_text
 
 SPLITS = ("train", "val", "test")
 MANIFEST, RECORD = "manifest.csv", "clips.json"
@@ -62,9 +63,10 @@ class FaceVideoSettings:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.methods, *self.unseen_methods) if name not in METHODS]
+        usable = PLAIN_METHODS  # the others need donors or a network, which clips do not have
+        unknown = [name for name in (*self.methods, *self.unseen_methods) if name not in usable]
         if unknown:
-            raise ValueError(f"no forgery method {unknown[0]!r}; choices: {', '.join(METHODS)}")
+            raise ValueError(f"no forgery method {unknown[0]!r}; choices: {', '.join(usable)}")
         for level in self.levels:
             crf_of(level)
         if min(self.clips, self.frames) < 1 or not self.levels or not self.methods:
@@ -133,7 +135,7 @@ def make_face_videos(
             record |= result.value["clips"]
     if not rows:
         raise ValueError(f"{output}: no clip could be made: {faults[0][1] if faults else 'no job'}")
-    write_atomically(output / RECORD, json.dumps(record, indent=1).encode("utf-8"))
+    write_text(output / RECORD, json.dumps(record, indent=1))
     return FaceVideoReport(write_manifest(output / MANIFEST, rows), reused, faults)
 
 

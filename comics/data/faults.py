@@ -33,6 +33,7 @@ TREATMENTS = {
     "missing-image": (WARNING, "training replaces the image, testing skips and lists it"),
     "unreadable-image": (WARNING, "training replaces the image, testing skips and lists it"),
     "size-mismatch": (WARNING, "training replaces the image, testing skips and lists it"),
+    "too-many-unusable-images": (WARNING, "the set serves for testing; training stops"),
     "no-usable-image": (ERROR, "nothing is left to train or test on"),
 }
 

@@ -13,18 +13,15 @@ was killed continues where it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
@@ -32,15 +29,22 @@ from tqdm import tqdm
 
 from comics import __version__
 from comics.data.corruptions import challenge
-from comics.data.forgery import METHODS, SourceFace, forge_face
+from comics.data.forgery import DEFAULT_METHODS, METHODS, SourceFace, forge_face
+from comics.data.forgery.donors import GeneratedDonors
 from comics.data.forgery.history import encode_jpeg, jpeg_round_trip
+from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate_sources import SPLITS, Job, Photo, PhotoSource, SyntheticSource
+from comics.data.jobs import map_in_processes
+from comics.data.viewer import Way, cut_of, draw_way, travel, travel_boxes, travel_mask
+from comics.files import LEFTOVERS, hold_folder, remove_leftovers, write_bytes, write_text
 from comics.ops.masks import bitmap_to_rle
 from comics.structures import CLASS_NAMES, FAKE, REAL
 
 RECORDS, ARGUMENTS = ".records", "arguments.json"
-TEMPORARY = ".tmp"
+REAL_NAME = "real"  # of faces that stay as they are, in the counts of methods
 JPEG_QUALITY = (85, 95)  # of the saved images, both included
+MAX_CROP = 0.15  # share of an image that its way to the viewer cuts off at a side
+MIN_LEFT = 0.6  # share of a face that a cut must leave for it to count as a face
 TEST_SPLITS = ("test_dev", "test_challenge")
 Source = SyntheticSource | PhotoSource
 
@@ -57,6 +61,8 @@ class Settings:
         strength: of the traces, see ``forge_face``.
         corrupt_train: probability that an image of train is corrupted, in [0, 1], as all of the
             challenge split are.
+        viewer: probability that an image of any split goes a way to its viewer, in [0, 1]: cut,
+            scaled and compressed again, see ``comics.data.viewer``.
 
     Raises:
         ValueError: for a value out of range, or no method for training.
@@ -65,19 +71,19 @@ class Settings:
 
     seed: int = 0
     fake_share: float = 0.5
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = DEFAULT_METHODS
     unseen_methods: tuple[str, ...] = ()
     strength: float = 1.0
     corrupt_train: float = 0.0
+    viewer: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.unseen_methods):
             if name not in METHODS:
                 raise KeyError(f"no forgery method {name!r}. Choices: {', '.join(METHODS)}")
-        if not 0 <= self.fake_share <= 1:
-            raise ValueError(f"fake_share must be in [0, 1], got {self.fake_share}")
-        if not 0 <= self.corrupt_train <= 1:
-            raise ValueError(f"corrupt_train must be in [0, 1], got {self.corrupt_train}")
+        for name in ("fake_share", "corrupt_train", "viewer"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.strength <= 3:
             raise ValueError(f"strength must be in (0, 3], got {self.strength}")
         if self.seed < 0:
@@ -90,6 +96,43 @@ class Settings:
         unseen = set(self.unseen_methods)
         allowed = set(self.methods) | unseen if split in TEST_SPLITS else set(self.methods) - unseen
         return [name for name in METHODS if name in allowed]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What some methods need besides photos.
+
+    Attributes:
+        donors: generated faces, for methods whose donor is "generated".
+        network: for methods that draw with one.
+    """
+
+    donors: GeneratedDonors | None = None
+    network: FaceNetwork | None = None
+
+    @property
+    def arguments(self) -> dict:
+        """What decides the forgeries, ready for JSON; nothing where nothing is used."""
+        parts = {"donors": self.donors, "network": self.network}
+        return {name: part.arguments for name, part in parts.items() if part is not None}
+
+    def check(self, methods: Sequence[str]) -> None:
+        """Refuse methods whose donors or network are not there.
+
+        Raises:
+            ValueError: naming the method and what it needs.
+        """
+        for name in methods:
+            method = METHODS[name]
+            if method.donor == "generated" and self.donors is None:
+                raise ValueError(f"method {name!r} needs a folder of generated faces (--donors)")
+            if method.network and self.network is None:
+                raise ValueError(f"method {name!r} needs an ONNX network (--network)")
+            if method.network == "latent" and not self.network.has_latent:
+                raise ValueError(
+                    f"method {name!r} needs an encoder and a decoder, {self.network.files[0]} is "
+                    "one network from image to image"
+                )
 
 
 @dataclass(frozen=True)
@@ -108,6 +151,7 @@ def generate_dataset(
     counts: Mapping[str, int | None] | None = None,
     workers: int = 0,
     progress: bool = True,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
 ) -> Report:
     """Write a set to the folder ``output``, or finish one that an earlier run began.
 
@@ -118,20 +162,22 @@ def generate_dataset(
         counts: images per split; a split left out or None gets the source's usual number.
         workers: processes; 0 works in this one.
         progress: show a bar on stderr.
+        materials: donors and network for the methods that need them.
 
     Raises:
-        ValueError: if ``output`` holds a set made with other arguments, or ``counts`` cannot be
-            met.
+        ValueError: if ``output`` holds a set made with other arguments, ``counts`` cannot be
+            met, or a method lacks its donors or network.
     """
+    materials.check([*settings.methods, *settings.unseen_methods])
     jobs = source.plan(counts or {})
-    arguments = _arguments(source, settings)
+    arguments = _arguments(source, settings, materials)
     _claim(output, arguments)
     for split in SPLITS:
         (output / "images" / split).mkdir(parents=True, exist_ok=True)
         (output / RECORDS / split).mkdir(parents=True, exist_ok=True)
     records: dict[str, list[dict]] = {split: [] for split in SPLITS}
     written, reused, skipped = 0, 0, []
-    results = _run(_Maker(output, source, settings), jobs, workers)
+    results = _run(_Maker(output, source, settings, materials), jobs, workers)
     for job, (state, value) in tqdm(
         zip(jobs, results, strict=True), total=len(jobs), unit="image", disable=not progress
     ):
@@ -143,7 +189,7 @@ def generate_dataset(
         records[job.split].append(value)
     for split in SPLITS:
         content = _coco_file(records[split], split, arguments)
-        _write_atomically(output / f"{split}.json", json.dumps(content).encode("utf-8"))
+        write_text(output / f"{split}.json", json.dumps(content))
     return Report(written, reused, skipped)
 
 
@@ -159,19 +205,30 @@ def draw_labels(
     return [methods[choice] if forged else None for forged, choice in zip(fake, drawn, strict=True)]
 
 
-def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dict]:
+def make_image(
+    job: Job,
+    source: Source,
+    settings: Settings,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
+) -> tuple[bytes, dict]:
     """One image of the set: its JPEG bytes, and its record for the annotation file.
 
     Raises:
         ValueError, OSError: if the photo cannot be used; the message names file and fault.
     """
     seeds = np.random.SeedSequence([settings.seed, SPLITS.index(job.split), job.number])
-    drawing, labelling, forging, saving = map(np.random.default_rng, seeds.spawn(4))
+    drawing, labelling, forging, saving, viewing = map(np.random.default_rng, seeds.spawn(5))
     photo = source.open(job, drawing)
     labels = draw_labels(
         labelling, len(photo.faces), settings.fake_share, settings.methods_of(job.split)
     )
-    image, annotations = _forge(job, photo, labels, source, settings, forging)
+    image, made = _forge(job, photo, labels, source, settings, materials, forging)
+    ignored, way = photo.ignored, None
+    if viewing.random() < settings.viewer:
+        way = draw_way(viewing, max_crop=MAX_CROP)
+        arrived = jpeg_round_trip(image, int(viewing.integers(*JPEG_QUALITY, endpoint=True)))
+        image, made, ignored = _arrived(arrived, made, ignored, way)
+    annotations = [_annotation(face) for face in made]
     quality = int(saving.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     corrupted = job.split == "test_challenge"
     if job.split == "train":
@@ -186,10 +243,31 @@ def make_image(job: Job, source: Source, settings: Settings) -> tuple[bytes, dic
         "source_photo": job.photo,
         "jpeg_quality": quality,
     }
-    for box in photo.ignored:
+    if way is not None:
+        record["viewer"] = way.record
+    for box in ignored:
         # COCO ignores per category: once for detections called real, once for those called fake
         annotations += [_ignore_annotation(box, (height, width), label) for label in (REAL, FAKE)]
     return encode_jpeg(image, quality), {"image": record, "annotations": annotations}
+
+
+@dataclass(frozen=True)
+class _MadeFace:
+    """A face of a finished image.
+
+    Attributes:
+        box: [4] (x0, y0, x1, y1) in pixels.
+        mask: [H, W] bool, its region.
+        method: how it was forged; None for a real face.
+        altered: [H, W] bool where it was altered; None for a real face.
+        parameters: of the forgery.
+    """
+
+    box: np.ndarray
+    mask: np.ndarray
+    method: str | None = None
+    altered: np.ndarray | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
 
 def _forge(
@@ -198,24 +276,58 @@ def _forge(
     labels: list[str | None],
     source: Source,
     settings: Settings,
+    materials: Materials,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, list[dict]]:
-    """Forge the faces that ``labels`` name; the image and all faces' annotations."""
-    image, annotations = photo.image, []
+) -> tuple[np.ndarray, list[_MadeFace]]:
+    """Forge the faces that ``labels`` name; the image and all of its faces."""
+    image, made = photo.image, []
     for index, (face, method) in enumerate(zip(photo.faces, labels, strict=True)):
         stream = rng.spawn(1)[0]  # so that a face's forgery does not depend on earlier faces
         if method is None:
-            annotations.append(_annotation(face, None, {}))
+            made.append(_MadeFace(face.box, face.mask))
             continue
-        donor = source.donor(job, photo, index, stream) if METHODS[method].needs_donor else None
+        donor = None
+        if METHODS[method].donor == "photo":
+            donor = source.donor(job, photo, index, stream)
+        elif METHODS[method].donor == "generated":
+            donor = materials.donors.choose(face, job.split, stream)
         if METHODS[method].needs_donor and donor is None:
-            method = "self_blend"  # the split has no other photo with a face
+            method = "self_blend"  # no other photo with a face, or no donor that fits
         own = replace(face, image=image, mask=_own_pixels(photo.faces, index))
-        forged = forge_face(own, stream, method=method, donor=donor, strength=settings.strength)
+        forged = forge_face(
+            own,
+            stream,
+            method=method,
+            donor=donor,
+            network=materials.network,
+            strength=settings.strength,
+        )
         image = forged.image
-        parameters = forged.parameters | {"altered": _rle(forged.altered)}
-        annotations.append(_annotation(face, method, parameters))
-    return image, annotations
+        made.append(_MadeFace(face.box, face.mask, method, forged.altered, forged.parameters))
+    return image, made
+
+
+def _arrived(
+    image: np.ndarray, made: list[_MadeFace], ignored: np.ndarray, way: Way
+) -> tuple[np.ndarray, list[_MadeFace], np.ndarray]:
+    """Image, faces and ignore regions as they arrive; a face that was cut through is ignored."""
+    shape, kept, boxes = image.shape[:2], [], [*ignored]
+    rows, columns = cut_of(shape, way)
+    for face in made:
+        left = face.mask[rows, columns].sum() / face.mask.sum()
+        mask = travel_mask(face.mask, way)
+        if left < MIN_LEFT or not mask.any():
+            if left > 0:
+                boxes.append(face.box)
+            continue
+        altered = None if face.altered is None else travel_mask(face.altered, way)
+        box = travel_boxes(face.box, shape, way)[0]
+        kept.append(replace(face, box=box, mask=mask, altered=altered))
+    arrived = travel(image, way)
+    moved = travel_boxes(np.array(boxes).reshape(-1, 4), shape, way)
+    size = np.array([*arrived.shape[1::-1]] * 2)
+    inside = (np.minimum(moved[:, 2:], size[2:]) - np.maximum(moved[:, :2], 0) >= 1).all(axis=1)
+    return arrived, kept, moved[inside]
 
 
 def _own_pixels(faces: list[SourceFace], index: int) -> np.ndarray:
@@ -227,18 +339,19 @@ def _own_pixels(faces: list[SourceFace], index: int) -> np.ndarray:
     return own if own.any() else faces[index].mask
 
 
-def _annotation(face: SourceFace, method: str | None, parameters: dict) -> dict:
+def _annotation(face: _MadeFace) -> dict:
     height, width = face.mask.shape
     x0, y0 = np.maximum(face.box[:2], 0)
     x1, y1 = np.minimum(face.box[2:], (width, height))
+    altered = {} if face.altered is None else {"altered": _rle(face.altered)}
     return {
-        "category_id": REAL if method is None else FAKE,
+        "category_id": REAL if face.method is None else FAKE,
         "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
         "area": int(face.mask.sum()),
         "iscrowd": 0,
         "segmentation": _rle(face.mask),
-        "method": method,
-        "forgery": parameters,
+        "method": face.method,
+        "forgery": {**face.parameters, **altered},
     }
 
 
@@ -273,15 +386,16 @@ def _coco_file(records: list[dict], split: str, arguments: dict) -> dict:
         "description": f"Real and forged faces, split {split}, made by tools/make_dataset.py",
         "version": __version__,
         "split": split,
+        "methods": dict(Counter(a["method"] or REAL_NAME for a in annotations if not a["iscrowd"])),
         **arguments,
     }
     categories = [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES)]
     return {"info": info, "categories": categories, "images": images, "annotations": annotations}
 
 
-def _arguments(source: Source, settings: Settings) -> dict:
+def _arguments(source: Source, settings: Settings, materials: Materials) -> dict:
     """What must be equal for two runs to make the same images."""
-    return {
+    return materials.arguments | {
         "seed": settings.seed,
         "source": source.name,
         "arguments": json.loads(json.dumps(asdict(settings) | source.arguments)),
@@ -301,18 +415,19 @@ def _claim(output: Path, arguments: dict) -> None:
     elif any((output / f"{split}.json").exists() for split in SPLITS):
         raise ValueError(f"{output} holds annotation files that were not made here")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.rglob(f"*{TEMPORARY}"):
-        leftover.unlink(missing_ok=True)
-    _write_atomically(path, json.dumps(arguments).encode("utf-8"))
+    write_text(path, json.dumps(arguments))
 
 
 class _Maker:
     """Makes one job's image and files; sent to every worker process."""
 
-    def __init__(self, output: Path, source: Source, settings: Settings) -> None:
-        self.output, self.source, self.settings = output, source, settings
+    def __init__(
+        self, output: Path, source: Source, settings: Settings, materials: Materials
+    ) -> None:
+        self.output, self.source = output, source
+        self.settings, self.materials = settings, materials
         self.key = hashlib.sha256(
-            json.dumps([__version__, _arguments(source, settings)]).encode("utf-8")
+            json.dumps([__version__, _arguments(source, settings, materials)]).encode("utf-8")
         ).hexdigest()
 
     def __call__(self, job: Job) -> tuple[str, dict | str]:
@@ -323,12 +438,12 @@ class _Maker:
         if finished is not None:
             return "reused", finished
         try:
-            data, record = make_image(job, self.source, self.settings)
+            data, record = make_image(job, self.source, self.settings, self.materials)
         except (ValueError, OSError) as error:
             return "skipped", str(error)
-        _write_atomically(image_path, data)
+        write_bytes(image_path, data, durable=False)
         stored = {"key": self.key, "photo": job.photo, "crc": zlib.crc32(data), "record": record}
-        _write_atomically(record_path, json.dumps(stored).encode("utf-8"))
+        write_text(record_path, json.dumps(stored), durable=False)
         return "written", record
 
     def _finished(self, job: Job, image_path: Path, record_path: Path) -> dict | None:
@@ -342,48 +457,11 @@ class _Maker:
             return None
 
 
-_maker: _Maker | None = None  # of a worker process
-
-
 def _run(maker: _Maker, jobs: list[Job], workers: int) -> Iterator[tuple[str, dict | str]]:
     """Results in the order of ``jobs``."""
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
-    if workers == 0:
-        with threadpool_limits(1):  # as in the workers: BLAS may round otherwise with threads
-            yield from map(maker, jobs)
-        return
-    # Not fork: a copy of a process with running threads may hang
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, _start_worker, (maker,)) as pool:
-        yield from pool.map(_work, jobs, chunksize=4)
-
-
-def _start_worker(maker: _Maker) -> None:
-    global _maker
-    _maker = maker
-    cv2.setNumThreads(1)  # one process per core is parallel enough
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(job: Job) -> tuple[str, dict | str]:
-    return _maker(job)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with hold_folder(maker.output / RECORDS) as alone:
+        if alone:  # the latter are of versions before 0.4
+            remove_leftovers(maker.output, ["images", RECORDS], (*LEFTOVERS, "*.tmp"))
+        # As in the workers: BLAS may round otherwise with threads
+        with threadpool_limits(1) if workers == 0 else contextlib.nullcontext():
+            yield from map_in_processes(maker, jobs, workers, chunk=4, preloaded=[__name__])

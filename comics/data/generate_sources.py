@@ -8,10 +8,10 @@ Shape letters: H, W image. Boxes in files are COCO's (x, y, width, height).
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from comics.data.coco_parser import is_safe_path
 from comics.data.forgery import SourceFace, describe_face
 from comics.data.forgery.warps import similarity_transform
 from comics.data.images import read_image
+from comics.data.json_files import read_json
 from comics.data.synthetic import Scene, draw_portrait, draw_scene
 
 SPLITS = ("train", "val", "test_dev", "test_challenge")
@@ -34,6 +35,7 @@ DONOR_CANDIDATES = 40
 DONORS_OPENED = 3  # of the fittest in pose and size; the nearest in colour is taken
 # Misfit of a face whose pose is unknown: a keypoint is off by this share of the face's side
 UNKNOWN_POSE_MISFIT = 0.1
+MIN_POSE_SIDE = 48  # pixels; smaller faces say little about how pose looks
 SIZE_WEIGHT = 0.04  # misfit of a donor half or twice as large is about a third of that
 
 
@@ -208,6 +210,20 @@ class PhotoSource:
         tone = _mean_colour(photo.faces[index])
         return min(fitting, key=lambda face: np.abs(_mean_colour(face) - tone).sum(), default=None)
 
+    def known_poses(self, count: int) -> list[tuple[Callable[[], np.ndarray], np.ndarray]]:
+        """(read image, keypoints [5, 2]) of up to ``count`` bare faces, for ``fit_pose``."""
+        found = []
+        for name in sorted(self.photos, key=_hash):
+            for annotation in self.faces[name]:
+                if not _shows_pose(annotation, name):
+                    continue
+                keypoints = np.asarray(annotation["keypoints5"], np.float64)
+                found.append((functools.partial(read_image, self.folder / name), keypoints))
+                break  # one of a photo: more photos, more kinds of light
+            if len(found) == count:
+                break
+        return found
+
     def _donor_table(self) -> dict[str, list[tuple[str, dict]]]:
         """Per split: (photo, annotation) of every usable face, in a fixed order."""
         table: dict[str, list] = {split: [] for split in SPLITS}
@@ -241,15 +257,16 @@ class PhotoSource:
         keypoints = annotation.get("keypoints5")
         try:
             points = None if keypoints is None else np.asarray(keypoints, np.float64) * scale
-            return describe_face(image, box, keypoints=points)
+            covered = annotation.get("mask") == "worn"
+            return describe_face(image, box, keypoints=points, covered=covered)
         except ValueError as error:
             raise ValueError(f"{name}: annotation {annotation.get('id')}: {error}") from error
 
 
 def _read_coco(path: Path) -> tuple[list[dict], list[dict]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     missing = {"images", "annotations"} - set(content if isinstance(content, dict) else ())
     if missing:
@@ -278,6 +295,17 @@ def _box(annotation: dict, name: str) -> np.ndarray:
     if not np.isfinite(box).all() or width <= 0 or height <= 0:
         raise ValueError(f"{name}: annotation {annotation.get('id')}: box {values!r} is empty")
     return box
+
+
+def _shows_pose(annotation: dict, name: str) -> bool:
+    """Whether a face is bare, large enough, and has keypoints."""
+    if annotation.get("iscrowd", 0) or annotation.get("mask") == "worn":
+        return False
+    try:
+        large = _side(_box(annotation, name)) >= MIN_POSE_SIDE
+    except ValueError:
+        return False
+    return large and np.shape(annotation.get("keypoints5")) == (5, 2)
 
 
 def _side(box: np.ndarray) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from comics.data.face_tracks import Box
+from comics.data.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class GivenBoxes:
 @lru_cache(maxsize=1)
 def _read_boxes(path: str) -> dict[str, dict[int, list[Box]]]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         return {
             clip: {int(n): [_four(box) for box in boxes] for n, boxes in frames.items()}
             for clip, frames in content.items()

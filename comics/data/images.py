@@ -2,14 +2,19 @@
 
 What becomes of unusual images:
 
-* EXIF orientation is applied; an EXIF block that cannot be read is ignored, as viewers do;
-* grey, palette, 1-bit, CMYK, YCbCr, HSV: converted to RGB (ICC profiles are not applied);
+* the format is what the content says; the name plays no part;
+* metadata does not matter, whatever its size or state, but for the EXIF orientation, which is
+  applied (of AVIF and HEIF: their own turns and mirrors). A chunk or segment that pixels come from
+  must be sound, and all pixels must be there; an end marker need not be;
+* grey, palette, 1-bit, CMYK, YCbCr, Lab, HSV: converted to RGB (ICC profiles are not applied);
 * transparency: composited on white, what a viewer shows on a white page;
-* 16 bits per channel: the high byte, which is how Pillow itself reads 16-bit RGB; greyscale in
-  Pillow's 32-bit mode "I" is taken as 16-bit and cut to 0..65535;
-* animations and multi-picture files: the first frame;
+* more than 8 bits per channel: the 8 highest of as many as the file says that there are;
+  greyscale in Pillow's 32-bit mode "I" is taken as 16-bit and cut to 0..65535. White is zero where
+  a TIFF says so;
+* of a TIFF, the first page that is neither a smaller version of another nor a mask; of other files
+  with several pictures the first (``comics.data.picture_parts`` tells what is left);
 * HEIC and HEIF: where the plug-in pillow-heif is installed; otherwise the reason says so;
-* floating-point images: refused, since their range of values is not defined;
+* floating-point and signed values: refused, since their range is not defined;
 * more than ``max_pixels`` pixels: refused from the header, before any pixel is decoded.
 
 Shape letters: H, W height and width after the orientation has been applied.
@@ -17,46 +22,64 @@ Shape letters: H, W height and width after the orientation has been applied.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from comics.data.image_headers import (
+    FORMATS,
+    ImageError,
+    NoImageError,
+    OpenedImage,
+    TooManyPixels,
+    describe,
+    open_file,
+    open_image,
+    too_many_pixels,
+)
+from comics.data.jpeg_structure import Jpeg
+from comics.data.orientation import upright
+from comics.data.spliced import spliced
+from comics.data.tiff_structure import WHITE_IS_ZERO, Page
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "ImageError",
+    "NoImageError",
+    "TooManyPixels",
+    "decode_image",
+    "image_to_tensor",
+    "open_file",
+    "open_image",
+    "read_image",
+    "read_image_size",
+    "tensor_to_image",
+    "to_rgb",
+    "too_many_pixels",
+    "upright_rgb",
+]
 
 DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow itself refuses
 WHITE = (255, 255, 255, 255)
-# Pillow also opens formats that run other programs (EPS) or are no photos; those stay closed
-FORMATS = (
-    "AVIF BMP GIF HEIF JPEG JPEG2000 MPO PNG PPM TGA TIFF WEBP".split()  # noqa: SIM905
-)
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_SWAPPING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: those that exchange width and height
-
-
-class ImageError(ValueError):
-    """An image that cannot be used: ``path`` and ``reason`` say which and why."""
-
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
-        super().__init__(os.fspath(path), reason)
-        self.path = os.fspath(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+CORNER = 8  # pixels; the side of a JPEG's blocks
+DRAFT = 8  # the least share of its size that a JPEG is decoded to
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Decode a file to RGB, [H, W, 3] uint8.
 
     Raises:
-        ImageError: if the file is missing, empty, truncated, larger than ``max_pixels`` or not an
-            image in one of ``FORMATS``.
+        ImageError: if the file is missing, empty, cut off within its pixels, larger than
+            ``max_pixels`` or not an image in one of ``FORMATS``.
     """
-    with _open_file(path) as stream:
+    with open_file(path) as stream:
         return _decode(stream, path, max_pixels)
 
 
@@ -75,13 +98,9 @@ def read_image_size(
     Raises:
         ImageError: as ``read_image``, as far as the header tells.
     """
-    with _open_file(path) as stream, open_image(stream, path) as image:
-        _check_pixels(image, path, max_pixels)
-        width, height = image.size
-        # Pillow's TIFF reader has exchanged the two already
-        if image.format != "TIFF" and _orientation(image) in _SWAPPING_ORIENTATIONS:
-            return width, height
-        return height, width
+    with open_file(path) as stream, open_image(stream, path, whole=False) as opened:
+        opened.check_pixels(path, max_pixels)
+        return opened.size
 
 
 def to_rgb(image: Image.Image, name: str | os.PathLike = "<image>") -> np.ndarray:
@@ -90,16 +109,18 @@ def to_rgb(image: Image.Image, name: str | os.PathLike = "<image>") -> np.ndarra
     Raises:
         ImageError: for a mode without a defined range of values or conversion.
     """
-    image = _upright(image)
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        high_byte = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
-        return np.repeat(high_byte.astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ImageError(name, "floating-point pixels have no defined range of values")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
-    return np.array(image.convert("RGB"))
+    return _rgb(_transposed(image), name)
+
+
+def upright_rgb(opened: OpenedImage, name: str | os.PathLike) -> np.ndarray:
+    """The picture, or frame, that is loaded: [H, W, 3] uint8.
+
+    Raises:
+        ImageError: as ``to_rgb``.
+    """
+    if opened.orientation is None:
+        return _rgb(_transposed(opened.image), name, opened.page)
+    return upright(_rgb(opened.image, name, opened.page), opened.orientation)
 
 
 def image_to_tensor(image: np.ndarray) -> Tensor:
@@ -113,93 +134,73 @@ def tensor_to_image(image: Tensor) -> np.ndarray:
 
 
 def _decode(stream: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.ndarray:
-    with open_image(stream, name) as image:
-        _check_pixels(image, name, max_pixels)
+    with open_image(stream, name) as opened:
+        opened.check_pixels(name, max_pixels)
         try:
-            image.load()
-            return to_rgb(image, name)
-        except ImageError:
+            if opened.decode is not None:
+                return upright(opened.decode(), opened.orientation)
+            opened.image.load()
+            if opened.jpeg is not None and _misses_pixels(stream, opened.image, opened.jpeg):
+                raise ImageError(name, "truncated: a part of its pixels is missing")
+            return upright_rgb(opened, name)
+        except (ImageError, MemoryError):
             raise
         # Pillow's decoders meet broken data with many kinds of exception
         except Exception as error:
-            raise ImageError(name, f"cannot be decoded: {_describe(error)}") from error
+            raise ImageError(name, f"cannot be decoded: {describe(error)}") from error
 
 
-def _open_file(path: str | os.PathLike) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except FileNotFoundError as error:
-        raise ImageError(path, "no such file") from error
-    except (OSError, ValueError) as error:  # a folder, no permission, a NUL in the name
-        raise ImageError(path, f"cannot be read: {_describe(error)}") from error
+def _misses_pixels(stream: BinaryIO, image: Image.Image, jpeg: Jpeg) -> bool:
+    """Whether pixels of a decoded JPEG are not in the file, but a decoder's filling.
 
-
-def open_image(stream: BinaryIO, name: str | os.PathLike) -> Image.Image:
-    """The picture of a stream, of which only the header is read.
-
-    Raises:
-        ImageError: if it is empty, or no picture in one of ``FORMATS``.
+    Where there is an end marker and the filling would be a plain corner, a look at it is enough.
     """
-    if not stream.read(1):
-        raise ImageError(name, "the file is empty")
-    stream.seek(0)
-    Image.init()
-    _register_heif()
-    known = [form for form in FORMATS if form in Image.OPEN]
-    try:
-        return Image.open(stream, formats=known)
-    except Image.UnidentifiedImageError as error:
-        if "HEIF" not in known and _is_heif(stream):
-            reason = "a HEIC picture: reading them needs the package pillow-heif (pip install it)"
-            raise ImageError(name, reason) from error
-        raise ImageError(name, f"not an image in a known format ({', '.join(known)})") from error
-    # Plugins meet broken headers with many kinds of exception
-    except Exception as error:
-        raise ImageError(name, f"cannot be opened: {_describe(error)}") from error
-
-
-@functools.cache
-def _register_heif() -> None:
-    """Let Pillow open HEIF where the plug-in is installed; it is too large to be required."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return
-    pillow_heif.register_heif_opener(thumbnails=False)
-
-
-def _is_heif(stream: BinaryIO) -> bool:
-    """Whether a file begins as HEIF does: a box "ftyp" that names one of its brands."""
-    stream.seek(0)
-    head = stream.read(12)
-    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
-
-
-def _check_pixels(image: Image.Image, name: str | os.PathLike, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height == 0:
-        raise ImageError(name, f"{width}x{height}: it has no pixels")
-    if width * height > max_pixels:
-        raise ImageError(
-            name,
-            f"{width}x{height} is {width * height} pixels, more than the {max_pixels} allowed "
-            "(INPUT.MAX_PIXELS)",
+    if not jpeg.ended and not jpeg.has_all_scans:
+        return True
+    if jpeg.ended and not jpeg.is_progressive and not jpeg.has_restarts:
+        corner = np.asarray(
+            image.crop((*(max(0, side - CORNER) for side in image.size), *image.size))
         )
+        if (corner != corner[-1, -1]).any():
+            return False
+    one, other = (_with_ending(stream, jpeg, ending) for ending in (b"", jpeg.other_ending))
+    return not np.array_equal(one, other)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block: the picture itself may be sound
-        return 1
+def _with_ending(stream: BinaryIO, jpeg: Jpeg, ending: bytes) -> np.ndarray:
+    with Image.open(spliced(stream, jpeg.with_ending(ending)), formats=["JPEG"]) as image:
+        if not jpeg.is_progressive:  # whose last scans do not show at a small size
+            width, height = image.size
+            image.draft(image.mode, (max(1, width // DRAFT), max(1, height // DRAFT)))
+        return np.asarray(image)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, name: str | os.PathLike, page: Page | None = None) -> np.ndarray:
+    if image.mode in DEEP_MODES:
+        high_byte = _high_byte(np.asarray(image), page)
+        return np.repeat(high_byte[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError(name, "floating-point pixels have no defined range of values")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _high_byte(values: np.ndarray, page: Page | None) -> np.ndarray:
+    """The 8 highest bits of [H, W] values, as uint8."""
+    bits = 16 if page is None else page.bits
+    if bits > 16:  # all bits of a signed type
+        values = values.view(np.uint32)
+    elif values.dtype.itemsize > 2:
+        values = np.clip(values, 0, 65535)
+    high_byte = (values >> (bits - 8)).astype(np.uint8)
+    white_is_zero = page is not None and page.photometric == WHITE_IS_ZERO
+    return 255 - high_byte if white_is_zero else high_byte
+
+
+def _transposed(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block: the picture itself may be sound
         return image
-
-
-def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from comics.data.dataset import limit_threads
+from comics.files import LEFTOVERS, hold_folder, remove_leftovers, write_text
 
 RESULTS = ".jobs"  # folder of the results, below the output
 ARGUMENTS = "arguments.json"
@@ -35,6 +38,7 @@ class JobResult:
     reused: bool = False
 
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 Work = Callable[[object], tuple[object, Sequence[str]]]
 
 
@@ -53,8 +57,7 @@ def claim_folder(output: Path, arguments: dict) -> None:
                 f"folder.\n  there: {json.dumps(found)}\n  now:   {json.dumps(arguments)}"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(arguments).encode("utf-8"))
+    write_text(path, json.dumps(arguments))
 
 
 def run_jobs(
@@ -77,27 +80,22 @@ def run_jobs(
         progress: label of a progress bar; "" for none.
 
     Raises:
-        ValueError: for a name that is used twice, or a negative number of workers.
+        ValueError: for a name that is used twice, a negative number of workers, or a folder in
+            which another run works.
     """
     names = [name for name, _ in jobs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two jobs are called {twice!r}")
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
     runner = _Runner(output / RESULTS, work)
+    (output / RESULTS).mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(jobs), desc=progress, disable=not progress)
-    with bar:
-        for result in _results(runner, jobs, workers):
+    with hold_folder(output / RESULTS) as alone, bar:
+        if alone:  # the latter are of versions before 0.4
+            remove_leftovers(output / RESULTS, patterns=(*LEFTOVERS, "*.part"))
+        for result in map_in_processes(runner, jobs, workers):
             bar.update()
             yield result
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 class _Runner:
@@ -116,9 +114,8 @@ class _Runner:
             value, faults = self._work(job)
         except (ValueError, OSError) as error:
             return JobResult(name, None, (str(error),))
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"name": name, "value": value, "faults": list(faults)})
-        write_atomically(path, content.encode("utf-8"))
+        write_text(path, content, durable=False)
         return JobResult(name, value, tuple(faults))
 
     def _path(self, name: str) -> Path:
@@ -126,24 +123,48 @@ class _Runner:
         return self._folder / f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
 
 
-def _results(runner: _Runner, jobs: Sequence, workers: int) -> Iterator[JobResult]:
+def map_in_processes(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    *,
+    chunk: int = 1,
+    preloaded: Sequence[str] = (),
+) -> Iterator[Result]:
+    """``work`` of each item, in their order, by worker processes.
+
+    Args:
+        work: a module's function, or an object that can be pickled; sent to each worker once.
+        items: what it is called with.
+        workers: processes; 0 = this one.
+        chunk: items that a worker takes at once.
+        preloaded: modules that workers find imported, where the system can do that.
+
+    Raises:
+        ValueError: for a negative number of workers.
+    """
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
     if workers == 0:
-        yield from map(runner, jobs)
+        yield from map(work, items)
         return
     # Not fork: a copy of a process with running threads may hang
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, context, _start_worker, (runner,)) as pool:
-        yield from pool.map(_run, jobs)
+    if method == "forkserver" and preloaded:
+        context.set_forkserver_preload(list(preloaded))
+    with ProcessPoolExecutor(workers, context, _start_worker, (work,)) as pool:
+        yield from pool.map(_run, items, chunksize=chunk)
 
 
-_runner: _Runner | None = None  # of a worker process
+_work: Callable[[Any], Any] | None = None  # of a worker process
 
 
-def _start_worker(runner: _Runner) -> None:
-    global _runner
-    _runner = runner
+def _start_worker(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
     limit_threads()
+    threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -155,5 +176,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(named: tuple[str, object]) -> JobResult:
-    return _runner(named)
+def _run(item: Any) -> Any:
+    return _work(item)

@@ -9,7 +9,7 @@ is trained on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from comics.data.dataset import (
     TestDataset,
     TrainDataset,
     collate,
+    end_workers_at_exit,
     start_worker,
     tolerated_broken,
     too_many_broken,
@@ -208,7 +209,7 @@ def build_train_loader(
         mosaic=Mosaic(cfg.INPUT.MOSAIC.SIZE, cfg.INPUT.MOSAIC.PROB),
     )
     logger.info("training on %d images of %s", len(records), ", ".join(entries))
-    return TrainLoader(_data_loader(cfg, dataset, batch_sampler=sampler), order, len(records))
+    return TrainLoader(make_data_loader(cfg, dataset, batch_sampler=sampler), order, len(records))
 
 
 def build_test_loader(
@@ -237,7 +238,7 @@ def build_test_loader(
     records = records[rank::world_size]
     geometry = geometry or evaluation_geometry(cfg)
     dataset = TestDataset(records, geometry, with_masks, cfg.INPUT.MAX_PIXELS)
-    loader = _data_loader(cfg, dataset, batch_size=cfg.TEST.IMS_PER_BATCH)
+    loader = make_data_loader(cfg, dataset, batch_size=cfg.TEST.IMS_PER_BATCH)
     return TestLoader(loader, len(records))
 
 
@@ -263,9 +264,22 @@ def _training_records(
     return with_faces if filter_empty else records
 
 
-def _data_loader(cfg: CfgNode, dataset: torch.utils.data.Dataset, **kinds) -> DataLoader:
+def make_data_loader(
+    cfg: CfgNode,
+    dataset: torch.utils.data.Dataset,
+    collate: Callable[[list], object] = collate,
+    **batches,
+) -> DataLoader:
+    """A loader with ``DATALOADER``'s workers.
+
+    Args:
+        cfg: DATALOADER and SEED are read.
+        dataset: what the workers read.
+        collate: samples to a batch.
+        batches: ``batch_sampler`` or ``batch_size``.
+    """
     workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         collate_fn=collate,
         num_workers=workers,
@@ -274,8 +288,9 @@ def _data_loader(cfg: CfgNode, dataset: torch.utils.data.Dataset, **kinds) -> Da
         prefetch_factor=PREFETCH if workers else None,
         # Its own generator: starting workers must not move the model's random numbers
         generator=torch.Generator().manual_seed(cfg.SEED),
-        **kinds,
+        **batches,
     )
+    return end_workers_at_exit(loader)
 
 
 def _note_broken(loaded: LoadedBatch, known: dict, treatment: str) -> None:

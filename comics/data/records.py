@@ -7,7 +7,7 @@ Shape letters: N faces; H, W height and width of the image.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ class FaceAnnotation:
         label: 0 real, 1 fake.
         segmentation: polygons or RLE (``comics.ops.masks``); None where the file has none.
         iscrowd: a region to ignore, not a face: it is no target in training.
+        area: square pixels, as the file says, which decides its size class; None where it does not.
     """
 
     annotation_id: int
@@ -38,6 +39,7 @@ class FaceAnnotation:
     label: int
     segmentation: Segmentation | None = None
     iscrowd: bool = False
+    area: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

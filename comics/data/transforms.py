@@ -81,20 +81,6 @@ class ResizeShortestSide:
 
 
 @dataclass(frozen=True)
-class ResizeLongestSide:
-    """Resize to a long side of ``long_side``."""
-
-    long_side: int
-
-    def __call__(
-        self, image: np.ndarray, faces: Faces, rng: np.random.Generator
-    ) -> tuple[np.ndarray, Faces]:
-        """See the module; draws nothing."""
-        size = shortest_side_size(image.shape[:2], self.long_side, self.long_side)
-        return resize_image(image, size), resize_faces(faces, size)
-
-
-@dataclass(frozen=True)
 class HorizontalFlip:
     """Mirror left and right with ``probability``."""
 

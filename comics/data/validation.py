@@ -18,6 +18,16 @@ from comics.data.records import ImageRecord
 from comics.ops.masks import segmentation_to_bitmap
 
 UNUSABLE_IMAGES = frozenset({"missing-image", "unreadable-image", "size-mismatch"})
+# Faults of a set that can be tested on, but that training refuses
+UNTRAINABLE = frozenset({"no-faces", "too-many-unusable-images"})
+# Training stops when more images are broken than the larger of a number and a share of the set
+TOLERATED_BROKEN = 8
+TOLERATED_BROKEN_SHARE = 0.01
+
+
+def tolerated_broken(images: int) -> int:
+    """How many broken images a set of that size may have before training stops."""
+    return max(TOLERATED_BROKEN, int(images * TOLERATED_BROKEN_SHARE))
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,17 @@ class ValidationReport:
         """Whether the reader accepts the set."""
         return all(fault.severity != ERROR for fault in self.faults)
 
+    @property
+    def trainable(self) -> bool:
+        """Whether training accepts it too."""
+        return self.usable and all(fault.code not in UNTRAINABLE for fault in self.faults)
+
     def as_dict(self) -> dict:
         """All of it, for JSON."""
         return {
             "source": self.source,
             "usable": self.usable,
+            "trainable": self.trainable,
             "images": self.images,
             "faces": self.faces,
             "faults": [fault.as_dict() for fault in self.faults],
@@ -89,6 +105,9 @@ class Validation:
         if unusable == len(records):
             message = f"none of its {len(records)} images can be used"
             faults.append(Fault("no-usable-image", self._coco.source, message))
+        elif unusable > tolerated_broken(len(records)):
+            message = f"{unusable} of its {len(records)} images cannot be used"
+            faults.append(Fault("too-many-unusable-images", self._coco.source, message))
         faults += [fault for found in image_faults for fault in found]
         faces = sum(len(record.faces) for record in records)
         return ValidationReport(self._coco.source, len(records), faces, faults)

@@ -1,7 +1,9 @@
 """Chosen frames of a clip: a video file, a folder of pictures, or a folder inside a tar archive.
 
 Frames are numbered in the order in which they are shown; times between them play no part, so a
-variable frame rate needs no care. Frames are turned upright as the video's display matrix says.
+variable frame rate needs no care. Frames are turned and mirrored as the video's display matrix
+says, and brought to square pixels. Of several video streams it is the one that players show; side
+files of operating systems are no pictures.
 A clip that is cut short or damaged is refused as a whole (decision: forgeries are aligned with
 their originals frame by frame, and what is left of a damaged clip is not).
 
@@ -13,15 +15,30 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
 import av
+import cv2
 import numpy as np
 
-from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, read_image
+from comics.data.file_kinds import is_beside, is_side_file
+from comics.data.images import (
+    DEFAULT_MAX_PIXELS,
+    ImageError,
+    decode_image,
+    read_image,
+    too_many_pixels,
+)
+from comics.data.orientation import upright
+from comics.data.video_files import (
+    PixelAspect,
+    frame_orientation,
+    open_container,
+    picture_streams,
+    square_size,
+)
 
-# Containers that are opened: no playlist or image sequence, which name other files and addresses
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,ogg,h264"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 INSIDE = "::"  # between the path of an archive and the folder inside of it
@@ -64,7 +81,7 @@ def read_clip(
             return _from_archive(archive, folder, choose, max_pixels)
         if os.path.isdir(path):
             names = sorted(
-                (p for p in Path(path).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES),
+                (p for p in Path(path).iterdir() if is_picture_name(p.name)),
                 key=lambda p: _natural(p.name),
             )
             return _pictures(path, names, choose, lambda p: read_image(p, max_pixels))
@@ -105,6 +122,11 @@ def random_positions(count: int, wanted: int, rng: np.random.Generator) -> list[
     return sorted(int(position) for position in rng.choice(count, wanted, replace=False))
 
 
+def is_picture_name(name: str) -> bool:
+    """Whether a file of a clip's folder is one of its pictures, by its name."""
+    return PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and not is_side_file(name)
+
+
 def sequences_in(archive: str | os.PathLike) -> list[str]:
     """Folders of an archive that hold pictures directly, sorted.
 
@@ -116,7 +138,7 @@ def sequences_in(archive: str | os.PathLike) -> list[str]:
             names = [PurePosixPath(m.name) for m in tar if m.isfile()]
     except (OSError, EOFError, tarfile.TarError) as error:
         raise ClipError(archive, f"not a readable archive: {_describe(error)}") from error
-    folders = {str(n.parent) for n in names if n.suffix.lower() in PICTURE_SUFFIXES}
+    folders = {str(n.parent) for n in names if is_picture_name(n.name) and not is_beside(n)}
     return sorted(folders, key=_natural)
 
 
@@ -129,7 +151,7 @@ def _from_archive(
             for member in tar
             if member.isfile()
             and str(PurePosixPath(member.name).parent) == folder
-            and PurePosixPath(member.name).suffix.lower() in PICTURE_SUFFIXES
+            and is_picture_name(PurePosixPath(member.name).name)
         ]
         members.sort(key=lambda member: _natural(member.name))
 
@@ -154,16 +176,25 @@ def _from_video(path, choose, max_pixels: int) -> dict[int, np.ndarray]:
     with _opened(path) as container:
         stream = _video_stream(container, path, max_pixels)
         stream.codec_context.thread_count = 1  # one process per core is parallel enough
+        aspect = PixelAspect(stream)
         for position, frame in enumerate(_decoded(container, stream, path)):
             if frame.is_corrupt:
                 raise ClipError(path, f"frame {position} is damaged")
             if position in wanted:
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                found[position] = np.ascontiguousarray(upright)
+                found[position] = _shown(frame, aspect.now())
             shown = position + 1
             if len(found) == len(wanted):
                 return found
     raise ClipError(path, f"only {shown} of {count} frames can be decoded")
+
+
+def _shown(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
+    """[H, W, 3] uint8: what a player shows of a frame."""
+    image = frame.to_ndarray(format="rgb24")
+    if aspect is not None:
+        height, width = square_size(*image.shape[:2], aspect)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    return upright(image, frame_orientation(frame))
 
 
 def _count_packets(path: str | os.PathLike, max_pixels: int) -> int:
@@ -193,15 +224,13 @@ def _decoded(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFra
 
 
 def _opened(path: str | os.PathLike):
-    # Not by name: one may look like an FFmpeg URL, and a stranger's file must name no other
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     try:
         file = open(path, "rb")  # noqa: SIM115  (closed with the container)
     except (OSError, ValueError) as error:
         raise ClipError(path, f"cannot be read: {_describe(error)}") from error
     try:
-        return _Closing(av.open(file, metadata_errors="replace", options=options), file)
-    except (av.FFmpegError, OSError) as error:
+        return _Closing(open_container(file), file)
+    except (av.FFmpegError, OSError, ValueError) as error:
         file.close()
         raise ClipError(path, f"not a readable video: {_describe(error)}") from error
 
@@ -221,13 +250,13 @@ class _Closing:
 
 
 def _video_stream(container, path: str | os.PathLike, max_pixels: int):
-    cover = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams or streams[0].codec_context is None:
+    streams = picture_streams(container)
+    if not streams:
         raise ClipError(path, "no video stream that can be decoded")
     context = streams[0].codec_context
     if context.width * context.height > max_pixels:
-        raise ClipError(path, f"frames of {context.width}x{context.height} are too large")
+        reason = too_many_pixels(context.width, context.height, max_pixels)
+        raise ClipError(path, f"frames too large: {reason}")
     return streams[0]
 
 

@@ -1,4 +1,6 @@
-"""Photometric augmentation, and the two contrastive views of one image (METHODS 1.1; paper IV-A).
+"""Photometric augmentation, and the two contrastive views of one image.
+
+docs/methods.md#comics-views.
 
 The paper lists colour jitter of brightness, contrast, saturation and sharpness (each with
 probability 0.5), grey-scale, random blocking (10 x 10 chunks, 2-6 % of them blanked), Gaussian and

@@ -6,23 +6,27 @@ A checkpoint is a dict of tensors, lists and plain values, saved by ``torch.save
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import subprocess
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from comics.files import LEFTOVERS, atomic_path, hold_folder, remove_leftovers
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when an old checkpoint can no longer be resumed
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
+# What killed runs leave half written, today's and those of versions before 0.4
+HALF_WRITTEN = (*LEFTOVERS, ".checkpoint_*.pt.*", ".model_*.safetensors.*", ".config.yaml.partial")
 
 
 class CheckpointError(RuntimeError):
@@ -37,24 +41,34 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
             is still there, and the temporary file is gone.
     """
     path = Path(path)
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
     except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         fault = _os_error(error)
         if fault is None:
             raise
         raise CheckpointError(_write_fault(path, fault)) from error
+
+
+@contextlib.contextmanager
+def hold_run(folder: str | os.PathLike, rooms: Sequence[str] = ()) -> Iterator[None]:
+    """Keep other runs out of a run's folder until the block ends; clear what killed runs left.
+
+    Args:
+        folder: of the run; made if absent.
+        rooms: folders in it that may hold such files too.
+
+    Raises:
+        FolderInUse: if another run works there.
+        OSError: if the folder cannot be made or written.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder) as alone:
+        count = remove_leftovers(folder, rooms, HALF_WRITTEN) if alone else 0
+        if count:
+            logger.info("%s: deleted %d files that a killed run left half written", folder, count)
+        yield
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
@@ -67,17 +81,6 @@ def _os_error(error: BaseException | None) -> OSError | None:
 def _write_fault(path: Path, fault: OSError) -> str:
     reason = "the disk is full" if fault.errno == errno.ENOSPC else fault.strerror or str(fault)
     return f"could not write checkpoint {path}: {reason}; earlier checkpoints are intact"
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the file system lets folders be flushed."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

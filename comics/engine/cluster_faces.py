@@ -1,4 +1,6 @@
-"""Content clusters of a manifest's faces, which GuideSpace decouples forgery from (METHODS 5).
+"""Content clusters of a manifest's faces, which GuideSpace decouples forgery from.
+
+docs/methods.md#guidespace-clusters.
 
 Shape letters: N faces; C channels of the encoder.
 """

@@ -6,6 +6,7 @@ Every function also works in a plain process, where there is one rank and nothin
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,12 @@ from comics.modeling.build import choose_device
 
 # Processes wait for each other this long: one may still be evaluating when the others are done
 PATIENCE = timedelta(hours=2)
+# In what gloo and NCCL raise when the other end of a connection is gone
+LOST_WORDS = ("gloo/transport", "connection closed by peer", "connection reset by peer", "nccl")
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended early, or its machine cannot be reached."""
 
 
 @contextmanager
@@ -43,6 +50,32 @@ def process_group(device_name: str) -> Iterator[torch.device]:
         yield device
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Say in words that another process of the run is gone, where PyTorch names sockets.
+
+    Raises:
+        LostProcessError: in place of the error of a collective whose other end is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        lost = isinstance(error, distributed.DistError) or any(
+            word in text.lower() for word in LOST_WORDS
+        )
+        if not lost or world_size() == 1:
+            raise
+        # "[its source file] What happened [address]. Advice."
+        first = re.sub(r"^\[[^]]*\]\s*", "", text.strip()).split(". ")[0].split("\n")[0]
+        reason = first or type(error).__name__
+        raise LostProcessError(
+            f"process {rank()} of {world_size()} has lost another process of the run, which was "
+            "killed, has failed, or is on a machine that cannot be reached: see its own messages. "
+            f"Checkpoints are intact; --resume continues from the last one. ({reason})"
+        ) from error
 
 
 def _local_cuda_device() -> torch.device:

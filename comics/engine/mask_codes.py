@@ -10,10 +10,8 @@ Shape letters: F faces; m side of a mask; D coefficients of a code.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +19,8 @@ from sklearn.decomposition import IncrementalPCA
 from torch import Tensor
 
 from comics.data.records import ImageRecord
-from comics.modeling.detectors.meinst_coding import (
+from comics.files import atomic_path
+from comics.modeling.detectors.meinst.coding import (
     FILE_KEYS,
     FILE_RATIOS,
     FILE_SIGMOID,
@@ -196,16 +195,5 @@ def write_mask_codes(path: str | os.PathLike, codes: MaskCodes, *, sigmoid: bool
     }
     arrays[FILE_RATIOS] = codes.ratios.numpy()[None].astype(np.float32)
     arrays[FILE_SIGMOID] = np.asarray(sigmoid)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)

@@ -13,11 +13,10 @@ from torch import nn
 
 from comics.config import CfgNode
 from comics.data.catalog import DatasetFiles, dataset_files, datasets_root
-from comics.data.coco_parser import parse_coco
 from comics.data.loader import build_test_loader
-from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.evaluation import evaluate
+from comics.evaluation.annotated_faces import ground_truth_of, read_entry
 from comics.evaluation.runner import predict_to_file
 
 logger = logging.getLogger(__name__)
@@ -66,9 +65,8 @@ def measured_sets(cfg: CfgNode, entries: Sequence[str]) -> list[MeasuredSet]:
     sets = []
     for position, entry in enumerate(entries):
         files = dataset_files(entry, root)
-        coco = parse_coco(*files)
-        if coco.errors:
-            raise DatasetError(f"{files.annotations} cannot be used: {coco.errors[0]}")
+        coco = read_entry(files)
+        ground_truth_of(coco)  # what a validation will need
         stem = re.sub(r"\W+", "_", files.annotations.stem if "." in entry else entry)
         name = f"{position}_{stem}.json" if len(entries) > 1 else f"{stem}.json"
         results = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER / name
@@ -110,7 +108,8 @@ def _measure_one(
     skipped = [path for paths in distributed.gather(sorted(loader.skipped)) for path in paths]
     if not distributed.is_main():
         return Measurement({}, skipped)
-    metrics = evaluate(one.files.annotations, one.results, iou_types=iou_types(cfg))
+    truth = ground_truth_of(read_entry(one.files))
+    metrics = evaluate(truth, one.results, iou_types=iou_types(cfg))
     logger.info("%s (results in %s):\n%s", one.entry, one.results, metrics.table())
     if skipped:
         logger.warning(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,22 +16,25 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
+from comics.config.files import parse_config
 from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
 from comics.engine import distributed
-from comics.engine.checkpoint import CheckpointError, CheckpointFolder
+from comics.engine.checkpoint import CheckpointError, CheckpointFolder, hold_run
 from comics.engine.compilation import compile_features, uncompiled
 from comics.engine.logs import MetricsLog
-from comics.engine.measure import Measurement
+from comics.engine.measure import RESULTS_FOLDER, Measurement
 from comics.engine.optim import optimizer_from_config, scheduler_from_config
 from comics.engine.randomness import seed_everything
 from comics.engine.tasks import Task, check_trainable, epoch_schedule, task_of
 from comics.engine.trainer import Trainer, TrainingResult
+from comics.files import write_text
 from comics.modeling.build import FAST_LAYOUT, build_model
 from comics.modeling.weights import load_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2_CHECKPOINT = "last_checkpoint"  # file in the folder of a run of that runtime
 CONFIG_FILE = "config.yaml"
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
@@ -76,11 +78,15 @@ def run_training(
     Raises:
         SetupError: before the first iteration, if the run cannot start.
         NonFiniteError, CheckpointError: as ``Trainer.run``.
+        LostProcessError: if another process of the run is gone.
         DatasetError: if too many images turn out to be unreadable.
     """
     with ExitStack() as stack:
         with setup_errors():
             device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
+            stack.enter_context(distributed.lost_processes_named())
+            if distributed.is_main():
+                stack.enter_context(hold_run(cfg.OUTPUT_DIR, [RESULTS_FOLDER]))
             run = _assemble(cfg, device, resume, load_foreign_weights)
         try:
             result = run.trainer.run()
@@ -106,6 +112,7 @@ def run_evaluation(
     with ExitStack() as stack:
         with setup_errors():
             device = stack.enter_context(distributed.process_group(cfg.MODEL.DEVICE))
+            stack.enter_context(distributed.lost_processes_named())
             if not cfg.MODEL.WEIGHTS:
                 raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
             task = task_of(cfg)
@@ -209,6 +216,11 @@ def _state_to_resume(
     """The main process's choice of checkpoint, for every process; None to start from scratch."""
     state = None
     if distributed.is_main():
+        if (checkpoints.folder / DETECTRON2_CHECKPOINT).exists():
+            raise FileExistsError(
+                f"{checkpoints.folder} holds a run of Detectron2's runtime: continue it with "
+                "--runtime detectron2 --resume, or choose another OUTPUT_DIR"
+            )
         if not resume and checkpoints.iterations():
             raise FileExistsError(
                 f"{checkpoints.folder} already holds checkpoints: continue that run with --resume, "
@@ -223,7 +235,7 @@ def _state_to_resume(
 
 
 def _warn_of_changes(cfg: CfgNode, text: str) -> None:
-    then, now = _leaves(CfgNode.load_cfg(text)), _leaves(cfg)
+    then, now = _leaves(parse_config(text, "the checkpoint")), _leaves(cfg)
     changed = [
         f"{key}: {then.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
         for key in sorted(then.keys() | now.keys())
@@ -262,9 +274,7 @@ def _training_model(
         foreign = load_foreign_weights if task.reads_foreign_weights else None
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
     model.to(device, memory_format=FAST_LAYOUT).train()
-    prepare = getattr(model, "prepare_training", None)
-    if prepare is not None:
-        prepare()
+    model.prepare_training()
     if cfg.SOLVER.COMPILE:
         compile_features(model, device)
     seed_everything(cfg.SEED + distributed.rank())
@@ -328,7 +338,7 @@ def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str
     def export(name: str, metadata: Mapping[str, str]) -> None:
         """Write the model file of that name to the output folder."""
         path = Path(cfg.OUTPUT_DIR) / f"{name}.safetensors"
-        state = getattr(model, "inference_state_dict", model.state_dict)()
+        state = model.inference_state_dict()
         try:
             save_weights(path, state, cfg, {**metadata, **origin})
         except (OSError, SafetensorError) as error:
@@ -351,7 +361,4 @@ def _validation(
 
 
 def _write_config(cfg: CfgNode, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG_FILE}.partial"
-    temporary.write_text(cfg.dump(), encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_FILE)
+    write_text(folder / CONFIG_FILE, cfg.dump())

@@ -21,6 +21,7 @@ from comics.engine.logs import MetricsLog, Progress, RunningMeans
 from comics.engine.randomness import random_state, seed_everything, set_random_state, undisturbed
 from comics.engine.signals import StopRequest
 from comics.engine.step import Batch, NonFiniteError, StepOutcome, TrainingStep
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.weights import load_state
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ class Trainer:
     what came after it. A stop signal ends the run after the step, with a checkpoint.
 
     Args:
-        model: on ``device``; called as ``LossModel`` does. If it has them, its
-            ``start_epoch(epoch)`` is called before the first step of each epoch, and of a resumed
-            run (with the epoch that goes on), and ``after_optimizer_step()`` after each step.
+        model: on ``device``; called as ``LossModel`` does. Its ``start_epoch(epoch)`` is called
+            before the first step of each epoch, and of a resumed run (with the epoch that goes
+            on), and ``after_optimizer_step()`` after each step.
         optimizer, scheduler: from ``comics.engine.optim``.
         batches: endless micro-batches of this process, from where the run (re)starts.
         checkpoints: where checkpoints go and how many stay.
@@ -80,7 +81,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: TrainingLifeCycle,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         batches: Iterable[Batch],
@@ -192,19 +193,16 @@ class Trainer:
 
     def _start_epoch(self) -> None:
         """Tell the model of the epoch, if it has not been told."""
-        start = getattr(self.model, "start_epoch", None)
-        if start is None or self.iterations_per_epoch is None:
+        if self.iterations_per_epoch is None:
             return
         epoch = self.iteration // self.iterations_per_epoch
         if epoch != self._epoch:
             self._epoch = epoch
-            start(epoch)
+            self.model.start_epoch(epoch)
 
     def _apply(self) -> None:
         self.step.apply()
-        after = getattr(self.model, "after_optimizer_step", None)
-        if after is not None:
-            after()
+        self.model.after_optimizer_step()
         self.scheduler.step()
         self.iteration += 1
 

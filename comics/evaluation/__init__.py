@@ -1,4 +1,7 @@
-"""Measuring: AP, oLRP, AUC, calibration, robustness, and the report.
+"""Measuring results: AP, oLRP, AUC, calibration, robustness, and the tables of the report.
+
+Definitions: docs/methods.md#metrics. ``evaluate`` (``comics.evaluation.metrics``) compares a
+results file with its ground truth; ``comics.pages`` draws the report.
 
 Importing this package imports no torch: files are evaluated without its time and memory.
 """

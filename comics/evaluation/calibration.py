@@ -1,4 +1,4 @@
-"""Temperature scaling: making P(fake) mean what it says (Guo et al. 2017).
+"""Temperature scaling: making P(fake) agree with observed frequencies (Guo et al. 2017).
 
 One number T, fitted on validation data, divides the logit: ``sigmoid(logit(p) / T)``. The order of
 faces, so AUC and the verdict at 0.5, stay as they are. T is kept in the model file's metadata, and

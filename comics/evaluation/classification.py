@@ -1,7 +1,10 @@
 """How well P(fake) tells forged faces from real ones: AUC, EER, AP, accuracies, calibration.
 
-Labels are 0 real, 1 fake (the positive class); scores are P(fake) in [0, 1], higher is faker.
-What a set does not define (AUC of one class) is NaN, with the reason among the notes.
+Definitions: docs/methods.md#metrics-faces.
+
+Labels are 0 real, 1 fake (the positive class); scores are P(fake) in [0, 1], a higher score means
+more likely forged. What a set does not define (AUC of one class) is NaN, with the reason among the
+notes.
 Torch-free, like all evaluation of files. Shape letters: N faces, frames or videos; V groups.
 """
 

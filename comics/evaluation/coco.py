@@ -1,4 +1,4 @@
-"""COCO average precision and recall, from a matching.
+"""COCO average precision and recall, from a matching (docs/methods.md#metrics-ap).
 
 Everything is 0 to 1; -1 marks what has no counted ground truth (COCO's marker).
 

@@ -7,13 +7,16 @@ memory.
 from __future__ import annotations
 
 import gzip
-import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from comics.data.json_files import decode_json, finite, integer
 
 
 def read_json(source: str | os.PathLike) -> Any:
@@ -26,9 +29,9 @@ def read_json(source: str | os.PathLike) -> Any:
     path = Path(source)
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        with opener(path, "rb") as file:
+            return decode_json(file.read())
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
 
 
@@ -44,11 +47,14 @@ def require_objects(entries: Any, where: str) -> None:
 def column(entries: Sequence[Mapping], key: str, where: str, default: Any = None) -> list:
     """The value of ``key`` of every entry.
 
+    Args:
+        default: of entries without it, or where it is null or an empty list.
+
     Raises:
         ValueError: naming the first entry without it, unless there is a ``default``.
     """
     if default is not None:
-        return [entry.get(key) or default for entry in entries]
+        return [default if entry.get(key) in (None, []) else entry[key] for entry in entries]
     try:
         return [entry[key] for entry in entries]
     except KeyError:
@@ -57,15 +63,18 @@ def column(entries: Sequence[Mapping], key: str, where: str, default: Any = None
 
 
 def integer_column(entries: Sequence[Mapping], key: str, where: str) -> np.ndarray:
-    """[n] int64; ``ValueError`` naming the first entry whose value is not an integer."""
+    """[n] int64; ``ValueError`` naming the first entry whose value is not such an integer.
+
+    Some tools write 5.0, which is one; a bool or a text is none.
+    """
     values = column(entries, key, where)
-    array = np.asarray(values) if values else np.zeros(0, dtype=np.int64)
-    if array.ndim == 1 and array.dtype.kind == "i":
-        return array.astype(np.int64)
-    if array.ndim == 1 and array.dtype.kind == "f" and (array == np.trunc(array)).all():
-        return array.astype(np.int64)  # some tools write 5.0
-    _raise_first(values, _is_integer, key, where)
-    raise ValueError(f"{where}: {key!r} holds integers that do not fit 64 bits")
+    if set(map(type, values)) <= {int}:
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass
+    _raise_first(values, _is_integer, key, where, "an integer of 64 bits")
+    return np.array([int(value) for value in values], dtype=np.int64)
 
 
 def float_column(
@@ -73,10 +82,12 @@ def float_column(
 ) -> np.ndarray:
     """[n] float64; ``ValueError`` naming the first entry whose value is no finite number."""
     values = column(entries, key, where, default)
-    array = np.asarray(values) if values else np.zeros(0)
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        _raise_first(values, _is_finite_number, key, where, "a finite number")
-    return array.astype(np.float64)
+    if not set(map(type, values)) <= {float}:
+        _raise_first(values, finite, key, where, "a finite number")
+    array = np.array(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        _raise_first(values, finite, key, where, "a finite number")
+    return array
 
 
 def box_column(
@@ -88,13 +99,11 @@ def box_column(
         ValueError: naming the first box that is not four finite numbers, or has a negative size.
     """
     values = column(entries, "bbox", where, default)
-    try:
-        array = np.asarray(values) if values else np.zeros((0, 4))
-    except ValueError:  # boxes of different lengths
-        array = np.zeros(0)
-    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
+    if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}) or not (
+        set(map(type, chain.from_iterable(values))) <= {float}
+    ):
         _raise_first(values, _is_box, "bbox", where, "four numbers (x, y, width, height)")
-    boxes = array.astype(np.float64)
+    boxes = np.array(values, dtype=np.float64) if values else np.zeros((0, 4))
     refuse(~np.isfinite(boxes).all(axis=1), where, lambda i: f"bbox {values[i]} is not finite")
     refuse((boxes[:, 2:] < 0).any(axis=1), where, lambda i: f"bbox {values[i]} has a negative size")
     return boxes
@@ -138,19 +147,16 @@ def refuse_duplicates(values: np.ndarray, where: str, what: str) -> None:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+    return integer(value) is not None
 
 
 def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and len(value) == 4
-        and all(isinstance(number, (int, float)) for number in value)
-    )
+    return isinstance(value, Sequence) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:
+    """A number that fits a float, NaN and infinite ones too."""
+    return finite(value) or isinstance(value, float)
 
 
 def _raise_first(

@@ -14,10 +14,10 @@ from torch import nn
 
 from comics.config import CfgNode
 from comics.data.catalog import DatasetFiles, dataset_files, datasets_root
-from comics.data.coco_parser import parse_coco
 from comics.data.loader import build_test_loader
 from comics.data.transforms import Geometry, evaluation_geometry
 from comics.engine.distributed import gather, is_main, rank, world_size
+from comics.evaluation.annotated_faces import ground_truth_of, read_entry
 from comics.evaluation.calibration import Calibration, fit_temperature, store_temperature
 from comics.evaluation.faces import face_verdicts
 from comics.evaluation.metrics import Metrics, evaluate
@@ -81,6 +81,7 @@ def evaluate_entry(
         KeyError, DatasetError, ValueError: if the entry or its annotations cannot be used.
     """
     files = dataset_files(entry, datasets_root(cfg))
+    coco = read_entry(files)
     geometry = evaluation_geometry(cfg)
     if condition is not None:
         geometry = CorruptedGeometry(condition, geometry)
@@ -90,10 +91,10 @@ def evaluate_entry(
         name = f"predictions_{condition.title.replace(' ', '_')}.json"
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    ids = parse_coco(*files).category_ids
-    predict_to_file(model, loader, path, device, category_ids=ids)
+    truth = ground_truth_of(coco)
+    predict_to_file(model, loader, path, device, category_ids=coco.category_ids)
     skipped = sorted(p for paths in gather(list(loader.skipped)) for p in paths)
-    metrics = evaluate(files.annotations, path, iou_types) if is_main() else None
+    metrics = evaluate(truth, path, iou_types) if is_main() else None
     if metrics is not None and skipped:
         metrics.notes.append(
             f"{len(skipped)} images could not be read and count as images without detections; "

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from comics.data.json_files import flag, integer
 from comics.evaluation.columns import (
     box_column,
-    column,
     float_column,
     integer_column,
     positions_of,
@@ -187,23 +187,34 @@ def _unique_ids(entries: list[Mapping], where: str) -> tuple[np.ndarray, np.ndar
 
 
 def _image_sizes(images: list[Mapping], where: str) -> np.ndarray:
-    sizes = [(entry.get("height", -1), entry.get("width", -1)) for entry in images]
-    array = np.asarray(sizes if sizes else np.zeros((0, 2), dtype=np.int64))
-    if array.dtype.kind != "i":
-        bad = next(i for i, s in enumerate(sizes) if not all(isinstance(n, int) for n in s))
-        raise ValueError(f"{where}: id {images[bad]['id']}: height and width must be integers")
-    return array.astype(np.int64)
+    sizes = np.full((len(images), 2), -1, dtype=np.int64)
+    for row, entry in zip(sizes, images, strict=True):
+        for place, key in enumerate(("height", "width")):
+            if key in entry:
+                side = integer(entry[key])
+                if side is None or side < 1:
+                    raise ValueError(
+                        f"{where}: id {entry['id']}: height and width must be positive integers, "
+                        f"got {entry[key]!r}"
+                    )
+                row[place] = side
+    return sizes
 
 
 def _areas(entries: list[Mapping], boxes: np.ndarray, where: str, notes: list[str]) -> np.ndarray:
-    missing = np.array(["area" not in entry for entry in entries], dtype=bool)
+    missing = np.array([entry.get("area") is None for entry in entries], dtype=bool)
+    given = [
+        entry if "area" in entry and entry["area"] is not None else {"area": 0.0}
+        for entry in entries
+    ]
+    areas = float_column(given, "area", where)
+    refuse(areas < 0, where, lambda i: f"'area' must not be negative, got {areas[i]}")
     if not missing.any():
-        return float_column(entries, "area", where)
+        return areas
     notes.append(
         f"{where}: {missing.sum()} of {len(entries)} have no 'area'; "
         "box width x height decides their size class"
     )
-    areas = float_column(entries, "area", where, default=0.0)
     return np.where(missing, boxes[:, 2] * boxes[:, 3], areas)
 
 
@@ -211,5 +222,11 @@ def _crowd(entries: list[Mapping], where: str, notes: list[str]) -> np.ndarray:
     missing = sum("iscrowd" not in entry for entry in entries)
     if missing:
         notes.append(f"{where}: {missing} of {len(entries)} have no 'iscrowd'; taken as 0")
-        return np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
-    return np.array(column(entries, "iscrowd", where), dtype=bool)
+    flags = [flag(entry.get("iscrowd", 0)) for entry in entries]
+    faulty = np.array([value is None for value in flags], dtype=bool)
+    refuse(
+        faulty,
+        where,
+        lambda i: f"'iscrowd' must be 0, 1 or a bool, got {entries[i]['iscrowd']!r}",
+    )
+    return np.array(flags, dtype=bool)

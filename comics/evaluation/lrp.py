@@ -1,4 +1,4 @@
-"""The LRP error and its optimum, from the same matching as AP.
+"""The LRP error and its optimum, from the same matching as AP (docs/methods.md#metrics-lrp).
 
 Localisation Recall Precision (Oksuz et al., "One Metric to Measure Them All", TPAMI 2021) of
 the detections with a score of at least s::

@@ -26,6 +26,7 @@ from comics.evaluation.matching import (
     rank_detections,
 )
 from comics.evaluation.results import Detections, load_results
+from comics.evaluation.tables import percent
 
 # What each mode means; printed with every table, for the sizes of masks depend on it
 MODES = {
@@ -109,10 +110,10 @@ class Metrics:
         names = [*COLUMNS, "AP50", "AP50_agnostic"]
         rows = [heading, ["---"] + ["---:"] * len(names)]
         for mode in self.modes:
-            rows.append([f"**{mode}**", *(_percent(flat[f"{mode}/{name}"]) for name in names)])
+            rows.append([f"**{mode}**", *(percent(flat[f"{mode}/{name}"]) for name in names)])
             for category in self.ground_truth.category_names:
                 values = (flat.get(f"{mode}/{name}/{category}") for name in names)
-                rows.append([f"{mode} {category}", *map(_percent, values)])
+                rows.append([f"{mode} {category}", *map(percent, values)])
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         lines += ["", *(f"{mode}: {MODES[mode]}" for mode in self.modes)]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
@@ -227,7 +228,3 @@ def _undefined(truth: GroundTruth, modes: Mapping[str, ModeMetrics]) -> list[str
 
 def _nan_for_marker(value: float) -> float:
     return math.nan if value == -1 else value
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else "n/a" if math.isnan(value) else f"{100 * value:.1f}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from comics.data.csv_tables import read_table
 from comics.evaluation.classification import (
     BOOTSTRAP_SAMPLES,
     ClassificationMetrics,
@@ -24,7 +25,7 @@ from comics.evaluation.classification import (
     classification_metrics,
     group_mean,
 )
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 
 REQUIRED = ("label", "fake_probability")
 # Ids of videos and tracks repeat between data sets and between methods
@@ -76,17 +77,23 @@ def load_predictions(path: str | os.PathLike) -> Predictions:
             probability outside [0, 1], a row of another length, no row at all.
     """
     source = os.fspath(path)
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or []
-        missing = [name for name in REQUIRED if name not in names]
-        if missing:
-            raise ValueError(f"{source} has no column {', '.join(missing)}; it has {names}")
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(f"{source}, line {reader.line_num}: not {len(names)} values")
-            rows.append(row)
+    try:
+        table = read_table(path)
+        lines = list(table.rows)
+    except ValueError as error:
+        raise ValueError(f"{source} is not a readable CSV file: {error}") from error
+    names = list(table.columns)
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise ValueError(f"{source} has no column {', '.join(missing)}; it has {names}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{source} has the column {', '.join(twice)} more than once")
+    rows = []
+    for line, values in lines:
+        if len(values) != len(names):
+            raise ValueError(f"{source}, line {line}: not {len(names)} values")
+        rows.append(dict(zip(names, values, strict=True)))
     labels = [_number(row["label"]) for row in rows]
     scores = [_number(row["fake_probability"]) for row in rows]
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from comics.evaluation.columns import (
 )
 from comics.evaluation.ground_truth import GroundTruth
 from comics.evaluation.masks import rle_column
+from comics.files import atomic_path
 
 FAKE_PROBABILITY = "fake_probability"  # optional field: P(fake) of the detected face
 _AREA_BATCH = 255  # pycocotools 2.0.11 counts the masks of one call of `area` in 8 bits
@@ -149,7 +151,7 @@ def _boxes(
 
 
 def _fake_probability(entries: list[Mapping], where: str) -> np.ndarray:
-    present = np.array([FAKE_PROBABILITY in entry for entry in entries], dtype=bool)
+    present = np.array([entry.get(FAKE_PROBABILITY) is not None for entry in entries], dtype=bool)
     if not present.any():
         return np.full(len(entries), np.nan)
     values = float_column(entries, FAKE_PROBABILITY, where, default=0.0)
@@ -176,8 +178,8 @@ def _note_repeated(detections: Detections, notes: list[str]) -> None:
 class ResultsWriter:
     """Write results one image at a time: a JSON list on disk, memory does not grow.
 
-    The file has its final name only once it is complete: entries go to ``<name>.partial``, which
-    is renamed when the ``with`` block ends, and removed if it ends in an exception.
+    The file has its final name only once it is complete: when the ``with`` block ends without an
+    exception.
 
     Args:
         path: the results file to make; an existing one is replaced at the end.
@@ -186,12 +188,12 @@ class ResultsWriter:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.count = 0
-        self._partial = self.path.with_name(self.path.name + ".partial")
         self._file: Any = None
+        self._resources = ExitStack()
 
     def __enter__(self) -> ResultsWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115
+        temporary = self._resources.enter_context(atomic_path(self.path))
+        self._file = self._resources.enter_context(open(temporary, "w", encoding="utf-8"))
         self._file.write("[")
         return self
 
@@ -209,11 +211,7 @@ class ResultsWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+            self._resources.__exit__(kind, error, trace)
             return
-        self._file.write("\n]\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._partial, self.path)
+        with self._resources:
+            self._file.write("\n]\n")

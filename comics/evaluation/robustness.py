@@ -1,7 +1,7 @@
 """Any figure over a grid of corruptions and severities: JPEG, H.264, blur, noise, colour, ...
 
-A condition changes an image and nothing else, so boxes and masks stay true. Noise is drawn from a
-generator that the image itself seeds: the same picture gets the same noise in every run.
+A condition changes an image and nothing else, so boxes and masks stay correct. Noise is drawn from
+a generator that the image itself seeds: the same picture gets the same noise in every run.
 Images are [H, W, 3] uint8 RGB.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from comics.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, jpeg
 from comics.data.transforms import resize_image
+from comics.evaluation.tables import percent
 
 JPEG_QUALITIES = (75, 50, 20, 10)
 H264_FACTORS = (23, 40)  # FaceForensics++' constant rate factors, c23 and c40
@@ -148,7 +149,7 @@ class RobustnessTable:
             row = [name, "" if name == CLEAN else f"{level:g}"]
             for metric in metrics:
                 value, base = values.get(metric, math.nan), clean.get(metric, math.nan)
-                row += [_percent(value), "" if name == CLEAN else _percent(value - base, "+")]
+                row += [percent(value), "" if name == CLEAN else percent(value - base, sign="+")]
             rows.append(row)
         return heading, rows
 
@@ -180,7 +181,3 @@ def measure_grid(
         names.append((condition.name, condition.level))
         figures.append(values)
     return RobustnessTable(names, figures, faults)
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:{sign}.1f}"

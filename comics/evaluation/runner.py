@@ -1,4 +1,4 @@
-"""Running a detector over a loader, with its detections going to disk as they come."""
+"""Runs a detector over a loader and writes its detections to disk batch by batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from comics.data.coco import faces_to_results
 from comics.engine.distributed import barrier, is_main, rank, world_size
 from comics.evaluation.results import ResultsWriter
-from comics.structures import CLASS_NAMES, DetectionBatch
+from comics.structures import CLASS_NAMES, DetectionBatch, NotFiniteError
 
 
 def predict_to_file(
@@ -71,7 +71,10 @@ def _predict(
     seen: set[int] = set()
     for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
         images = batch.to(device).images
-        found = model(images, output_sizes=batch.original_sizes)
+        try:
+            found = model(images, output_sizes=batch.original_sizes)
+        except NotFiniteError as error:
+            raise ValueError(f"{', '.join(batch.file_names)}: {error}") from error
         for faces, image_id, name in zip(found, batch.image_ids, batch.file_names, strict=True):
             if image_id in seen:
                 continue

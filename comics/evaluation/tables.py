@@ -65,7 +65,7 @@ class CrossTable:
         lines = [heading, ["---", "---"] + ["---:"] * (len(heading) - 2)]
         for train, method in self.rows:
             cells = [self._text(train, method, t, m) for t in self.tests for m in self.metrics]
-            means = [_percent(self.mean_of_others(train, method, m)) for m in self.metrics]
+            means = [_cell(self.mean_of_others(train, method, m)) for m in self.metrics]
             lines.append([_escape(train), _escape(method), *cells, *means])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -79,7 +79,7 @@ class CrossTable:
 
     def _text(self, train: str, method: str, test: str, metric: str) -> str:
         value = self.cells.get((train, method, test, metric), math.nan)
-        text = _percent(value)
+        text = _cell(value)
         rivals = [
             self.cells.get((other, name, test, metric), math.nan)
             for other, name in self.rows
@@ -151,8 +151,22 @@ def _test_result(entry: Any, where: str) -> TestResult:
     return TestResult(*names, figures, where)
 
 
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+def percent(value: float | None, digits: int = 1, sign: str = "", undefined: str = "n/a") -> str:
+    """A share in percent, without its sign, as tables show it; "" for None.
+
+    Args:
+        value: in [0, 1], or a difference of two; NaN where it is not defined.
+        digits: after the point.
+        sign: "+" shows it of positive values too.
+        undefined: what NaN becomes.
+    """
+    if value is None:
+        return ""
+    return undefined if math.isnan(value) else f"{100 * value:{sign}.{digits}f}"
+
+
+def _cell(value: float) -> str:
+    return percent(value, digits=2, undefined="-")
 
 
 def _escape(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a user meets: are faces found, and is what is said of them true?
+"""Figures of a run as its user sees it: are faces found, and are the verdicts on them right?
 
 AP counts classes and thresholds that a user never sees. Here a run's verdicts, one per face with
 P(fake), are compared with a set made by ``tools/make_dataset.py``: by size of face, and by whether
@@ -9,14 +9,13 @@ Shape letters: G annotated faces, crowds left out; P photos.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from comics.data.json_files import read_json
 from comics.evaluation.classification import auc, bootstrap_interval
 from comics.evaluation.faces import face_verdicts
 from comics.evaluation.metrics import evaluate
@@ -104,7 +103,7 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
         ValueError, FileNotFoundError: as ``evaluate`` and ``face_verdicts``.
     """
     if not isinstance(ground_truth, Mapping):
-        ground_truth = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
+        ground_truth = read_json(ground_truth)
     metrics = evaluate(ground_truth, list(verdicts), ("bbox", "segm"))
     truth, boxes = metrics.ground_truth, face_verdicts(metrics, "bbox")
     masks = face_verdicts(metrics, "segm")

@@ -1,9 +1,10 @@
 """Verdicts drawn on pictures: mask, box and label of every face.
 
 Real faces are blue with a solid box; forged ones are orange with a dashed box and a hatched mask;
-the label says it in words. So nothing is told by colour alone, and the two colours stay apart in
-the common kinds of colour blindness. Lines have a white rim, to be seen on dark and on bright
-pictures; white text on either colour has a contrast above 4.5:1. Sizes follow the picture's.
+unclear ones are grey with a dotted box; the label says it in words. So nothing is told by colour
+alone, and the colours stay apart in the common kinds of colour blindness. Lines have a white rim,
+to be seen on dark and on bright pictures; white text on any of the colours has a contrast above
+4.5:1. Sizes follow the picture's.
 
 Shape letters: N faces; H, W height and width of the image.
 """
@@ -17,18 +18,20 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
+from comics.structures import FAKE, REAL, VERDICTS, Faces
 
-COLOURS = {REAL: (0, 90, 160), FAKE: (194, 74, 0)}  # RGB
+UNCLEAR = 2  # beside the labels REAL and FAKE, of what is drawn
+COLOURS = {REAL: (0, 90, 160), FAKE: (194, 74, 0), UNCLEAR: (92, 92, 92)}  # RGB
 RIM = (255, 255, 255)
 FILL_OPACITY = 0.12
 HATCH_OPACITY = 0.6
 LINE_SHARE, MIN_LINE = 0.003, 1  # line width, of the root of the picture's area; pixels
 TEXT_SHARE, MIN_TEXT, MAX_TEXT = 0.026, 11, 96  # text height, likewise
-DASH, GAP = 8, 4  # in line widths; the gap has the rim's width on top, which eats into it
+# In line widths, by what is drawn; a gap has the rim's width on top, which eats into it
+DASHES = {FAKE: (8, 4), UNCLEAR: (2, 3)}
 HATCH_PERIOD = 6  # in line widths
+MORE_LIKELY = 0.5  # P(fake) from which a face that is called real is more likely fake
 LABEL_WIDTH_SHARE = 0.9  # of the picture's width; a longer label gets a smaller font
-DOUBT = 0.5  # P(fake) from which a face that is called real is more likely fake
 
 
 def draw_faces(
@@ -53,7 +56,7 @@ def draw_faces(
     if not len(faces):
         return canvas
     style = Style.for_image(*faces.image_size, scale)
-    labels = faces.labels.tolist()
+    labels = [VERDICTS.index(verdict) for verdict in faces.verdicts]
     boxes = [tuple(map(round, box)) for box in faces.boxes.tolist()]
     if faces.masks is not None:
         for mask, label in zip(faces.masks.cpu().numpy(), labels, strict=True):
@@ -67,26 +70,31 @@ def draw_faces(
 
 
 def label_texts(faces: Faces) -> list[str]:
-    """What is written at each face: its class and how probable that class is, e.g. "FAKE 97%".
+    """What is written at each face: its verdict and P(fake), e.g. "FAKE 97%".
 
-    A face that is more likely fake than real, but below the threshold from which a face is called
-    fake, says so: "REAL? FAKE 66%".
+    A real face says how probable that is, unless a forgery is more probable but below the threshold
+    from which a face is called fake: "REAL? FAKE 66%". An unclear one gives P(fake): "UNCLEAR 55%".
     """
-    labels = faces.labels.tolist()
     if faces.fake_probability is None:
-        return [CLASS_NAMES[label].upper() for label in labels]
+        return [verdict.upper() for verdict in faces.verdicts]
     return [
-        _verdict_text(label, p)
-        for label, p in zip(labels, faces.fake_probability.tolist(), strict=True)
+        verdict_text(verdict, p)
+        for verdict, p in zip(faces.verdicts, faces.fake_probability.tolist(), strict=True)
     ]
 
 
-def _verdict_text(label: int, fake_probability: float) -> str:
-    if label == FAKE:
-        return f"FAKE {_percent(fake_probability)}"
-    if fake_probability > DOUBT:
-        return f"REAL? FAKE {_percent(fake_probability)}"
-    return f"REAL {_percent(1 - fake_probability)}"
+def verdict_text(verdict: str, fake_probability: float) -> str:
+    """The label of a face, as it is written on pictures and pages.
+
+    Args:
+        verdict: of ``comics.structures.VERDICTS``.
+        fake_probability: in [0, 1].
+    """
+    if verdict != "real":
+        return f"{verdict.upper()} {_whole_percent(fake_probability)}"
+    if fake_probability > MORE_LIKELY:
+        return f"REAL? FAKE {_whole_percent(fake_probability)}"
+    return f"REAL {_whole_percent(1 - fake_probability)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Style:
         return cls(line=line, rim=line + 2 * max(1, line // 2), text=text)
 
 
-def _percent(probability: float) -> str:
+def _whole_percent(probability: float) -> str:
     """Whole percents; 100 % and 0 % are kept for what is exactly so."""
     rounded = round(100 * probability)
     if rounded == 100 and probability < 1:
@@ -147,21 +155,23 @@ def _draw_box(canvas: np.ndarray, box: tuple, label: int, style: Style) -> None:
     y0, y1 = (min(max(y, 0), bottom) for y in (box[1], box[3] - 1))
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
-    if label == FAKE:
-        edges = [dash for start, end in edges for dash in _dashes(start, end, style)]
+    if label in DASHES:
+        edges = [d for start, end in edges for d in _dashes(start, end, style, *DASHES[label])]
     for colour, thickness in ((RIM, style.rim), (COLOURS[label], style.line)):
         for start, end in edges:
             cv2.line(canvas, start, end, colour, thickness)
 
 
-def _dashes(start: tuple[int, int], end: tuple[int, int], style: Style) -> list[tuple]:
-    """Pieces of a straight line, each at most DASH line widths long, with gaps between."""
+def _dashes(
+    start: tuple[int, int], end: tuple[int, int], style: Style, drawn: int, gap: int
+) -> list[tuple]:
+    """Pieces of a straight line, each at most ``drawn`` line widths long, with gaps between."""
     start_point, end_point = np.array(start), np.array(end)
     length = float(np.abs(end_point - start_point).max())
     if not length:
         return [(start, end)]
-    dash = DASH * style.line
-    period = dash + GAP * style.line + style.rim
+    dash = drawn * style.line
+    period = dash + gap * style.line + style.rim
     direction = (end_point - start_point) / length
     return [
         (

@@ -1,14 +1,14 @@
-"""Names and writing of output files: never half a file under its final name."""
+"""Names of output files: safe, printable, each of its own; they are written by comics.files."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+from comics.files import write_bytes
 
 MAX_NAME_BYTES = 200  # of one part of an output path; most file systems allow 255
 UNSAFE = re.compile(r"[^\w .()+,=@~-]", re.ASCII)  # kept: letters, digits and harmless punctuation
@@ -17,33 +17,21 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 SURROGATE_OF_BYTE_0 = 0xDC00  # Python's stand-ins for bytes of a name that are not UTF-8
 
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it when the block ends without an exception.
+def refuse_links(folder: Path, name: PurePath | str) -> Path:
+    """``folder / name``, unless a symbolic link below ``folder`` leads elsewhere.
 
-    The folder is made where it is absent. On an exception the temporary file is deleted and an
-    older file at ``path`` stays as it was.
+    A folder of outputs may come from a stranger; ``folder`` itself is what the user named.
+
+    Raises:
+        OSError: naming the link.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    path = folder
+    for part in PurePath(name).parts:
+        path /= part
+        if path.is_symlink():
+            reason = "a symbolic link, through which no output is written"
+            raise OSError(errno.ELOOP, reason, str(path))
+    return path
 
 
 def display_name(path: str | os.PathLike) -> str:
@@ -130,5 +118,5 @@ class FileOutputs:
             OSError: if it cannot be written.
         """
         name = self.name(room, suffix)
-        write_bytes(self.folder / name, content)
+        write_bytes(refuse_links(self.folder, name), content)
         return name

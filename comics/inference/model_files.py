@@ -11,9 +11,13 @@ import torch
 from torch import nn
 
 from comics.config import CfgNode
+from comics.inference.doubt import FAMILIARITY_KEY, Familiarity
+from comics.inference.knowledge import KNOWLEDGE_KEY, UNKNOWN, Knowledge
 from comics.modeling.build import load_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.pipeline import build_combination, combine_files, describe_parts, temperature_of
+
+SHOWN_ELSEWHERE = ("config", FAMILIARITY_KEY, KNOWLEDGE_KEY)  # metadata, in results
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,14 @@ class LoadedModel:
         cfg: its configuration.
         origin: what results say of it; JSON.
         temperature: divides the logit of the last P(fake).
+        familiarity: what its training pictures look like; None where the file does not say.
     """
 
     model: nn.Module
     cfg: CfgNode
     origin: dict[str, object]
     temperature: float
+    familiarity: Familiarity | None = None
 
 
 def load_detector(
@@ -54,7 +60,13 @@ def load_detector(
     model, cfg, file = load_model(path, device)
     require_detector(path, cfg)
     origin = describe_origin(path, cfg, file.metadata, file.sha256)
-    return LoadedModel(model, cfg, origin, temperature_of(file.metadata, path))
+    return LoadedModel(
+        model,
+        cfg,
+        origin,
+        temperature_of(file.metadata, path),
+        Familiarity.from_metadata(file.metadata, path),
+    )
 
 
 def require_detector(path: str | os.PathLike, cfg: CfgNode) -> None:
@@ -74,8 +86,10 @@ def describe_origin(
         "model": cfg.MODEL.META_ARCHITECTURE,
         "weights": Path(path).name,
         "weights_sha256": sha256,
-        "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k != "config"},
+        "weights_metadata": {k: v for k, v in sorted(metadata.items()) if k not in SHOWN_ELSEWHERE},
     }
+    knowledge = Knowledge.from_metadata(metadata, path)
+    origin[KNOWLEDGE_KEY] = UNKNOWN if knowledge is None else knowledge.sentence()
     if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
         origin["parts"] = describe_parts(cfg, metadata)
     return origin

@@ -1,18 +1,66 @@
-"""Faces of a picture of one size in the coordinates of another.
+"""Faces whose masks are drawn already, in the coordinates of the same picture of another size.
 
-Shape letters: H, W height and width of the picture as given; h, w as the model sees it.
+Our detectors' masks are drawn last (``comics.modeling.detectors.candidates``); this is for pages
+that show a smaller copy of a picture, and for models that draw masks themselves.
+
+Shape letters: N faces; H, W height and width of the picture wanted; h, w of the one given.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from comics.data.transforms import MASK_THRESHOLD, resize_image
-from comics.ops.boxes import clip_boxes, scale_boxes
+from comics.modeling.detectors.candidates import Candidates
+from comics.ops.mask_parts import MaskPart
 from comics.structures import Faces
+
+
+@dataclass(frozen=True)
+class DrawnMasks:
+    """Bitmaps as ``SoftMasks``.
+
+    Attributes:
+        bitmaps: [N, h, w] bool.
+    """
+
+    bitmaps: Tensor
+    shown: bool = True
+    give_boxes: bool = False
+
+    def parts(self, size: tuple[int, int], output_size: tuple[int, int]) -> list[MaskPart]:
+        """See ``SoftMasks.parts``; resized like pictures, set where most of a pixel is."""
+        if size == output_size:
+            return [MaskPart(0, 0, bitmap) for bitmap in self.bitmaps]
+        return [MaskPart(0, 0, _resized(bitmap, output_size)) for bitmap in self.bitmaps]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> DrawnMasks:
+        """See ``SoftMasks.map``."""
+        return DrawnMasks(function(self.bitmaps))
+
+
+def as_candidates(faces: Faces) -> Candidates:
+    """Faces of a model that draws masks itself, as those of one that does not; boxes as given."""
+    return Candidates(
+        boxes=faces.boxes,
+        image_size=faces.image_size,
+        labels=faces.labels,
+        scores=faces.scores,
+        fake_probability=faces.fake_probability,
+        soft_masks=None if faces.masks is None else DrawnMasks(faces.masks),
+    )
+
+
+def candidates_of(detector: nn.Module, images: Sequence[Tensor]) -> list[Candidates]:
+    """The candidates of images, also of a detector that knows only how to give ``Faces``."""
+    if hasattr(detector, "candidates"):
+        return detector.candidates(images)
+    return [as_candidates(faces) for faces in detector(images)]
 
 
 def to_original(faces: Faces, size: tuple[int, int]) -> Faces:
@@ -20,12 +68,9 @@ def to_original(faces: Faces, size: tuple[int, int]) -> Faces:
 
     Boxes are clipped to the image. Every face is kept, also one whose mask is empty: it was found.
     """
-    (height, width), (old_height, old_width) = size, faces.image_size
-    boxes = scale_boxes(faces.boxes, width / old_width, height / old_height)
-    masks = faces.masks
-    if masks is not None and (old_height, old_width) != (height, width):
-        masks = torch.zeros((len(faces), height, width), dtype=torch.bool)
-        for row, mask in zip(masks, faces.masks, strict=True):
-            soft = resize_image(mask.numpy().astype(np.uint8) * 255, size)
-            row.copy_(torch.from_numpy(soft > MASK_THRESHOLD))
-    return replace(faces, boxes=clip_boxes(boxes, size), image_size=(height, width), masks=masks)
+    return as_candidates(faces).drawn(size)
+
+
+def _resized(bitmap: Tensor, size: tuple[int, int]) -> Tensor:
+    soft = resize_image(bitmap.cpu().numpy().astype(np.uint8) * 255, size)
+    return torch.from_numpy(soft > MASK_THRESHOLD)

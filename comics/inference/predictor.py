@@ -17,18 +17,20 @@ import comics
 from comics.data.images import image_to_tensor, tensor_to_image
 from comics.data.transforms import resize_image, shortest_side_size
 from comics.inference.acceleration import autocast, compile_backbones
+from comics.inference.doubt import DoubtRule, with_doubts
 from comics.inference.model_files import LoadedModel, load_detector
-from comics.inference.placement import to_original
+from comics.inference.placement import candidates_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, VideoRule, form_verdicts
 from comics.modeling.build import choose_device
+from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
 from comics.ops.crops import square_windows, usable_boxes
 from comics.ops.verdicts import LOGIT_MARGIN, fuse_probabilities
 from comics.structures import FAKE, REAL, Faces
 
-TILES_PER_FORWARD = 4  # at least; more where more images are given at once
+TILES_PER_FORWARD = 4  # of one image
 
 
 class Predictor:
@@ -49,6 +51,7 @@ class Predictor:
         tiling: of large images.
         amp: mixed precision, on CUDA; verdicts differ a little.
         video_rule: how the verdicts on a video's frames become one, for those who read videos.
+        doubt_rule: when a verdict is unclear; None: never.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Predictor:
         tiling: Tiling | None = None,
         amp: bool = False,
         video_rule: VideoRule | None = None,
+        doubt_rule: DoubtRule | None = None,
     ) -> None:
         self.model = model.eval()
         self.rule = rule
@@ -73,6 +77,7 @@ class Predictor:
         self.tiling = tiling or Tiling()
         self.amp = amp and self.device.type == "cuda"
         self.video_rule = video_rule or VideoRule(fake_threshold=rule.fake_threshold)
+        self.doubt_rule = doubt_rule or DoubtRule()
         self._origin = dict(provenance or {})
 
     @classmethod
@@ -136,6 +141,7 @@ class Predictor:
             tiling=Tiling.from_config(cfg, tiling),
             amp=amp,
             video_rule=replace(VideoRule.from_config(cfg), fake_threshold=rule.fake_threshold),
+            doubt_rule=DoubtRule.from_config(cfg, loaded.familiarity),
         )
 
     @property
@@ -162,6 +168,7 @@ class Predictor:
             "mixed_precision": self.amp,
             "score_threshold": self.rule.score_threshold,
             "fake_threshold": self.rule.fake_threshold,
+            "unclear": self.doubt_rule.settings(),
             "merge_iou": self.rule.merge_iou,
             "missing_score": self.rule.missing_score,
             "calibration": {
@@ -174,8 +181,10 @@ class Predictor:
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Faces]:
         """One ``Faces`` per image, with ``fake_probability``, on the CPU, in its own coordinates.
 
-        All images go through the model as one batch: the caller decides how many. Tiles of large
-        ones follow, see ``comics.inference.tiling``.
+        What an image gets depends on its own pixels, not on those beside it. So only images that
+        the model sees at one size share a forward pass, and on a CPU, where larger batches are not
+        quicker but round otherwise, none do. Tiles of large images follow, see
+        ``comics.inference.tiling``.
 
         Args:
             images: RGB, uint8; arrays [H, W, 3] or tensors [3, H, W], of any sizes.
@@ -192,44 +201,56 @@ class Predictor:
             size = array.shape[:2]
             tiles = self.tiling.tiles(size, self.model_size(size))
             if tiles:
-                found.append(self._with_tiles(array, raw, tiles, len(arrays)))
+                found.append(self._with_tiles(array, raw, tiles))
                 continue
-            # Merging and thresholds first, at the model's size: a hundred candidate masks at the
-            # size of a photo would take gigabytes
-            found.append(to_original(form_verdicts(raw, rule).to("cpu"), size))
-        return self._look_at_faces(arrays, found) if self.looks_at_faces else found
+            # Merging and thresholds first: a hundred candidate masks at the size of a photo would
+            # take gigabytes
+            found.append(form_verdicts(raw, rule).to("cpu").drawn(size))
+        if self.looks_at_faces:
+            found = self._look_at_faces(arrays, found)
+        return [
+            with_doubts(faces, array, self.doubt_rule, self.rule.fake_threshold)
+            for faces, array in zip(found, arrays, strict=True)
+        ]
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) that the detector sees an image of (H, W) at."""
         return shortest_side_size(size, self.min_size, self.max_size)
 
-    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Faces]:
-        """The detector's detections in each image, (h, w), on the device; one forward pass."""
-        inputs = [
-            self._on_device(resize_image(array, self.model_size(array.shape[:2])))
-            for array in arrays
-        ]
+    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Candidates]:
+        """The detector's candidates in each image, (h, w), on the device."""
+        sizes = [self.model_size(array.shape[:2]) for array in arrays]
         detector = self.model.detector if self.looks_at_faces else self.model
-        with autocast(self.device, self.amp):
-            found = detector(inputs)
-        return [_full_precision(faces) for faces in found] if self.amp else found
+        found: dict[int, Candidates] = {}
+        for positions in self._groups(sizes):
+            inputs = [self._on_device(resize_image(arrays[p], sizes[p])) for p in positions]
+            with autocast(self.device, self.amp):
+                found.update(zip(positions, candidates_of(detector, inputs), strict=True))
+        ordered = [found[position] for position in range(len(arrays))]
+        return [_full_precision(faces) for faces in ordered] if self.amp else ordered
 
-    def _with_tiles(
-        self, array: np.ndarray, whole: Faces, tiles: Sequence[Window], batch_size: int
-    ) -> Faces:
+    def _groups(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Positions of the images that share a forward pass; padding would change verdicts."""
+        if self.device.type == "cpu":
+            return [[position] for position in range(len(sizes))]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, size in enumerate(sizes):
+            groups.setdefault(size, []).append(position)
+        return list(groups.values())
+
+    def _with_tiles(self, array: np.ndarray, whole: Candidates, tiles: Sequence[Window]) -> Faces:
         """Verdicts of a large image: of its whole, seen already, and of its tiles."""
         size, rule = array.shape[:2], self._detector_rule()
         height, width = size
         passes = [find_places(whole, (0, 0, width, height), size, rule)]
-        step = max(batch_size, TILES_PER_FORWARD)
-        for start in range(0, len(tiles), step):
-            windows = tiles[start : start + step]
+        for start in range(0, len(tiles), TILES_PER_FORWARD):
+            windows = tiles[start : start + TILES_PER_FORWARD]
             parts = [array[top:bottom, left:right] for left, top, right, bottom in windows]
             passes += [
                 find_places(found, window, size, rule)
                 for window, found in zip(windows, self._detect(parts), strict=True)
             ]
-        return merge_places(passes, size, rule, with_masks=whole.masks is not None)
+        return merge_places(passes, size, rule, with_masks=whole.soft_masks is not None)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         """[H, W, 3] to [3, H, W] on the device; from pinned memory, so that nothing waits."""
@@ -270,7 +291,15 @@ class Predictor:
         return replace(self.rule, temperature=self.model.detector_temperature.item())
 
     def _look_at_faces(self, arrays: list[np.ndarray], found: list[Faces]) -> list[Faces]:
-        """The verdicts with the face method's opinion, all faces of all images in one pass."""
+        """The verdicts with the face method's opinion.
+
+        On a CPU a pass holds the faces of one image, see ``predict``; else those of all.
+        """
+        if self.device.type == "cpu" and len(arrays) > 1:
+            return [
+                self._look_at_faces([array], [faces])[0]
+                for array, faces in zip(arrays, found, strict=True)
+            ]
         seen = [
             self._on_device(array) if len(faces) else None
             for array, faces in zip(arrays, found, strict=True)
@@ -294,7 +323,7 @@ class Predictor:
         return replace(faces, fake_probability=fused, labels=labels)
 
 
-def _full_precision(faces: Faces) -> Faces:
+def _full_precision(faces: Candidates) -> Candidates:
     """Boxes and scores as float32, whatever precision they were computed in."""
     return replace(faces, boxes=faces.boxes.float(), scores=faces.scores.float())
 

@@ -21,14 +21,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from comics.config import CfgNode
-from comics.data.transforms import MASK_THRESHOLD, resize_image
 from comics.inference.verdict import VerdictRule
+from comics.modeling.detectors.candidates import Candidates
 from comics.ops.boxes import box_area, clip_boxes, scale_boxes
+from comics.ops.mask_parts import put_part
 from comics.ops.verdicts import fake_probability, group_class_scores, merge_detections
 from comics.structures import FAKE, REAL, Faces
 
@@ -135,19 +135,6 @@ def to_picture(boxes: Tensor, seen: tuple[int, int], window: Window) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MaskPatch:
-    """A mask cut to its own part of the picture.
-
-    Attributes:
-        window: where it is; may be empty.
-        bitmap: bool, any size; it fills the window.
-    """
-
-    window: Window
-    bitmap: np.ndarray
-
-
-@dataclass(frozen=True)
 class Places:
     """The places where a pass found faces: its detections, merged; in pixels of the picture.
 
@@ -155,17 +142,19 @@ class Places:
         boxes: [M, 4].
         class_scores: [M, 2] highest score of each class, 0 where it was not detected.
         cut: [M] bool, by ``cut_by_border``.
-        patches: M masks, None of places below the score threshold or without masks.
+        window: of the picture that the pass saw.
+        leaders: M candidates in the coordinates of the pass, whose masks are the places'.
     """
 
     boxes: Tensor
     class_scores: Tensor
     cut: Tensor
-    patches: list[MaskPatch | None]
+    window: Window
+    leaders: Candidates
 
 
 def find_places(
-    detections: Faces, window: Window, size: tuple[int, int], rule: VerdictRule
+    detections: Candidates, window: Window, size: tuple[int, int], rule: VerdictRule
 ) -> Places:
     """The places of one pass.
 
@@ -177,14 +166,9 @@ def find_places(
     """
     groups = merge_detections(detections.boxes, detections.scores, rule.merge_iou)
     scores = group_class_scores(detections.labels, detections.scores, groups).cpu()
-    leaders = detections[[group[0] for group in groups]]
-    boxes = to_picture(leaders.boxes.cpu(), detections.image_size, window)
-    patches: list[MaskPatch | None] = [None] * len(groups)
-    if leaders.masks is not None:
-        shown = torch.nonzero(scores.amax(dim=1) >= rule.score_threshold)[:, 0].tolist()
-        for position, mask in zip(shown, leaders.masks[shown].cpu().numpy(), strict=True):
-            patches[position] = _cut_patch(mask, window)
-    return Places(boxes, scores, cut_by_border(boxes, window, size), patches)
+    leaders = detections[[group[0] for group in groups]].to("cpu")
+    boxes = to_picture(leaders.boxes, detections.image_size, window)
+    return Places(boxes, scores, cut_by_border(boxes, window, size), window, leaders)
 
 
 def merge_places(
@@ -201,10 +185,10 @@ def merge_places(
     boxes = torch.cat([places.boxes for places in passes])
     class_scores = torch.cat([places.class_scores for places in passes])
     cut = torch.cat([places.cut for places in passes])
-    patches = [patch for places in passes for patch in places.patches]
+    origin = [(places, row) for places in passes for row in range(len(places.boxes))]
     kept = ~_replaced(boxes, class_scores.amax(dim=1), cut, rule.score_threshold)
     boxes, class_scores, cut = boxes[kept], class_scores[kept], cut[kept]
-    patches = [patch for patch, keep in zip(patches, kept.tolist(), strict=True) if keep]
+    origin = [one for one, keep in zip(origin, kept.tolist(), strict=True) if keep]
     best = class_scores.amax(dim=1)
     # Leaders of groups: what no border cuts first, if it is a face at all; scores are at most 1
     priority = best + (~cut & (best >= rule.score_threshold)).to(best)
@@ -222,7 +206,7 @@ def merge_places(
         image_size=size,
         labels=torch.where(probability >= rule.fake_threshold, FAKE, REAL),
         scores=scores[shown],
-        masks=_draw_patches([patches[i] for i in leaders], size) if with_masks else None,
+        masks=_draw([origin[i] for i in leaders], size) if with_masks else None,
         fake_probability=probability,
     )
 
@@ -237,31 +221,13 @@ def _replaced(boxes: Tensor, scores: Tensor, cut: Tensor, score_threshold: float
     return cut & (covered & sure & ~cut[None]).any(dim=1)
 
 
-def _cut_patch(mask: np.ndarray, window: Window) -> MaskPatch:
-    """The part of an [h, w] mask of a pass that has pixels, with its place in the picture."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return MaskPatch((0, 0, 0, 0), np.zeros((0, 0), bool))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    scale_x = (window[2] - window[0]) / mask.shape[1]
-    scale_y = (window[3] - window[1]) / mask.shape[0]
-    place = (
-        window[0] + round(left * scale_x),
-        window[1] + round(top * scale_y),
-        window[0] + round(right * scale_x),
-        window[1] + round(bottom * scale_y),
-    )
-    return MaskPatch(place, mask[top:bottom, left:right].copy())
-
-
-def _draw_patches(patches: Sequence[MaskPatch | None], size: tuple[int, int]) -> Tensor:
-    """[F, H, W] bool masks."""
-    masks = torch.zeros((len(patches), *size), dtype=torch.bool)
-    for mask, patch in zip(masks, patches, strict=True):
-        if patch is None:
-            continue
-        left, top, right, bottom = patch.window
-        if right > left and bottom > top:
-            soft = resize_image(patch.bitmap.astype(np.uint8) * 255, (bottom - top, right - left))
-            mask[top:bottom, left:right] = torch.from_numpy(soft > MASK_THRESHOLD)
+def _draw(origin: Sequence[tuple[Places, int]], size: tuple[int, int]) -> Tensor:
+    """[F, H, W] bool masks of places, each given by its pass and its row there."""
+    masks = torch.zeros((len(origin), *size), dtype=torch.bool)
+    for mask, (places, row) in zip(masks, origin, strict=True):
+        left, top, right, bottom = places.window
+        soft = places.leaders[[row]].soft_masks
+        if soft is not None:
+            (part,) = soft.parts(places.leaders.image_size, (bottom - top, right - left))
+            put_part(mask, part, top, left)
     return masks

@@ -9,6 +9,7 @@ Shape letters: N detections, M faces; H, W height and width of the image.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from comics.structures import FAKE, REAL, Faces
 
 __all__ = ["VerdictRule", "VideoRule", "fake_probability", "form_verdicts", "merge_detections"]
 
+FacesLike = TypeVar("FacesLike", bound=Faces)
 TEMPERATURE_KEY = "temperature"  # of a calibrated model file's metadata
 
 
@@ -64,7 +66,7 @@ class VerdictRule:
         )
 
 
-def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
+def form_verdicts(detections: FacesLike, rule: VerdictRule) -> FacesLike:
     """One verdict per face.
 
     Detections are taken from the highest score down; each takes in the remaining ones whose boxes
@@ -72,12 +74,14 @@ def form_verdicts(detections: Faces, rule: VerdictRule) -> Faces:
     for the face. A face's score for a class is the highest among its detections of that class.
 
     Args:
-        detections: N faces with labels (0, 1) and scores, as a detector returns them.
+        detections: N faces with labels (0, 1) and scores, as a detector returns them, or its
+            candidates, whose masks have not been drawn yet.
         rule: thresholds and calibration.
 
     Returns:
-        M <= N faces, highest score first: ``scores`` is the confidence that there is a face (the
-        higher of the two class scores), ``fake_probability`` is P(fake), ``labels`` follow it.
+        M <= N of the same kind, highest score first: ``scores`` is the confidence that there is a
+        face (the higher of the two class scores), ``fake_probability`` is P(fake), ``labels``
+        follow it.
 
     Raises:
         ValueError: if the detections carry no scores.
@@ -109,6 +113,8 @@ class VideoRule:
             track has fewer, as many as that one has.
         track_iou: boxes of one face in two frames overlap at least this much, in (0, 1].
         lost_seconds: a face that was not seen for longer starts a new track.
+        below, above: P(fake) of a track from ``fake_threshold - below`` up to, but without,
+            ``fake_threshold + above`` is too near the threshold; both in [0, 1].
 
     Raises:
         ValueError: naming the value that is out of its range.
@@ -119,6 +125,8 @@ class VideoRule:
     min_frames: int = 3
     track_iou: float = 0.1
     lost_seconds: float = 1.0
+    below: float = 0.0
+    above: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fake_threshold <= 1:
@@ -131,6 +139,9 @@ class VideoRule:
             raise ValueError(f"track_iou must be in (0, 1], got {self.track_iou}")
         if not 0 <= self.lost_seconds < float("inf"):
             raise ValueError(f"lost_seconds must be 0 or more, got {self.lost_seconds}")
+        for name in ("below", "above"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> VideoRule:
@@ -142,4 +153,6 @@ class VideoRule:
             min_frames=video.MIN_FRAMES,
             track_iou=video.TRACK_IOU,
             lost_seconds=video.LOST_SECONDS,
+            below=cfg.TEST.UNCLEAR.BELOW,
+            above=cfg.TEST.UNCLEAR.ABOVE,
         )

@@ -19,11 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from comics.integrations.safe_pickle import read_pickle
+from comics.modeling.state_names import unwrap_container, without_wrappers
 
-WRAPPERS = ("model", "state_dict", "blobs")  # where training checkpoints keep the weights
 AUTHOR_KEY = "__author__"  # of Detectron2's model zoo
 CAFFE2_MOMENTUM = "_momentum"  # end of names of the optimiser's state, in Detectron's files
-PARALLEL_PREFIX = "module."  # of models saved within DataParallel
 # How a file begins: a zip archive, and PyTorch's own format before 1.6 (a pickled number)
 TORCH_ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -48,10 +47,10 @@ class Checkpoint:
 
 
 def read_checkpoint_file(path: str | os.PathLike) -> Checkpoint:
-    """The tensors of a file, unwrapped from "model", "state_dict" or "blobs" if need be.
+    """The tensors of a file, without what training programs wrap them in (``state_names``).
 
     .safetensors is known by its name, PyTorch's files by how they begin; anything else is taken
-    for a pickle of arrays. A prefix "module." that all names share is dropped.
+    for a pickle of arrays.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -67,9 +66,7 @@ def read_checkpoint_file(path: str | os.PathLike) -> Checkpoint:
     is_torch = start.startswith((TORCH_ZIP, TORCH_LEGACY))
     content = _read_torch(path) if is_torch else read_pickle(path)
     author = content.get(AUTHOR_KEY, "") if isinstance(content, Mapping) else ""
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    content = unwrap_container(content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
     state = _tensors(content, path)
@@ -114,6 +111,4 @@ def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     }
     if not state:
         raise ValueError(f"{path} holds no tensors by name")
-    if all(name.startswith(PARALLEL_PREFIX) for name in state):
-        return {name.removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
-    return state
+    return without_wrappers(state)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
 from comics.config import get_cfg
+from comics.config.files import read_config_file
 from comics.modeling.face_forensics import FACE_METHOD
 
 NATIVE, DETECTRON2 = "native", "detectron2"
 AUTO = "auto"
 BRIDGE = "comics.integrations.detectron2"
 # Detectron2's own model, alone and with COMICS
-DETECTRON2_MODELS = ("GeneralizedRCNN", "COMICSGeneralizedRCNN")
+COMICS_RCNN = "COMICSGeneralizedRCNN"
+DETECTRON2_MODELS = ("GeneralizedRCNN", COMICS_RCNN)
 ARCHITECTURE_KEY = "MODEL.META_ARCHITECTURE"
 
 
@@ -83,7 +83,7 @@ def read_yaml(path: str | os.PathLike | None) -> dict[str, Any]:
     """The content of a YAML file with its ``_BASE_`` chain; empty for None."""
     if path is None:
         return {}
-    return CfgNode.load_yaml_with_base(os.fspath(path), allow_unsafe=False)
+    return read_config_file(path)
 
 
 def architecture_of(content: Mapping[str, Any], overrides: Sequence[str]) -> str:

@@ -41,9 +41,10 @@ from comics.integrations.matching import LoadReport, check_architecture, load_ma
 from comics.integrations.preprocessing import preprocessing_faults, wanted_preprocessing
 from comics.modeling.backbone import TimmBackbone
 from comics.modeling.comics import Comics
-from comics.modeling.face_forensics import FaceForensics
+from comics.modeling.face_forensics import PARTS, FaceForensics, temperature_name
 from comics.modeling.faces.base import FaceMethod
 from comics.modeling.faces.encoder import TimmEncoder
+from comics.modeling.weights import require_finite
 
 __all__ = [  # with what this module only passes on
     "LoadReport",
@@ -170,7 +171,10 @@ def convert(checkpoint: Checkpoint, model: nn.Module) -> tuple[str, dict[str, Te
     source_format = formats.COMICS if CONFIG in checkpoint.metadata else formats.recognise(state)
     timm_part = timm_model_of(model)
     if source_format == formats.COMICS:
-        return source_format, _move(state, detector_prefix(model)), []
+        state, others = _part_of_joined(
+            state, "face" if isinstance(model, FaceMethod) else "detector"
+        )
+        return source_format, _move(state, detector_prefix(model)), others
     if timm_part is not None and source_format in TIMM_FORMATS:
         return source_format, *_convert_timm(state, source_format, *timm_part)
     if source_format == formats.ADELAIDET:
@@ -240,6 +244,7 @@ def plan_loading(
         check_architecture(model, prefix, converted, report)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from error
+    require_finite({name: converted[name] for name in report.loaded}, checkpoint.path)
     report = replace(
         report,
         unexpected=sorted([*unknown, *report.unexpected]),
@@ -284,6 +289,17 @@ def timm_model_of(model: nn.Module) -> tuple[nn.Module, str] | None:
     if not isinstance(bottom_up, TimmBackbone):
         return None
     return bottom_up.model, f"{detector_prefix(model)}{BOTTOM_UP}model."
+
+
+def _part_of_joined(state: Mapping[str, Tensor], part: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Of a joined model's file (``FaceForensics``) one part, and the names of what is not of it.
+
+    Any other state as it is, with nothing left over.
+    """
+    if not {temperature_name(name) for name in PARTS} <= state.keys():
+        return dict(state), []
+    own = {n.removeprefix(f"{part}."): v for n, v in state.items() if n.startswith(f"{part}.")}
+    return own, sorted(name for name in state if not name.startswith(f"{part}."))
 
 
 def _move(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.config import CfgNode
-from comics.modeling.layers import ConvNorm
+from comics.modeling.layers import ConvNorm, StridedConv
 from comics.modeling.resnet import STAGES, ResNet
 from comics.registry import BACKBONE_SOURCES
 
@@ -193,7 +193,7 @@ class FPN(nn.Module):
 def _top_level(top_block: str, channels: int) -> nn.Module:
     if top_block == "pool":
         return nn.MaxPool2d(1, stride=2)
-    return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+    return StridedConv(channels, channels, 3, stride=2, padding=1)
 
 
 def build_backbone(cfg: CfgNode) -> nn.Module:

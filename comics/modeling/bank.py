@@ -58,7 +58,7 @@ class RingBuffer(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """One moving mean direction per class (paper 003, eq. 2).
+    """One moving mean direction per class (docs/methods.md#comics-prototypes).
 
     Args:
         num_classes: K.
@@ -97,9 +97,10 @@ class ClassBanks(nn.Module):
         dim: D.
         momentum: alpha of the prototypes.
         per_step: keys per class that one step may add.
-        mining: "own": the keys least like the prototype of their class (paper 003, IV-B);
-            "cross": those most like the other class's (DCL; METHODS 1.3), in order of arrival
-            while the other class has never been seen.
+        mining: "own": the keys least like the prototype of their class (COMICS, IV-B);
+            "cross": those most like the other class's (as DCL;
+            docs/methods.md#comics-banks), in order of arrival while the other class has never
+            been seen.
 
     Raises:
         ValueError: for another mining rule.

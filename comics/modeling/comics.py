@@ -2,7 +2,7 @@
 
 ``Comics`` speaks the detector's contract (``detectors.base``) and knows no detector. At inference
 it costs the frequency attention and nothing else: key encoder, projections and banks exist only
-after ``prepare_training``. Paper 003; METHODS 1.2-1.5.
+after ``prepare_training``. docs/methods.md#comics.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from torch import Tensor, nn
 from comics.config import CfgNode
 from comics.modeling.contrast import PixelContrast, ProposalContrast
 from comics.modeling.detectors.base import Detector, ImageBatch, TrainingOutput, check_targets
+from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.frequency import FrequencyAttention
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.momentum import MomentumEncoder
 from comics.structures import Faces
 
-TRAINING_ONLY = "training_only"  # the submodule that no model file holds
 
-
-class Comics(nn.Module):
+class Comics(TrainingLifeCycle):
     """A detector with the COMICS additions, each of which may be None.
 
-    To train: load weights, ``prepare_training()``, then DDP and the optimiser; call
-    ``after_optimizer_step()`` after every optimiser step. Banks and key encoder are equal on all
-    processes without DDP's help: ``broadcast_buffers=False`` saves sending them every step.
+    Banks and key encoder are equal on all processes without DDP's help:
+    ``broadcast_buffers=False`` saves sending them every step.
 
     Args:
         detector: any that follows the contract; its key encoder is a copy of ``backbone``.
@@ -62,7 +61,7 @@ class Comics(nn.Module):
         self.inter_weight = inter_weight
         self.key_momentum = key_momentum
         self._make_proposal_contrast = proposal_contrast
-        self.register_module(TRAINING_ONLY, None)
+        self.reserve_training_only()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, detector: Detector) -> Comics:
@@ -85,24 +84,13 @@ class Comics(nn.Module):
         """Whether training needs the second view."""
         return self._make_proposal_contrast is not None
 
-    def prepare_training(self) -> None:
-        """Build projections, banks and the key encoder, on the detector's device.
-
-        Call it once, after weights are loaded (the key encoder starts as their copy) and before
-        DDP and the optimiser (which must see the projections). Does nothing without the
-        coarse-grained contrast.
-
-        Raises:
-            RuntimeError: if it has been called before.
-        """
-        if self.training_only is not None:
-            raise RuntimeError("this model has been prepared for training already")
+    def training_modules(self) -> dict[str, nn.Module]:
+        """Projections, banks and the key encoder; nothing without the coarse-grained contrast."""
         if self._make_proposal_contrast is None:
-            return
+            return {}
         contrast = self._make_proposal_contrast().to(self.detector.pixel_mean.device)
         key_encoder = MomentumEncoder(self._encoder(contrast), self.key_momentum)
-        self.training_only = nn.ModuleDict({"contrast": contrast, "key_encoder": key_encoder})
-        self.training_only.train(self.training)
+        return {"contrast": contrast, "key_encoder": key_encoder}
 
     def after_optimizer_step(self) -> None:
         """Move the key encoder towards the model, once per optimiser step (eq. 1).
@@ -113,11 +101,6 @@ class Comics(nn.Module):
         if self.training_only is not None:
             encoder = self._encoder(self.training_only["contrast"])
             self.training_only["key_encoder"].update(encoder)
-
-    def inference_state_dict(self) -> dict[str, Tensor]:
-        """The state without key encoder, projections and banks: what a fresh model loads."""
-        prefix = f"{TRAINING_ONLY}."
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(prefix)}
 
     def forward(
         self,
@@ -146,12 +129,12 @@ class Comics(nn.Module):
         """
         batch = self.detector.preprocess(images)
         if not self.training:
-            features = self._attend(self.detector.extract_features(batch), images, batch)
+            features = self._features(images, batch)
             return self.detector.infer(features, batch, output_sizes or batch.sizes)
         check_targets(targets, batch.sizes)
         if self.needs_key_images:
             self._check_key_view(key_images, batch.sizes)
-        features = self._attend(self.detector.extract_features(batch), images, batch)
+        features = self._features(images, batch)
         output = self.detector.training_output(features, batch, targets)
         losses, metrics = dict(output.losses), dict(output.metrics)
         if self.needs_key_images:
@@ -165,9 +148,15 @@ class Comics(nn.Module):
             losses["loss_pixel_inter"] = self.inter_weight * inter
         return replace(output, losses=losses, metrics=metrics)
 
-    def _attend(
-        self, features: dict[str, Tensor], images: Sequence[Tensor], batch: ImageBatch
-    ) -> dict[str, Tensor]:
+    def candidates(self, images: Sequence[Tensor]) -> list[Candidates]:
+        """As ``Detector.candidates``."""
+        batch = self.detector.preprocess(images)
+        dense = self.detector.dense(self._features(images, batch))
+        return self.detector.checked_select(dense, batch.sizes)
+
+    def _features(self, images: Sequence[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
+        """The detector's pyramid, after the frequency attention."""
+        features = self.detector.extract_features(batch)
         if self.frequency is None:
             return features
         return self.frequency(features, images, tuple(batch.tensor.shape[-2:]))
@@ -208,8 +197,7 @@ class Comics(nn.Module):
     def _check_key_view(
         self, key_images: Sequence[Tensor] | None, sizes: Sequence[tuple[int, int]]
     ) -> None:
-        if self.training_only is None:
-            raise RuntimeError("call prepare_training() before training this model")
+        self.require_prepared()
         if key_images is None:
             raise ValueError(
                 "the proposal contrast needs a second view of each image (key_images): set "

@@ -27,11 +27,11 @@ ALL_LEVELS = "all"  # the one scale of a contrast that is not multi-scale
 
 
 class ProposalContrast(nn.Module):
-    """Coarse-grained contrast of proposals with banks of past keys (paper 003, IV-B; METHODS 1.3).
+    """Coarse-grained contrast of proposals with banks of past keys.
 
-    A proposal's feature in view q is pulled to the same place of view k, and pushed from the keys
-    in the bank of the **opposite** class (the paper's sentence names the same class, against its
-    own purpose: reconstructed).
+    docs/methods.md#comics-proposals. A proposal's feature in view q is pulled to the same place of
+    view k, and pushed from the keys in the bank of the **opposite** class
+    (docs/methods.md#comics-negatives).
 
     Args:
         in_channels: C of the pyramid.
@@ -244,7 +244,7 @@ def proposal_features(level: str, feature: Tensor, proposals: LevelProposals) ->
 class PixelContrast(nn.Module):
     """Fine-grained contrast of faces with their surroundings and with each other.
 
-    Paper 003, section V; METHODS 1.4. It has no parameters and no state.
+    docs/methods.md#comics-pixel (section V of the paper). It has no parameters and no state.
 
     Args:
         temperature: tau.

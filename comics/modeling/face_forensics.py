@@ -25,7 +25,7 @@ from comics.ops.verdicts import (
     group_class_scores,
     merge_detections,
 )
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 
 FACE_FORENSICS = "FaceForensics"  # of MODEL.META_ARCHITECTURE
 FACE_METHOD = "FaceMethod"  # the same, of a face method alone
@@ -115,6 +115,7 @@ class FaceForensics(nn.Module):
 
         Raises:
             RuntimeError: in training mode.
+            NotFiniteError: where a part says what is not finite.
         """
         if self.training:
             raise RuntimeError(
@@ -161,6 +162,9 @@ class FaceForensics(nn.Module):
 
         Args:
             images, boxes: as ``crops``.
+
+        Raises:
+            NotFiniteError: for what is no number.
         """
         counts = [len(place) for place in boxes]
         # An image stands for each of its boxes, so that crops are cut as their turn comes
@@ -174,6 +178,8 @@ class FaceForensics(nn.Module):
             shares = own.split([chunk.count(position) for position in used])
             logits.append(self._crop_logits(self.crops([images[i] for i in used], shares)))
         probability = torch.sigmoid(torch.cat(logits) / self.face_temperature)
+        if probability.isnan().any():
+            raise NotFiniteError("what the face method says is not a finite number (NaN)")
         return list(probability.split(counts))
 
     def _crop_logits(self, crops: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class SpatialAttention(nn.Module):
 class FrequencyAttention(nn.Module):
     """Weights every level of a feature pyramid by an attention map of the image's SRM residual.
 
-    Paper 003, section VI and Fig. 7; METHODS 1.2.
+    docs/methods.md#comics-fea (section VI and Fig. 7 of the paper).
 
     Args:
         channels: widths of the first convolution (stride 2) and of the second (stride 1).
@@ -71,11 +71,11 @@ class FrequencyAttention(nn.Module):
         fea = cfg.MODEL.COMICS.FEA
         return cls(channels=fea.CHANNELS, truncate=fea.TRUNCATE, residual=fea.RESIDUAL)
 
-    def attention(self, images: Sequence[Tensor] | Tensor, padded_size: tuple[int, int]) -> Tensor:
-        """Attention maps [B, 1, H / 2, W / 2] in (0, 1).
+    def residuals(self, images: Sequence[Tensor] | Tensor, padded_size: tuple[int, int]) -> Tensor:
+        """SRM residuals [B, 3, H, W] of images, padded with 0.
 
-        Residuals are taken of each image before padding, with its own reflected edges, and only
-        they are padded with 0: the end of an image in a padded batch is no edge to the filters.
+        They are taken of each image before padding, with its own reflected edges, and only they
+        are padded: the end of an image in a padded batch is no edge to the filters.
 
         Args:
             images: RGB, 0-255, [3, H_i, W_i] each, uint8 or float; or [B, 3, H', W'] of one size.
@@ -86,11 +86,16 @@ class FrequencyAttention(nn.Module):
             rows, columns = (
                 padded - own for padded, own in zip(padded_size, images.shape[-2:], strict=True)
             )
-            padded = functional.pad(residuals, (0, columns, 0, rows))
-        else:
-            residuals = [srm_residual(image, truncate=self.truncate) for image in images]
-            padded = pad_to(residuals, padded_size)
-        return self.spatial_attention(self.convs(padded))
+            return functional.pad(residuals, (0, columns, 0, rows))
+        return pad_to([srm_residual(i, truncate=self.truncate) for i in images], padded_size)
+
+    def attention(self, images: Sequence[Tensor] | Tensor, padded_size: tuple[int, int]) -> Tensor:
+        """Attention maps [B, 1, H / 2, W / 2] in (0, 1); arguments as of ``residuals``."""
+        return self.attention_of(self.residuals(images, padded_size))
+
+    def attention_of(self, residuals: Tensor) -> Tensor:
+        """Attention maps [B, 1, H / 2, W / 2] in (0, 1) of ``residuals`` [B, 3, H, W]."""
+        return self.spatial_attention(self.convs(residuals))
 
     def forward(
         self,
@@ -98,12 +103,16 @@ class FrequencyAttention(nn.Module):
         images: Sequence[Tensor] | Tensor,
         padded_size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """The pyramid (level name -> [B, C, h, w]) weighted by ``attention``, same shapes.
+        """The pyramid (level name -> [B, C, h, w]) weighted by ``attention``, same shapes."""
+        return self.weigh(features, self.attention(images, padded_size))
+
+    def weigh(self, features: dict[str, Tensor], attention: Tensor) -> dict[str, Tensor]:
+        """The pyramid (level name -> [B, C, h, w]) weighted by maps [B, 1, H / 2, W / 2].
 
         The map is resized bilinearly with antialiasing (decision): without, a cell of p7 would
         read 4 of the 4096 positions that it covers.
         """
-        attention = self.attention(images, padded_size).float()
+        attention = attention.float()
         return {level: self._enhance(attention, feature) for level, feature in features.items()}
 
     def _enhance(self, attention: Tensor, feature: Tensor) -> Tensor:

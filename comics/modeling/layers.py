@@ -1,11 +1,9 @@
-"""Convolution with normalisation, at learnt offsets, or evaluated at a few cells only.
+"""Convolution with normalisation, and at learnt offsets.
 
-Shape letters: B images; C, O input and output channels; h, w of a map; P cells.
+Shape letters: B images; C, O input and output channels; h, w of a map.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +25,29 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to the same shape."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class StridedConv(nn.Conv2d):
+    """A convolution with a stride, which computes a map of one cell in float32 on the CPU.
+
+    Under autocast to bfloat16, some builds of PyTorch's CPU kernels give garbage gradients there;
+    the coarsest level of a small image has one cell, which costs nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, O, ceil(h / stride), ceil(w / stride)]."""
+        # The mode before the shape, of which an exported graph would become a special case
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if tuple(x.shape[-2:]) != (1, 1):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            exact = self._conv_forward(x.float(), self.weight.float(), _float(self.bias))
+        return exact.to(torch.get_autocast_dtype("cpu"))
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
 
 
 def make_norm(name: str, channels: int) -> nn.Module | None:
@@ -157,35 +178,3 @@ class DeformableConv(nn.Module):
             mask=weights.sigmoid() if weights.shape[1] else None,
         )
         return out.to(x.dtype)
-
-
-def conv3x3_at_cells(
-    conv: nn.Conv2d, maps: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor
-) -> Tensor:
-    """Output of a 3x3 convolution (stride 1, padding 1) at a few cells of several maps.
-
-    Same arithmetic as ``conv(maps[l])`` read at the cells, without computing the other cells: a
-    wide prediction layer is needed only where there is a face.
-
-    Args:
-        conv: C to O channels.
-        maps: per level [B, C, h_l, w_l].
-        level, image, cell: [P] int64; cell = row * w_l + column.
-
-    Returns:
-        [P, O].
-    """
-    patches = []
-    order = []
-    offsets = torch.arange(3, device=cell.device)
-    for index, feature in enumerate(maps):
-        chosen = (level == index).nonzero().squeeze(1)
-        width = feature.shape[-1]
-        rows = (cell[chosen] // width)[:, None, None] + offsets[:, None]
-        columns = (cell[chosen] % width)[:, None, None] + offsets
-        padded = functional.pad(feature, (1, 1, 1, 1))
-        patches.append(padded.permute(0, 2, 3, 1)[image[chosen][:, None, None], rows, columns])
-        order.append(chosen)
-    back = torch.argsort(torch.cat(order))
-    gathered = torch.cat(patches)[back].permute(0, 3, 1, 2).flatten(1)
-    return functional.linear(gathered, conv.weight.flatten(1), conv.bias)

@@ -1,4 +1,7 @@
-"""A slow copy of an encoder, moved towards it after every step (MoCo; paper 003, eq. 1)."""
+"""A slow copy of an encoder, moved towards it after every step.
+
+docs/methods.md#comics-key-encoder. Momentum contrast, docs/papers.md#moco.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class FaceRegions:
 
     Attributes:
         boxes: per image [F_i, 4], pixels: what the features are to be pooled from.
-        face: [F, S, S] bool, h+ of paper 003, never empty.
+        face: [F, S, S] bool, h+ of the paper, never empty.
         background: [F, S, S] bool, h-, never empty.
         labels: [F] int64.
         image: [F] int64.
@@ -44,7 +44,7 @@ def face_regions(
 ) -> FaceRegions:
     """The usable faces of a batch: a box inside the image, and cells in both regions.
 
-    Paper 003, V-A and Fig. 6; METHODS 1.4.
+    docs/methods.md#comics-regions (V-A and Fig. 6 of the paper).
 
     Args:
         targets: ground truth of each image, with masks.

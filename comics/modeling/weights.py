@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comics.config import CfgNode
+from comics.files import atomic_path
+from comics.modeling.state_names import without_wrappers
+
+SHOWN_NAMES = 10  # of tensors in a message
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,18 @@ class WeightsFile:
 def save_weights(
     path: str | os.PathLike, state: Mapping[str, Tensor], cfg: CfgNode, metadata: Mapping[str, str]
 ) -> None:
-    """Write a model file; a crash leaves either the old file or the new one, never half of it."""
+    """Write a model file; a crash leaves either the old file or the new one, never half of it.
+
+    Raises:
+        ValueError: for values that are not finite, naming their tensors.
+        OSError: if it cannot be written.
+    """
     path = Path(path)
+    require_finite(state, path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     text = {**metadata, "config": cfg.dump()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=text)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_weights(path: str | os.PathLike) -> WeightsFile:
@@ -62,7 +61,8 @@ def read_weights(path: str | os.PathLike) -> WeightsFile:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not safetensors, is truncated, or carries no configuration.
+        ValueError: if it is not safetensors, is truncated, carries no configuration, or holds
+            values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,7 +75,33 @@ def read_weights(path: str | os.PathLike) -> WeightsFile:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if "config" not in metadata:
         raise ValueError(f"{path} carries no configuration; convert it with convert_weights.py")
+    state = without_wrappers(state)
+    require_finite(state, path)
     return WeightsFile(state, metadata, file_sha256(path))
+
+
+def require_finite(state: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+    """Refuse weights with a NaN or an infinity, in parameters and buffers alike.
+
+    With such weights a detector finds no face in any picture, which looks like a verdict. Numbers
+    that a float32, which every model computes with, cannot hold are infinite too.
+
+    Raises:
+        ValueError: naming the source and the tensors.
+    """
+    faulty = sorted(name for name, tensor in state.items() if not _is_finite(tensor))
+    if faulty:
+        more = f" and {len(faulty) - SHOWN_NAMES} more" if len(faulty) > SHOWN_NAMES else ""
+        raise ValueError(
+            f"{os.fspath(source)} cannot be used: {len(faulty)} of {len(state)} tensors hold "
+            f"values that are not finite: {', '.join(faulty[:SHOWN_NAMES])}{more}"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor.float()).all())
 
 
 def halve_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +132,8 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str)
     """Load weights that must fit the model exactly.
 
     Raises:
-        ValueError: listing missing, unexpected and misshapen names; the model is left unchanged.
+        ValueError: listing missing, unexpected and misshapen names, or those that are not finite;
+            the model is left unchanged.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -121,4 +148,5 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str)
             f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, "
             f"of another shape {misshapen}"
         )
+    require_finite(state, source)
     model.load_state_dict(state)

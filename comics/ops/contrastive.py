@@ -1,4 +1,4 @@
-"""Contrastive losses of given similarities, one value per query, by way of logsumexp.
+"""Contrastive losses of given similarities, one value per query, computed with logsumexp.
 
 A similarity is a cosine or dot product of unit vectors, not yet divided by the temperature.
 Everything is computed in at least float32. Shape letters: Q queries; M candidates.
@@ -29,7 +29,7 @@ def mean_or_zero(values: Tensor) -> Tensor:
 def info_nce(positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
     """``-log(e^(p/t) / (e^(p/t) + sum_m e^(n_m/t)))`` of each query (van den Oord et al. 2018).
 
-    DCL's eq. 3 (paper 000) and CompressionRelation's eq. 5 (paper 004).
+    docs/methods.md#dcl-inter and docs/methods.md#compressionrelation-contrast.
 
     Args:
         positive: [Q] similarity of each query with its own key.
@@ -55,7 +55,7 @@ def supervised_contrastive(
     """Mean over the positives p of ``-log(e^(s_p/t) / sum_candidates e^(s/t))``, per query.
 
     The supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362, eq. 2), and with
-    ``extra_negatives`` RealCentric's margin loss (paper 001, eq. 4; METHODS 4, reconstructed):
+    ``extra_negatives`` RealCentric's margin loss (docs/methods.md#realcentric-margin):
     these enter the denominator only.
 
     Args:
@@ -84,7 +84,8 @@ def supervised_contrastive(
 def soft_cross_entropy(target_logits: Tensor, logits: Tensor) -> Tensor:
     """``-sum_m softmax(target)_m log softmax(logits)_m`` of each query: [Q].
 
-    The target passes no gradient (paper 004, eq. 4 without the constant entropy of the target).
+    The target passes no gradient (docs/methods.md#compressionrelation-relation, eq. 4
+    without the constant entropy of the target).
 
     Args:
         target_logits, logits: [Q, M], M >= 1.

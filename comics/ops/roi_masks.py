@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from comics.ops.mask_parts import MaskPart
+
 MASK_THRESHOLD = 0.5
 
 
@@ -37,8 +39,8 @@ def crop_and_resize(masks: Tensor, boxes: Tensor, size: int, index: Tensor | Non
     return pooled[:, 0] >= MASK_THRESHOLD
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Put square soft masks into an image: bilinear sampling at pixel centres, then >= 0.5.
+def square_parts(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> list[MaskPart]:
+    """Square soft masks in an image: bilinear sampling at pixel centres, then >= 0.5.
 
     The mask covers the box exactly and is 0 beyond its own cells, as in Detectron2. Bilinear
     sampling on an axis-aligned grid is two small matrix products, done within each box only:
@@ -48,27 +50,26 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Te
         masks: [N, R, R] in [0, 1].
         boxes: [N, 4] in pixels; a box without area leaves its mask empty.
         image_size: (H, W).
-
-    Returns:
-        [N, H, W] bool.
     """
-    height, width = image_size
-    canvas = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
     with torch.autocast(masks.device.type, enabled=False):
         soft = masks.float()
-        for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-            if x1 <= x0 or y1 <= y0:
-                continue
-            # one pixel more than the box: a mask of 1 at the edge reaches 0.5 exactly on it
-            left, right = max(math.floor(x0) - 1, 0), min(math.ceil(x1) + 1, width)
-            top, bottom = max(math.floor(y0) - 1, 0), min(math.ceil(y1) + 1, height)
-            if left >= right or top >= bottom:
-                continue
-            rows = _bilinear_weights(soft[index], top, bottom, y0, y1)
-            columns = _bilinear_weights(soft[index], left, right, x0, x1)
-            sampled = rows @ soft[index] @ columns.T
-            canvas[index, top:bottom, left:right] = sampled >= MASK_THRESHOLD
-    return canvas
+        return [
+            _square_part(mask, box, image_size)
+            for mask, box in zip(soft, boxes.tolist(), strict=True)
+        ]
+
+
+def _square_part(soft: Tensor, box: list[float], image_size: tuple[int, int]) -> MaskPart:
+    height, width = image_size
+    x0, y0, x1, y1 = box
+    # one pixel more than the box: a mask of 1 at the edge reaches 0.5 exactly on it
+    left, right = max(math.floor(x0) - 1, 0), min(math.ceil(x1) + 1, width)
+    top, bottom = max(math.floor(y0) - 1, 0), min(math.ceil(y1) + 1, height)
+    if x1 <= x0 or y1 <= y0 or left >= right or top >= bottom:
+        return MaskPart(0, 0, torch.zeros((0, 0), dtype=torch.bool, device=soft.device))
+    rows = _bilinear_weights(soft, top, bottom, y0, y1)
+    columns = _bilinear_weights(soft, left, right, x0, x1)
+    return MaskPart(top, left, rows @ soft @ columns.T >= MASK_THRESHOLD)
 
 
 def _bilinear_weights(mask: Tensor, start: int, stop: int, low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cosine similarities, and contrastive losses of similarities by way of logsumexp.
+"""Cosine similarities, and contrastive losses of similarities computed with logsumexp.
 
 Shape letters: Q queries; M negatives; D dimensions; F faces; C channels; S side of a face's map.
 Everything is computed in float32: half precision has too few digits for similarities divided by
@@ -22,7 +22,7 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine similarity of vectors along the last dimension, in [-1, 1] (paper 003, eq. 3)."""
+    """Cosine similarity of vectors along the last dimension, in [-1, 1] (COMICS, eq. 3)."""
     return (unit(first) * unit(second)).sum(dim=-1)
 
 
@@ -30,8 +30,8 @@ def mean_direction(features: Tensor, region: Tensor) -> Tensor:
     """Mean of a region's unit vectors: [F, C], of norm <= 1; 0 for an empty region.
 
     The dot product of two such means is the mean cosine over all pairs of pixels of the two
-    regions: paper 003's eq. 7 with a mean for its sum, whose exponential would overflow
-    (METHODS 1.4, decision).
+    regions: the paper's eq. 7 with a mean for its sum, whose exponential would overflow
+    (docs/methods.md#comics-region-similarity).
 
     Args:
         features: [F, C, S, S].
@@ -44,7 +44,7 @@ def mean_direction(features: Tensor, region: Tensor) -> Tensor:
 
 
 def flat_nce(positive: Tensor, negative: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """FlatNCE of each query, and InfoNCE as a figure to report (paper 003, eq. 4).
+    """FlatNCE of each query, and InfoNCE as a figure to report (docs/methods.md#comics-flatnce).
 
     With ``v = logsumexp((negative - positive) / temperature)``, FlatNCE is ``exp(v - sg(v))``: its
     value is always 1 and its gradient that of v. InfoNCE is ``softplus(v)``.
@@ -70,8 +70,8 @@ def flat_nce(positive: Tensor, negative: Tensor, temperature: float) -> tuple[Te
 def contrast_groups(attracted: Tensor, repelled: Tensor, temperature: float) -> Tensor:
     """Scalar ``-log(sum e^a / (sum e^a + sum e^r))``, for a, r similarities over temperature.
 
-    Raises ``attracted`` and lowers ``repelled`` (paper 003, eq. 6 and 8). Without members of both
-    groups it is an exact 0 that is still connected to what it was computed from.
+    Raises ``attracted`` and lowers ``repelled`` (docs/methods.md#comics-intra and #comics-inter).
+    Without members of both groups it is an exact 0, still connected to what it was computed from.
     """
     if attracted.numel() == 0 or repelled.numel() == 0:
         return attracted.float().flatten()[:0].sum() + repelled.float().flatten()[:0].sum()

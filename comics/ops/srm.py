@@ -1,7 +1,7 @@
-"""Noise residuals of the Spatial Rich Model (SRM): what is left of an image after prediction.
+"""Noise residuals of the Spatial Rich Model (SRM): an image minus its prediction.
 
-Three of the high-pass filters of Fridrich and Kodovsky (2012), as paper 003 (section VI, Fig. 7)
-uses them. Shape letters: H, W height and width of an image in pixels.
+Three of the high-pass filters of Fridrich and Kodovsky (2012), as COMICS uses them
+(docs/methods.md#comics-fea). Shape letters: H, W height and width of an image in pixels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
     """Residual maps [..., 3, H, W] float32 of RGB [..., 3, H, W], one image or a batch, 0-255.
 
     Map i is filter i applied to each of the three colours and summed over them: the layout of
-    the usual SRM layer (Zhou et al. 2018, Luo et al. 2021; METHODS 1.2, reconstructed). Edges are
+    the usual SRM layer (docs/papers.md#srm-layer; reconstructed). Edges are
     reflected, since zero padding would draw a false edge around the image (decision). Values are
     cut to +-``truncate``.
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 import comics
 from comics.evaluation.classification import ClassificationMetrics
 from comics.evaluation.predictions import LEVELS, Predictions, metrics_at, metrics_by
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
 from comics.pages import evaluation_charts as charts
 from comics.pages.evaluation_report import SCHEMA_VERSION, markdown_table, render
 

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from comics.data.coco_parser import is_safe_path
+from comics.data.file_names import local_name
 from comics.data.images import ImageError, read_image
 from comics.data.transforms import resize_image
 from comics.evaluation.faces import FAKE_THRESHOLD, FaceVerdicts
@@ -109,7 +110,7 @@ def _example(
     name = truth.file_names[truth.image[face]]
     if not name or not is_safe_path(name):
         raise ValueError(f"file name {name!r} leads out of the image folder, or is empty")
-    image = read_image(image_root / name)
+    image = read_image(image_root / local_name(name, image_root))
     detection, probability = int(verdicts.detection[place]), verdicts.fake_probability[place]
     label = CLASS_NAMES[verdicts.labels[place]]
     if detection < 0:

@@ -30,7 +30,8 @@ from comics.evaluation.faces import (
 )
 from comics.evaluation.metrics import COLUMNS, MODES, Metrics
 from comics.evaluation.robustness import CLEAN, RobustnessTable
-from comics.inference.files import write_bytes
+from comics.evaluation.tables import percent
+from comics.files import write_bytes
 from comics.pages import evaluation_charts as charts
 from comics.pages import html_pages
 from comics.pages.evaluation_gallery import Example, draw_galleries
@@ -193,7 +194,7 @@ def report_html(report: Report) -> str:
         robustness=robustness and robustness.rows(report.robustness_metrics),
         figures=sorted(report.metrics.flat().items()),
         provenance=report.provenance,
-        percent=_percent,
+        percent=percent,
     )
 
 
@@ -279,10 +280,10 @@ def _headline(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
     flat = metrics.flat()
     rows = []
     for mode in metrics.modes:
-        rows.append([mode, "all", *(_percent(flat[f"{mode}/{name}"]) for name in HEADLINE)])
+        rows.append([mode, "all", *(percent(flat[f"{mode}/{name}"]) for name in HEADLINE)])
         for category in metrics.ground_truth.category_names:
             values = (flat.get(f"{mode}/{name}/{category}") for name in HEADLINE)
-            rows.append([mode, category, *("" if v is None else _percent(v) for v in values)])
+            rows.append([mode, category, *("" if v is None else percent(v) for v in values)])
     return ["Mode", "Class", *HEADLINE.values()], rows
 
 
@@ -301,9 +302,9 @@ def _thresholds(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
 def _face_figures(faces: FaceLevel) -> list[tuple[str, str]]:
     figures = []
     for name in FACE_COLUMNS:
-        text = _percent(float(faces.metrics.values[name]))
+        text = percent(float(faces.metrics.values[name]))
         if name == "AUC":
-            text += " ({} to {})".format(*map(_percent, faces.interval))
+            text += " ({} to {})".format(*map(percent, faces.interval))
         figures.append((name, text))
     return figures
 
@@ -312,7 +313,7 @@ def _confusion_rows(faces: FaceLevel) -> list[tuple[str, list[str]]]:
     rows = []
     for name, counts in zip(("Real", "Fake"), faces.confusion, strict=True):
         total = max(int(counts.sum()), 1)
-        rows.append((name, [f"{n} ({_percent(n / total)} %)" for n in counts.tolist()]))
+        rows.append((name, [f"{n} ({percent(n / total)} %)" for n in counts.tolist()]))
     return rows
 
 
@@ -324,7 +325,7 @@ def _charts(report: Report) -> dict[str, str]:
         found = ~np.isnan(faces.verdicts.fake_probability)
         labels = faces.verdicts.labels[found]
         if len(np.unique(labels)) == 2:
-            title = f"faces that were found: AUC {_percent(faces.metrics.values['AUC'])}"
+            title = f"faces that were found: AUC {percent(faces.metrics.values['AUC'])}"
             scores = faces.verdicts.fake_probability[found]
             drawn["ROC of faces"] = charts.roc_chart(labels, scores, title)
         drawn["Reliability of P(fake)"] = charts.reliability_chart(faces.metrics.bins)
@@ -347,7 +348,3 @@ def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 def _plain(text: str) -> str:
     return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _percent(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"

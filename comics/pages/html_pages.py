@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 import comics
-from comics.inference.draw import COLOURS
+from comics.inference.draw import COLOURS, UNCLEAR
 from comics.structures import FAKE, REAL
 
 OWN_PACKAGE = "comics.pages"
@@ -32,7 +32,8 @@ POLICY = {
 }
 VERDICTS = {
     "no_face_found": "No face found",
-    "all_faces_real": "All faces real",
+    "no_forgery_found": "No forgery found",
+    "unclear": "Unclear",
     "forged_face_found": "Forged face found",
 }
 
@@ -53,7 +54,7 @@ def render(
         script: the page's only script, as ``read_template`` gives it; None: none can run.
         policy: directives that the page's content-security policy has besides ``POLICY``.
         content: what the template shows. It also gets ``version``, ``real_colour``,
-            ``fake_colour``, ``policy`` and ``script``.
+            ``fake_colour``, ``unclear_colour``, ``policy`` and ``script``.
 
     Raises:
         ValueError: if the script would end before its end.
@@ -73,6 +74,7 @@ def render(
         version=comics.__version__,
         real_colour=css_colour(COLOURS[REAL]),
         fake_colour=css_colour(COLOURS[FAKE]),
+        unclear_colour=css_colour(COLOURS[UNCLEAR]),
         **content,
     )
 

@@ -20,12 +20,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from comics.data.transforms import resize_image, shortest_side_size
+from comics.files import write_bytes
 from comics.inference.draw import draw_faces
-from comics.inference.files import write_bytes
-from comics.inference.predictor import to_original
+from comics.inference.placement import to_original
 from comics.pages.curves import Record, curves_svg
 from comics.pages.html_pages import VERDICTS, flat_pairs, picture_uri, render
-from comics.runs.outputs import count_forged, verdict_of
+from comics.runs.outputs import verdict_of
 from comics.structures import Faces
 
 THUMBNAIL_SIDE = 720  # pixels, the long side
@@ -105,8 +105,8 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
     # Drawn after shrinking, so that lines and labels stay legible
     faces = to_original(picture.faces, size)
     thumbnail = draw_faces(resize_image(picture.image, size), faces, THUMBNAIL_SCALE)
-    forged = count_forged(picture.faces)
-    verdict = verdict_of(len(picture.faces), forged)
+    verdicts = picture.faces.verdicts
+    verdict = verdict_of(verdicts)
     return {
         "name": picture.name,
         "source": picture_uri(Image.fromarray(thumbnail), THUMBNAIL_QUALITY),
@@ -117,7 +117,7 @@ def _card(picture: GalleryPicture) -> dict[str, object]:
         "verdict": verdict,
         "verdict_text": VERDICTS[verdict],
         "faces": len(picture.faces),
-        "forged": forged,
+        "forged": verdicts.count("fake"),
     }
 
 

@@ -7,17 +7,16 @@ the documents.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from comics.runs.outputs import FAILED, FORGED, OK, PARTIAL
+from comics.runs.outputs import FAILED, FORGED, NO_FORGERY, OK, PARTIAL, UNCLEAR
 from comics.runs.results_reader import ResultsError, inner_path, read_members
-from comics.structures import CLASS_NAMES
+from comics.structures import CLASS_NAMES, DOUBTS
 from comics.video.tracks_file import Track
 
 MAX_FILES = 5_000  # rows of the report; the tables beside it (.csv) hold all
@@ -25,7 +24,9 @@ MAX_FACES = 10_000
 MAX_PROBABILITIES = 1_000  # of one file's faces, the highest
 MAX_TRACKS_BYTES = 100 << 20  # of a video's tracks file; a larger one is not read
 MAX_TIMELINES = 40
-SUPPORTED = "1."  # schema versions: a later 1.x may add members
+SUPPORTED = ("1.", "2.")  # schema versions: a later minor one may add members
+# Version 1 knew two verdicts on faces, and said more than it knew of files without a forged one
+RENAMED = {"all_faces_real": NO_FORGERY}
 FAKE_THRESHOLD = 0.5  # where the provenance does not say
 SAME_TIME = 1e-4  # seconds
 
@@ -40,11 +41,13 @@ class FileRow:
         size: (width, height) in pixels; None if it was not looked at.
         probability: the highest P(fake) of its faces; of a video, its own; None without a face.
         score: the highest of its faces.
-        probabilities: P(fake) of its faces, or tracks.
+        probabilities: P(fake) of its faces, or tracks, and whether there are doubts about it other
+            than how near it is to the threshold.
         seconds: how long a video is, as far as it was looked at.
         start_s: where that part begins, in seconds.
         peak: P(fake) of its most suspicious face, in the picture or frame ``peak_image`` (an id);
-            ``peak_time`` is that frame's, in seconds since the start of the video.
+            ``peak_frame`` and ``peak_time`` are that frame's index, and its time in seconds since
+            the start of the video.
     """
 
     entry: Mapping
@@ -52,11 +55,12 @@ class FileRow:
     size: tuple[int, int] | None = None
     probability: float | None = None
     score: float | None = None
-    probabilities: list[float] = field(default_factory=list)
+    probabilities: list[tuple[float, bool]] = field(default_factory=list)
     seconds: float | None = None
     start_s: float = 0.0
     peak: float = -1.0
     peak_image: int = 0
+    peak_frame: int | None = None
     peak_time: float | None = None
 
     @property
@@ -71,9 +75,10 @@ class FileRow:
 
     @property
     def rank(self) -> tuple:
-        """The most suspicious first, then what failed, then the rest, in their order."""
-        forged = self.entry["verdict"] == FORGED
-        return (not forged, self.entry["status"] != FAILED, -(self.probability or 0), self.number)
+        """Forged ones first, then unclear ones, then what failed, then the rest, in their order."""
+        verdict, failed = self.entry["verdict"], self.entry["status"] == FAILED
+        order = [verdict == FORGED, verdict == UNCLEAR, failed, True].index(True)
+        return order, -(self.probability or 0), self.number
 
 
 @dataclass
@@ -84,10 +89,12 @@ class FaceRow:
         file: that it is in.
         probability, score: P(fake), and the confidence that there is a face (a track's: the mean).
         label: 0 real, 1 fake.
+        doubts: why its verdict is unclear, of ``comics.structures.DOUBTS``.
         box: (x, y, width, height) in pixels; of a track in the frame of its file's ``peak_time``,
             None where it is not in that frame.
         size: (width, height); of a track the medians.
         crop: path of its picture, relative to the run's folder; None without one.
+        place: its position in its picture; of a track the frame in which it is most suspicious.
         track, frames, times: of a track its number, in how many analysed frames it was seen, and
             its first and last time in seconds.
     """
@@ -99,6 +106,8 @@ class FaceRow:
     box: tuple[float, ...] | None
     size: tuple[float, float]
     crop: str | None = None
+    doubts: tuple[str, ...] = ()
+    place: int = 0
     track: int | None = None
     frames: int | None = None
     times: tuple[float, float] | None = None
@@ -142,6 +151,14 @@ class RunRows:
         value = self.provenance.get("fake_threshold", FAKE_THRESHOLD)
         return float(value) if isinstance(value, (int, float)) else FAKE_THRESHOLD
 
+    @property
+    def near(self) -> tuple[float, float]:
+        """How far below and above the threshold P(fake) is too near to it."""
+        rule = self.provenance.get("unclear")
+        told = [rule.get(name) if isinstance(rule, dict) else None for name in ("below", "above")]
+        below, above = (float(v) if isinstance(v, (int, float)) else 0.0 for v in told)
+        return below, above
+
 
 def read_run(folder: Path) -> RunRows:
     """The rows of the run in ``folder``.
@@ -153,6 +170,42 @@ def read_run(folder: Path) -> RunRows:
     provenance, summary, files = _read_files(path)
     chosen = _Highest(MAX_FACES)
     _read_faces(path, files, chosen)
+    return _finish_rows(folder, provenance, summary, files, chosen)
+
+
+class RunRowsCollector:
+    """Rows of a run that has just ended, from its record: a ``comics.runs.run.RecordSink``."""
+
+    def __init__(self) -> None:
+        self._files: list[FileRow] = []
+        self._chosen = _Highest(MAX_FACES)
+        self._images = 0
+
+    def add_file(self, entry: Mapping) -> None:
+        """An input file, as in ``files`` of results.json; what follows is of it."""
+        self._files.append(
+            FileRow({"verdict": None, "reason": None} | dict(entry), len(self._files))
+        )
+
+    def add_image(self, image: Mapping, faces: Sequence[Mapping]) -> None:
+        """A picture or frame of the file: the entry, and those of its faces."""
+        row = self._files[-1]
+        self._images += 1
+        before = row.peak
+        for place, face in enumerate(faces):
+            _add_face(row, face, self._images, place, self._chosen)
+        row.size = row.size or (image["width"], image["height"])
+        if row.peak > before:
+            row.peak_frame, row.peak_time = image.get("frame"), image.get("time_s")
+
+    def rows(self, folder: Path, provenance: Mapping, summary: Mapping) -> RunRows:
+        """All that the report shows; the tracks of videos are read from their files."""
+        return _finish_rows(folder, provenance, summary, self._files, self._chosen)
+
+
+def _finish_rows(
+    folder: Path, provenance: Mapping, summary: Mapping, files: list[FileRow], chosen: _Highest
+) -> RunRows:
     timelines, notes = [], []
     for row in files:
         if row.is_video and row.entry["status"] != FAILED:
@@ -206,10 +259,11 @@ def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
         elif name == "files":
             files.append(FileRow(_file_entry(path, value, len(files)), len(files)))
     if not isinstance(version, str) or not version.startswith(SUPPORTED):
+        known = " or ".join(f"{prefix}x" for prefix in SUPPORTED)
         raise ResultsError(
-            path, f"schema_version {version!r} is not one that this version reads ({SUPPORTED}x)"
+            path, f"schema_version {version!r} is not one that this version reads ({known})"
         )
-    return provenance, summary, files
+    return provenance, {RENAMED.get(name, name): n for name, n in summary.items()}, files
 
 
 def _file_entry(path: Path, value: object, number: int) -> dict:
@@ -217,14 +271,16 @@ def _file_entry(path: Path, value: object, number: int) -> dict:
     sound = isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in texts.items())
     if not sound or value.get("status") not in (OK, PARTIAL, FAILED):
         raise ResultsError(path, f"files[{number}] is no outcome of a file")
-    return {"verdict": None, "reason": None} | value
+    verdict = value.get("verdict")
+    renamed = {"verdict": RENAMED.get(verdict, verdict)} if isinstance(verdict, str) else {}
+    return {"verdict": None, "reason": None} | value | renamed
 
 
 def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
     """Fill in what ``results`` and ``images`` say."""
     rows = {row.name: row for row in files}
-    number = itertools.count()
     peaks: dict[int, FileRow] | None = None
+    image, place = 0, 0  # of the last face
     for name, value in read_members(path):
         if name not in ("results", "images") or not isinstance(value, dict):
             continue
@@ -233,32 +289,48 @@ def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
             continue
         try:
             if name == "results":
-                _add_face(row, value, next(number), chosen)
+                place = place + 1 if value["image_id"] == image else 0
+                image = value["image_id"]
+                _add_face(row, value, int(image), place, chosen)
             else:
                 if peaks is None:
                     peaks = {row.peak_image: row for row in files}
                 row.size = row.size or (int(value["width"]), int(value["height"]))
                 if peaks.get(value["id"]) is row and "time_s" in value:
-                    row.peak_time = float(value["time_s"])
+                    row.peak_frame, row.peak_time = int(value["frame"]), float(value["time_s"])
         except (KeyError, TypeError, ValueError) as error:
             raise ResultsError(path, f"an entry of {name} is unusable: {error!r}") from error
 
 
-def _add_face(row: FileRow, value: Mapping, number: int, chosen: _Highest) -> None:
+def _add_face(row: FileRow, value: Mapping, image: int, place: int, chosen: _Highest) -> None:
+    """Take in a face: entry ``value``, in picture or frame ``image`` (an id), its ``place``-th."""
     probability, score = _share(value["fake_probability"]), _share(value["score"])
     if probability > row.peak:
-        row.peak, row.peak_image = probability, int(value["image_id"])
+        row.peak, row.peak_image = probability, image
     row.score = max(row.score or 0.0, score)
     if row.is_video:
         return
     row.probability = max(row.probability or 0.0, probability)
+    doubts = _doubts(value)
     if len(row.probabilities) < MAX_PROBABILITIES:
-        row.probabilities.append(probability)
+        row.probabilities.append((probability, _is_doubted(doubts)))
     box = tuple(_finite(edge) for edge in value["bbox"])
     _, _, width, height = box
     crop = value.get("crop")
     label = int(value["category_id"] == 1)
-    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop))
+    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop, doubts, place))
+
+
+def _doubts(value: Mapping) -> tuple[str, ...]:
+    told = value.get("unclear_because", ())
+    if not isinstance(told, (list, tuple)) or not set(told) <= set(DOUBTS):
+        raise ValueError(f"unclear_because is {told!r}")
+    return tuple(told)
+
+
+def _is_doubted(doubts: Collection[str]) -> bool:
+    """Whether a verdict would be unclear at any threshold."""
+    return bool(set(doubts) - {"near_threshold"})
 
 
 def _read_video(
@@ -280,7 +352,7 @@ def _read_video(
         return
     for face in found:
         chosen.add(face)
-        row.probabilities.append(face.probability)
+        row.probabilities.append((face.probability, _is_doubted(face.doubts)))
     row.probabilities = heapq.nlargest(MAX_PROBABILITIES, row.probabilities)
     if len(timelines) < MAX_TIMELINES:
         timelines.append(timeline)
@@ -315,7 +387,9 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
     probability = _share(value["fake_probability"])
     label = CLASS_NAMES.index(value["label"])
     track, span = int(value["track_id"]), (float(times[0]), float(times[-1]))
-    timeline.tracks.append(Track(track, label, probability, len(times), *span))
+    doubts = _doubts(value)
+    bits = sum(1 << DOUBTS.index(name) for name in doubts)
+    timeline.tracks.append(Track(track, label, probability, len(times), *span, bits))
     timeline.points[track] = points
     here = [] if row.peak_time is None else np.flatnonzero(abs(times - row.peak_time) < SAME_TIME)
     width, height = np.median(boxes[:, 2:], axis=0).tolist()
@@ -326,6 +400,8 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
         label,
         tuple(boxes[here[0]].tolist()) if len(here) else None,
         (width, height),
+        doubts=doubts,
+        place=int(value["frames"][int(points[:, 1].argmax())]),
         track=track,
         frames=len(times),
         times=span,

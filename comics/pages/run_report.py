@@ -13,15 +13,24 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from comics.inference.files import write_bytes
+from comics.files import write_bytes
+from comics.inference.doubt import REASONS
+from comics.inference.knowledge import knowledge_sentence
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
-from comics.pages.thumbnails import MediaPicture, crop_thumbnail, open_media
+from comics.pages.thumbnails import (
+    MediaPicture,
+    RecordedThumbnails,
+    crop_thumbnail,
+    open_media,
+)
 from comics.pages.timeline import timeline_svg
 from comics.runs.outputs import FAILED
 from comics.runs.results_reader import inner_path
+from comics.structures import VERDICTS as VERDICT_NAMES
 
 REPORT_NAME = "report.html"
+TITLE = "Faces, real and forged"
 TEMPLATE, SCRIPT = "run_report.html", "run_report.js"
 MAX_PICTURES = 300  # files with a thumbnail: the most suspicious ones
 MAX_FACE_PICTURES = 1_500
@@ -35,6 +44,7 @@ FILE_COLUMNS = (
     ("p", "P(fake)", True),
     ("faces", "Faces", True),
     ("forged", "Forged", True),
+    ("unclear", "Unclear", True),
     ("score", "Score", True),
     ("size", "Size", True),
     ("time", "Length", True),
@@ -51,14 +61,15 @@ FACE_COLUMNS = (
 SUMMARY = {
     "files": "Files",
     "forged_face_found": "With a forged face",
-    "all_faces_real": "Real faces only",
+    "unclear": "Unclear",
+    "no_forgery_found": "No forgery found",
     "no_face_found": "No face found",
     "partial": "Read in part",
     "failed": "Failed",
 }
 
 
-def write_run_report(folder: str | os.PathLike, title: str = "Faces, real and forged") -> Path:
+def write_run_report(folder: str | os.PathLike, title: str = TITLE) -> Path:
     """Write ``report.html`` beside the ``results.json`` of a finished run; returns its path.
 
     Args:
@@ -70,8 +81,15 @@ def write_run_report(folder: str | os.PathLike, title: str = "Faces, real and fo
             read. What else is missing (media, tracks) is told in the page.
         OSError: if the page cannot be written.
     """
-    folder = Path(folder)
-    run = read_run(folder)
+    return write_rows_report(Path(folder), read_run(Path(folder)), title)
+
+
+def write_rows_report(folder: Path, run: RunRows, title: str = TITLE) -> Path:
+    """Write ``report.html`` from the rows of a run; returns its path.
+
+    Raises:
+        OSError: if the page cannot be written.
+    """
     html = render(
         TEMPLATE,
         script=read_template(SCRIPT),
@@ -79,6 +97,7 @@ def write_run_report(folder: str | os.PathLike, title: str = "Faces, real and fo
         data=_page_data(folder, run),
         summary=[(text, run.summary.get(name, 0)) for name, text in SUMMARY.items()],
         pending=_pending(run),
+        knowledge=knowledge_sentence(run.provenance),
         notes=run.notes,
         file_columns=FILE_COLUMNS,
         face_columns=FACE_COLUMNS,
@@ -105,18 +124,24 @@ def _page_data(folder: Path, run: RunRows) -> dict[str, object]:
     numbers = {row.number: place for place, row in enumerate(run.files)}
     faces = [_face_data(face, numbers[face.file.number]) for face in run.faces]
     files = [_file_data(folder, row) for row in run.files]
-    for row, media, positions in _pictures(folder, run):
-        entry = files[numbers[row.number]]
-        if media is not None:
-            entry["thumb"] = media.thumbnail()
-        for position in positions:
-            faces[position]["thumb"] = _face_picture(folder, run.faces[position], media)
-    return {"threshold": run.fake_threshold, "verdicts": VERDICTS, "files": files, "faces": faces}
+    recorded = RecordedThumbnails(folder)
+    for row, positions in _pictured(run):
+        shown = [run.faces[position] for position in positions]
+        whole, parts = _thumbnails(folder, row, shown, recorded)
+        files[numbers[row.number]]["thumb"] = whole
+        for position, picture in zip(positions, parts, strict=True):
+            faces[position]["thumb"] = picture
+    return {
+        "threshold": run.fake_threshold,
+        "near": run.near,
+        "verdicts": VERDICTS,
+        "reasons": REASONS,
+        "files": files,
+        "faces": faces,
+    }
 
 
-def _pictures(
-    folder: Path, run: RunRows
-) -> Iterator[tuple[FileRow, MediaPicture | None, list[int]]]:
+def _pictured(run: RunRows) -> Iterator[tuple[FileRow, list[int]]]:
     """The files that get a picture, and the positions of their faces that do."""
     of_file: dict[int, list[int]] = {}
     for position, face in enumerate(run.faces):
@@ -126,8 +151,29 @@ def _pictures(
     for row in sorted(looked_at, key=lambda row: row.rank)[:MAX_PICTURES]:
         positions = of_file.get(row.number, [])[:left]
         left -= len(positions)
-        boxes = [face.box for face in map(run.faces.__getitem__, positions) if face.box]
-        yield row, open_media(folder, row, boxes), positions
+        yield row, positions
+
+
+def _thumbnails(
+    folder: Path, row: FileRow, faces: Sequence[FaceRow], recorded: RecordedThumbnails
+) -> tuple[str | None, list[str | None]]:
+    """Of a file and of faces of it: from the run's record, else cut from its media."""
+    whole = recorded.file(row.name, row.peak_frame)
+    parts = [
+        recorded.face(row.name, None, face.place)
+        if face.track is None
+        else recorded.face(row.name, face.place, face.track)
+        for face in faces
+    ]
+    if whole is not None and None not in parts:
+        return whole, parts
+    media = open_media(folder, row, [face.box for face in faces if face.box])
+    if whole is None and media is not None:
+        whole = media.thumbnail()
+    return whole, [
+        _face_picture(folder, face, media) if part is None else part
+        for face, part in zip(faces, parts, strict=True)
+    ]
 
 
 def _face_picture(folder: Path, face: FaceRow, media: MediaPicture | None) -> str | None:
@@ -147,9 +193,10 @@ def _file_data(folder: Path, row: FileRow) -> dict[str, object]:
         "reason": entry["reason"],
         "video": row.is_video,
         "p": _rounded(row.probability, DECIMALS),
-        "ps": [round(value, DECIMALS) for value in row.probabilities],
+        "ps": [[round(value, DECIMALS), int(doubted)] for value, doubted in row.probabilities],
         "faces": entry.get("tracks", entry["faces"]),
         "forged": None,  # counted by the script, for the threshold at hand
+        "unclear": None,
         "score": _rounded(row.score, DECIMALS),
         "size": row.size,
         "time": None if row.seconds is None else [round(row.seconds, TIME_DECIMALS)],
@@ -164,7 +211,8 @@ def _face_data(face: FaceRow, file: int) -> dict[str, object]:
     return {
         "file": file,
         "p": round(face.probability, DECIMALS),
-        "forged": bool(face.label),
+        "verdict": "unclear" if face.doubts else VERDICT_NAMES[face.label],
+        "doubts": face.doubts,
         "score": round(face.score, DECIMALS),
         "size": [round(side, SIZE_DECIMALS) for side in face.size],
         "time": None if times is None else [round(time, TIME_DECIMALS) for time in times],

@@ -1,26 +1,36 @@
-"""Small pictures of a run's annotated media, for its report, as data URIs.
+"""Small pictures of a run's inputs and their faces, for its report, as data URIs.
+
+A run makes them of the pictures as it sees them, nothing drawn on them, and keeps them in its
+record. Where the record is gone, as of a run that was moved, they are cut from annotated media.
 
 Shape letters: H, W height and width of an annotated picture or frame.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from comics.data.images import DEFAULT_MAX_PIXELS
 from comics.pages.html_pages import picture_uri
 from comics.pages.report_rows import FileRow
 from comics.runs.pictures import crop_window
+from comics.runs.records import ImageRecord
 from comics.runs.results_reader import inner_path
+from comics.runs.state import ENTRIES, STATE_FOLDER
+from comics.structures import Faces
 from comics.video.frames import Selection, VideoError
 from comics.video.reader import VideoReader
 
 FILE_SIDE, FACE_SIDE = 320, 80  # pixels of the long side
 QUALITY = 70  # JPEG
+URI_START = "data:image/jpeg;base64,"
 FORMATS = ("JPEG", "PNG")  # that media have
 SEEK_SLACK = 0.5  # frames; times are rounded
 
@@ -51,6 +61,76 @@ class MediaPicture:
         face = self._image.crop(crop_window((x, y, x + width, y + height), size))
         face.thumbnail((FACE_SIDE, FACE_SIDE))
         return picture_uri(face, QUALITY)
+
+
+def make_thumbnails(image: np.ndarray, faces: Faces) -> tuple[str, list[str]]:
+    """Data URIs of a picture [H, W, 3] uint8 RGB, and of each of its faces with some margin."""
+    size = image.shape[:2]
+    whole = _shrunk(image, FILE_SIDE)
+    parts = []
+    for box in faces.boxes.tolist():
+        left, top, right, bottom = crop_window(tuple(box), size)
+        parts.append(_shrunk(image[top:bottom, left:right], FACE_SIDE))
+    return whole, parts
+
+
+def _shrunk(image: np.ndarray, side: int) -> str:
+    scale = side / max(image.shape[:2])
+    if scale < 1:
+        size = tuple(max(1, round(edge * scale)) for edge in image.shape[1::-1])
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return picture_uri(Image.fromarray(np.ascontiguousarray(image)), QUALITY)
+
+
+class RecordedThumbnails:
+    """The thumbnails that a run's record holds.
+
+    Args:
+        folder: of the run. Where it has no record, or one of another version, nothing is found.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STATE_FOLDER / ENTRIES
+        self._places: dict[tuple[str, int | None], int] = {}
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            place = 0
+            for line in file:
+                # A record that was cut off by a kill, or is no record, has no thumbnails
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if not line.startswith(b"null"):
+                        image = ImageRecord.from_line(line.decode("ascii")).image
+                        self._places[image["file_name"], image.get("frame")] = place
+                place += len(line)
+
+    def file(self, name: str, frame: int | None) -> str | None:
+        """Of the whole picture or frame (by its index); None where there is none."""
+        record = self._read(name, frame)
+        return None if record is None else record.thumbnails[0]
+
+    def face(self, name: str, frame: int | None, key: int) -> str | None:
+        """Of a face: in a picture its position, in a frame the number of its track."""
+        record = self._read(name, frame)
+        if record is None:
+            return None
+        if frame is not None:
+            tracks = [face.get("track_id") for face in record.faces]
+            if key not in tracks:
+                return None
+            key = tracks.index(key)
+        parts = record.thumbnails[1]
+        return parts[key] if key < len(parts) else None
+
+    def _read(self, name: str, frame: int | None) -> ImageRecord | None:
+        place = self._places.get((name, frame))
+        if place is None:
+            return None
+        with open(self._path, "rb") as file:
+            file.seek(place)
+            record = ImageRecord.from_line(file.readline().decode("ascii"))
+        # They go into a page: nothing but a picture may
+        told = record.thumbnails
+        sound = told is not None and all(uri.startswith(URI_START) for uri in (told[0], *told[1]))
+        return record if sound else None
 
 
 def open_media(folder: Path, row: FileRow, boxes: Sequence[Box]) -> MediaPicture | None:

@@ -1,7 +1,7 @@
-"""Batches of pictures that the model sees at nearly the same size, so that little is padding.
+"""Batches of pictures that the model sees at one size, so that nothing is padded.
 
-A detector pads the pictures of a batch to the largest of them. Portraits and landscapes in one
-batch make it a third larger than its pictures are; here each waits for its like, not for long.
+A detector pads the pictures of a batch to the largest of them, and what is beside a picture then
+changes what is found in it. Here each waits for its like, not for long.
 
 Shape letters: H, W height and width of a picture as the model sees it.
 """
@@ -13,7 +13,6 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-MAX_WASTE = 1.15  # padded area over own area, of every picture of a batch; a decision
 LOOK_AHEAD_BATCHES = 4  # pictures that wait, in batches
 WAITING_BYTES = 2**29  # of pictures that wait; the oldest then goes with whatever is like it
 
@@ -24,7 +23,7 @@ def size_batches(
     batch_size: int,
     bytes_of: Callable[[Item], int] = lambda _: 0,
 ) -> Iterator[list[Item]]:
-    """Batches of at most ``batch_size`` items of similar (H, W); every item once.
+    """Batches of at most ``batch_size`` items of one (H, W); every item once.
 
     The oldest item that waits is always in the next batch, so none waits longer than for
     ``LOOK_AHEAD_BATCHES`` batches of others. The same items make the same batches.
@@ -44,7 +43,12 @@ def size_batches(
         yield _take(waiting, shape_of, batch_size)
 
 
-def _is_due(waiting: list, shape_of: Callable, batch_size: int, bytes_of: Callable) -> bool:
+def _is_due(
+    waiting: list[Item],
+    shape_of: Callable[[Item], tuple[int, int]],
+    batch_size: int,
+    bytes_of: Callable[[Item], int],
+) -> bool:
     if not waiting:
         return False
     return (
@@ -54,7 +58,9 @@ def _is_due(waiting: list, shape_of: Callable, batch_size: int, bytes_of: Callab
     )
 
 
-def _take(waiting: list, shape_of: Callable, batch_size: int) -> list:
+def _take(
+    waiting: list[Item], shape_of: Callable[[Item], tuple[int, int]], batch_size: int
+) -> list[Item]:
     """Remove the next batch from ``waiting``."""
     chosen = _like_the_oldest(waiting, shape_of, batch_size)
     batch = [waiting[position] for position in chosen]
@@ -63,17 +69,10 @@ def _take(waiting: list, shape_of: Callable, batch_size: int) -> list:
     return batch
 
 
-def _like_the_oldest(waiting: list, shape_of: Callable, batch_size: int) -> list[int]:
-    """Positions of the oldest item and those that go with it, in their order."""
-    shapes = [shape_of(item) for item in waiting]
-    chosen, height, width = [0], *shapes[0]
-    smallest = height * width
-    for position, (own_height, own_width) in enumerate(shapes[1:], start=1):
-        if len(chosen) == batch_size:
-            break
-        padded = max(height, own_height) * max(width, own_width)
-        least = min(smallest, own_height * own_width)
-        if padded <= MAX_WASTE * least:
-            chosen.append(position)
-            height, width, smallest = max(height, own_height), max(width, own_width), least
-    return chosen
+def _like_the_oldest(
+    waiting: list[Item], shape_of: Callable[[Item], tuple[int, int]], batch_size: int
+) -> list[int]:
+    """Positions of the oldest item and of those of its size, in their order."""
+    shapes = [tuple(shape_of(item)) for item in waiting]
+    alike = [position for position, shape in enumerate(shapes) if shape == shapes[0]]
+    return alike[:batch_size]

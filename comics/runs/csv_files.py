@@ -1,8 +1,9 @@
 """The results of a run as tables: ``results.csv``, a line per face, and ``files.csv``, per file.
 
 UTF-8, comma-separated, quoted as RFC 4180 says, lines ended by a line feed. A spreadsheet takes a
-cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, and the name of a file may: such a
-path gets ``./`` before it, which names the same file.
+cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, some also where white space comes
+first or the sign is one of the full-width forms, and the name of a file may begin so: such a path
+gets ``./`` before it, which names the same file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.runs.outputs import FileStatus
 from comics.structures import CLASS_NAMES
 
@@ -29,9 +30,12 @@ FACE_COLUMNS = (
     "score",
     "fake_probability",
     "label",
+    "verdict",
+    "unclear_because",
 )
 FILE_COLUMNS = tuple(field.name for field in fields(FileStatus))
-FORMULA_STARTS = ("=", "+", "-", "@")
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+WHITE_STARTS = ("\t", "\r", "\n")  # on their own taken for formulas by some
 
 
 class CsvTable:
@@ -72,12 +76,14 @@ def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
         **kept,
         **place,
         "label": CLASS_NAMES[face["category_id"]].lower(),
+        "verdict": face["verdict"],
+        "unclear_because": " ".join(face.get("unclear_because", ())),
     }
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str):
-        value = value.replace("\r", " ")  # left unquoted by the csv module, a line end to readers
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
-        return f"./{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    dangerous = value.startswith(WHITE_STARTS) or value.lstrip().startswith(FORMULA_STARTS)
+    value = value.replace("\r", " ")  # left unquoted by the csv module, a line end to readers
+    return f"./{value}" if dangerous else value

@@ -9,57 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from PIL import Image
-
+from comics.data.content import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, content_kind
+from comics.data.file_kinds import ANIMATION, VIDEO, is_side_file, is_side_folder
 from comics.inference.files import display_name
 
-IMAGE_EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".tga",
-        ".mpo",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-    ]
-)
-VIDEO_EXTENSIONS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".gif",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".3gp",
-        ".flv",
-        ".wmv",
-        ".ogv",
-    ]
-)
-# Formats whose files may hold an animation, which is a video here, or one picture
-ANIMATED_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
+# Why a file is passed over
+SIDE_FILE = "a side file of an operating system"
+NO_MEDIA = "neither a picture nor a video"
 WILDCARDS = frozenset("*?[")
 # Sources that are no files
 LIVE = re.compile(r"webcam:\d+|(rtsps?|rtp|srt|udp)://.+", re.IGNORECASE)
@@ -90,10 +46,11 @@ class InputFile:
 
 @dataclass
 class ExpandedInputs:
-    """The files found, and what could not be looked at: (path, reason)."""
+    """The files found, what could not be looked at, and what was passed over: (path, reason)."""
 
     files: list[InputFile] = field(default_factory=list)
     faults: list[tuple[Path, str]] = field(default_factory=list)
+    passed_over: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def expand_inputs(
@@ -103,8 +60,10 @@ def expand_inputs(
 ) -> ExpandedInputs:
     """Files named by paths, folders (recursively) and globs, each once, in a stable order.
 
-    A file that is named is taken whatever its extension; in a folder only known image and video
-    extensions are. Links are followed, except to a folder that contains the link.
+    A file that is named is taken whatever it is. In a folder, files whose content is that of a
+    picture or video are, and those that are called like one; the others are noted as passed over.
+    So are side files of operating systems, named or not. Links are followed, except to a folder
+    that contains the link.
 
     Args:
         arguments: paths, patterns with ``*``, ``?``, ``[...]`` and ``**``, or live sources:
@@ -130,10 +89,10 @@ def expand_inputs(
         if isinstance(argument, str) and LIVE.fullmatch(argument):
             add(_live_source(argument))
             continue
-        for file in _expand(Path(argument), found.faults, excluded):
+        for file in _expand(Path(argument), found, excluded):
             add(file)
     for name in listed:
-        for file in _expand_listed(Path(name), found.faults, excluded):
+        for file in _expand_listed(Path(name), found, excluded):
             add(file)
     return found
 
@@ -144,31 +103,31 @@ def _live_source(source: str) -> InputFile:
     return InputFile(Path(shown), relative, live=source, shard_name=shown)
 
 
-def _expand(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+def _expand(path: Path, found: ExpandedInputs, excluded: str | None) -> Iterator[InputFile]:
     if _exists(path):
-        yield from _expand_existing(path, faults, excluded)
+        yield from _expand_existing(path, found, excluded)
     elif WILDCARDS & set(str(path)):
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
-            faults.append((path, "no file matches this pattern"))
+            found.faults.append((path, "no file matches this pattern"))
         for match in matches:
             # "**" also yields the folders on the way; their files are matches of their own
             on_the_way = "**" in str(path) and os.path.isdir(match)
             if not on_the_way and not _is_below(match, excluded):
-                yield from _expand_existing(Path(match), faults, excluded)
+                yield from _expand_existing(Path(match), found, excluded)
     else:
-        faults.append((path, "no such file or folder"))
+        found.faults.append((path, "no such file or folder"))
 
 
 def _is_below(path: str, folder: str | None) -> bool:
     return folder is not None and Path(os.path.realpath(path)).is_relative_to(folder)
 
 
-def _expand_listed(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+def _expand_listed(path: Path, found: ExpandedInputs, excluded: str | None) -> Iterator[InputFile]:
     if _exists(path):
-        yield from _expand_existing(path, faults, excluded)
+        yield from _expand_existing(path, found, excluded)
     else:
-        faults.append((path, "no such file or folder"))
+        found.faults.append((path, "no such file or folder"))
 
 
 def _exists(path: Path) -> bool:
@@ -179,42 +138,57 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _expand_existing(path: Path, faults: list, excluded: str | None) -> Iterator[InputFile]:
+def _expand_existing(
+    path: Path, found: ExpandedInputs, excluded: str | None
+) -> Iterator[InputFile]:
     if path.is_dir():
-        yield from _walk(path, path, (), faults, excluded)
+        yield from _walk(path, path, (), found, excluded)
+    elif is_side_file(path.name):
+        found.passed_over.append((path, SIDE_FILE))
+    elif fault := file_fault(path):
+        found.faults.append((path, fault))
     else:
-        fault = file_fault(path)
-        if fault is None:
-            yield InputFile(path, PurePath(path.name), shard_name=str(path))
-        else:
-            faults.append((path, fault))
+        yield InputFile(path, PurePath(path.name), shard_name=str(path))
 
 
 def _walk(
-    root: Path, folder: Path, parents: tuple[str, ...], faults: list, excluded: str | None
+    root: Path,
+    folder: Path,
+    parents: tuple[str, ...],
+    found: ExpandedInputs,
+    excluded: str | None,
 ) -> Iterator[InputFile]:
     identity = os.path.realpath(folder)
     if identity == excluded:
         return
     if identity in parents:
-        faults.append((folder, "a symbolic link to a folder that contains it"))
+        found.faults.append((folder, "a symbolic link to a folder that contains it"))
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        faults.append((folder, error.strerror or str(error)))
+        found.faults.append((folder, error.strerror or str(error)))
         return
     for entry in entries:
         path = folder / entry.name
         if path.is_dir():
-            yield from _walk(root, path, (*parents, identity), faults, excluded)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
-            fault = file_fault(path)
-            if fault is None:
-                relative = path.relative_to(root)
-                yield InputFile(path, relative, shard_name=relative.as_posix())
+            if is_side_folder(entry.name):
+                found.passed_over.append((path, SIDE_FILE))
             else:
-                faults.append((path, fault))
+                yield from _walk(root, path, (*parents, identity), found, excluded)
+        elif is_side_file(entry.name):
+            found.passed_over.append((path, SIDE_FILE))
+        elif fault := file_fault(path):
+            # A pipe or a socket is no input, unless it is called like one
+            if is_media_name(path):
+                found.faults.append((path, fault))
+            else:
+                found.passed_over.append((path, NO_MEDIA))
+        elif content_kind(path, named=False) is None:
+            found.passed_over.append((path, NO_MEDIA))
+        else:
+            relative = path.relative_to(root)
+            yield InputFile(path, relative, shard_name=relative.as_posix())
 
 
 def file_fault(path: Path) -> str | None:
@@ -230,13 +204,13 @@ def file_fault(path: Path) -> str | None:
     return "a symbolic link that loops" if path.is_symlink() else "not a regular file"
 
 
+def is_media_name(path: Path) -> bool:
+    """Whether a file is called as pictures or videos are."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
+
+
 def is_video(path: Path) -> bool:
-    """Whether a file is to be read as a video: by its extension; GIF and WebP only if animated."""
-    extension = path.suffix.lower()
-    if extension not in ANIMATED_FORMATS:
-        return extension in VIDEO_EXTENSIONS
-    try:
-        with Image.open(path, formats=[ANIMATED_FORMATS[extension]]) as image:
-            return image.is_animated
-    except Exception:  # Pillow meets broken files in many ways; the reader of images says how
-        return False
+    """Whether a file is to be read as a video or animation: by its content."""
+    if file_fault(path) is not None:  # a pipe would be waited for without end
+        return path.suffix.lower() in VIDEO_EXTENSIONS
+    return content_kind(path) in (VIDEO, ANIMATION)

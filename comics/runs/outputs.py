@@ -1,19 +1,22 @@
 """The results file of a run: one JSON document, written in one go or not at all.
 
-Its layout, ``schema_version`` 1.1 (``results.schema.json`` beside this file is its JSON schema,
+Its layout, ``schema_version`` 2.0 (``results.schema.json`` beside this file is its JSON schema,
 docs/results.md its page for readers)::
 
-    {"schema_version": "1.1",
+    {"schema_version": "2.0",
      "provenance": {...}            model, its SHA-256, thresholds, calibration: see Predictor
      "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
      "results": [one entry per face: COCO's image_id, category_id, bbox (x, y, width, height),
-                 score, segmentation (RLE), and file_name, fake_probability; of a video's face also
-                 track_id (unique in its file); with crops also crop (a file of the run)],
+                 score, segmentation (RLE), and file_name, fake_probability, verdict (real, fake or
+                 unclear; of the last unclear_because, a list of comics.structures.DOUBTS); of a
+                 video's face also track_id (unique in its file); with crops also crop (a file of
+                 the run)],
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
      "files":   [one entry per input file: FileStatus],
-     "summary": {status: count, "complete": whether no input is left, "pending": inputs left}}
+     "summary": {status: count, "complete": whether no input is left, "pending": inputs left,
+                 "passed_over": files of the inputs that are neither picture nor video}}
 
 ``results`` is what pycocotools' ``loadRes`` takes. ``score`` is the confidence that there is a
 face; ``fake_probability`` is P(fake), from which ``category_id`` follows. Entries are spooled to
@@ -28,17 +31,20 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
 from comics.data.coco import faces_to_results
-from comics.inference.files import atomic_path
-from comics.structures import CLASS_NAMES, FAKE, Faces
+from comics.files import atomic_path
+from comics.structures import CLASS_NAMES, Faces
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "2.0"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
-NO_FACE, ALL_REAL, FORGED = "no_face_found", "all_faces_real", "forged_face_found"
+# Of a file. No forgery found among its faces is not the same as a file that is real
+NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
+    "no_face_found", "no_forgery_found", "unclear", "forged_face_found",
+)  # fmt: skip
 BOX_DECIMALS = 2  # pixels
 SCORE_DECIMALS = 6
 
@@ -51,10 +57,13 @@ class FileStatus:
         file_name: as it was found.
         kind: "image", "video"; "unknown" of what could not be looked at.
         status: "ok"; "partial": a video of which not everything could be read; "failed".
-        verdict: "no_face_found", "all_faces_real", "forged_face_found"; None if it failed. Of a
-            video: of its tracks (comics.video.track_verdicts); a frame is not enough.
-        faces, forged_faces: counts; of a video, summed over its analysed frames.
-        reason: what went wrong, or was left out (a sound track); None if nothing.
+        verdict: "forged_face_found" with one such face; else "unclear" with one such face; else
+            "no_forgery_found", or "no_face_found"; None if it failed. Of a video: of its tracks
+            (comics.video.track_verdicts); a frame is not enough.
+        faces, forged_faces, unclear_faces: counts by verdict; of a video, summed over its analysed
+            frames.
+        reason: what went wrong, was not looked at (further pages, streams), or was left out (a
+            sound track); None if nothing.
         output: the annotated picture or video, relative to the results file; None without one.
         heat_map: the picture of where its faces look forged, likewise.
         frames, analysed_frames, frames_with_faces, frames_with_forged_faces: videos only.
@@ -71,6 +80,7 @@ class FileStatus:
     verdict: str | None = None
     faces: int = 0
     forged_faces: int = 0
+    unclear_faces: int = 0
     reason: str | None = None
     output: str | None = None
     heat_map: str | None = None
@@ -84,37 +94,50 @@ class FileStatus:
     tracks_file: str | None = None
 
 
-def verdict_of(faces: int, forged_faces: int) -> str:
-    """The verdict of a file that was read; finding no face is not the same as finding real ones."""
-    if not faces:
+def categories() -> list[dict[str, object]]:
+    """COCO's list of them."""
+    return [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES)]
+
+
+def verdict_of(verdicts: Collection[str]) -> str:
+    """The verdict of a file that was read, from those of its faces or tracks.
+
+    Finding no face is not the same as finding no forgery.
+
+    Args:
+        verdicts: of ``comics.structures.VERDICTS``.
+    """
+    if not verdicts:
         return NO_FACE
-    return FORGED if forged_faces else ALL_REAL
-
-
-def count_forged(faces: Faces) -> int:
-    """Faces whose label is fake."""
-    return int((faces.labels == FAKE).sum())
+    if "fake" in verdicts:
+        return FORGED
+    return UNCLEAR if "unclear" in verdicts else NO_FORGERY
 
 
 def faces_to_entries(
     faces: Faces,
-    image_id: int,
     file_name: str,
     track_ids: Sequence[int] | None = None,
     crops: Sequence[str] | None = None,
 ) -> list[dict]:
-    """One COCO results entry per face, with its file name; numbers rounded to what they carry.
+    """One COCO results entry per face, but for its image_id, with its file name.
+
+    Numbers are rounded to what they carry.
 
     Args:
         faces: verdicts.
-        image_id: of the picture or frame.
         file_name: of the input file.
         track_ids: of each face of a video's frame; None: of a picture.
         crops: the file of each face's crop, relative to the results file; None: not written.
     """
     entries = []
-    for position, result in enumerate(faces_to_results(faces, image_id)):
+    told = zip(faces_to_results(faces, 0), faces.verdicts, faces.doubt_names, strict=True)
+    for position, (result, verdict, doubts) in enumerate(told):
+        del result["image_id"]  # given when the document is written
         result["file_name"] = file_name
+        result["verdict"] = verdict
+        if doubts:
+            result["unclear_because"] = list(doubts)
         result["bbox"] = [round(value, BOX_DECIMALS) for value in result["bbox"]]
         for name in result.keys() & {"score", "fake_probability"}:
             result[name] = round(result[name], SCORE_DECIMALS)
@@ -135,7 +158,7 @@ def image_entry(
     return entry if frame is None else entry | {"frame": frame, "time_s": time_s}
 
 
-class ResultsWriter:
+class DocumentWriter:
     """Takes pictures, faces and file outcomes as they come; made by ``results_file``.
 
     Args:
@@ -146,41 +169,33 @@ class ResultsWriter:
     Attributes:
         files: outcomes so far.
         pending: inputs that are left for another time; to be set before the block ends.
+        passed_over: files that were no inputs, likewise.
     """
 
     def __init__(self, document: IO[str], images: IO[str]) -> None:
         self.files: list[FileStatus] = []
         self.pending = 0
+        self.passed_over = 0
         self._document = document
         self._images = images
         self._image_count = 0
         self._face_count = 0
 
-    def add_image(
-        self,
-        file_name: str,
-        faces: Faces,
-        frame: int | None = None,
-        time_s: float | None = None,
-        track_ids: Sequence[int] | None = None,
-        crops: Sequence[str] | None = None,
-    ) -> int:
-        """Add a picture, or a frame of a video, and its faces; returns its image id, from 1."""
-        return self.add_entries(
-            image_entry(file_name, faces, frame, time_s),
-            faces_to_entries(faces, 0, file_name, track_ids, crops),
-        )
+    def add_texts(self, image: str, faces: Sequence[str]) -> int:
+        """Add a picture or frame and its faces, as JSON objects; returns its image id, from 1.
 
-    def add_entries(self, image: Mapping, faces: Sequence[Mapping]) -> int:
-        """Add entries as ``image_entry`` and ``faces_to_entries`` make them; numbers them anew."""
+        Args:
+            image: of ``images``, without its id.
+            faces: of ``results``, without their image_id.
+        """
         self._image_count += 1
-        line = json.dumps({"id": self._image_count, **image})
-        self._images.write((",\n" if self._image_count > 1 else "\n") + line)
+        number = self._image_count
+        self._images.write((",\n" if number > 1 else "\n") + f'{{"id": {number}, {image[1:]}')
         for face in faces:
-            line = json.dumps({**face, "image_id": self._image_count})
-            self._document.write((",\n" if self._face_count else "\n") + line)
+            start = ",\n" if self._face_count else "\n"
+            self._document.write(f'{start}{{"image_id": {number}, {face[1:]}')
             self._face_count += 1
-        return self._image_count
+        return number
 
     def add_file(self, status: FileStatus) -> None:
         """Add the outcome of one input file."""
@@ -190,8 +205,7 @@ class ResultsWriter:
         """Write what comes before the entries."""
         self._document.write('{"schema_version": ' + json.dumps(SCHEMA_VERSION))
         self._write_member("provenance", provenance)
-        categories = [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES)]
-        self._write_member("categories", categories)
+        self._write_member("categories", categories())
         self._document.write(',\n"results": [')
 
     def finish(self) -> None:
@@ -201,7 +215,11 @@ class ResultsWriter:
         shutil.copyfileobj(self._images, self._document)
         self._document.write("]")
         self._write_member("files", [file_entry(file) for file in self.files])
-        state = {"complete": not self.pending, "pending": self.pending}
+        state = {
+            "complete": not self.pending,
+            "pending": self.pending,
+            "passed_over": self.passed_over,
+        }
         self._write_member("summary", summarise(self.files) | state)
         self._document.write("}\n")
 
@@ -212,14 +230,14 @@ class ResultsWriter:
 @contextlib.contextmanager
 def results_file(
     path: str | os.PathLike, provenance: Mapping[str, object]
-) -> Iterator[ResultsWriter]:
+) -> Iterator[DocumentWriter]:
     """A writer of the results file; the file appears at ``path`` when the block ends well."""
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8") as document,
         tempfile.TemporaryFile("w+", encoding="utf-8", dir=temporary.parent) as images,
     ):
-        writer = ResultsWriter(document, images)
+        writer = DocumentWriter(document, images)
         writer.begin(provenance)
         yield writer
         writer.finish()
@@ -232,9 +250,10 @@ def summarise(files: list[FileStatus]) -> dict[str, int]:
     return {
         "files": len(files),
         **{status: statuses[status] for status in (OK, PARTIAL, FAILED)},
-        **{verdict: verdicts[verdict] for verdict in (NO_FACE, ALL_REAL, FORGED)},
+        **{verdict: verdicts[verdict] for verdict in (NO_FACE, NO_FORGERY, UNCLEAR, FORGED)},
         "faces": sum(file.faces for file in files),
         "forged_faces": sum(file.forged_faces for file in files),
+        "unclear_faces": sum(file.unclear_faces for file in files),
     }
 
 

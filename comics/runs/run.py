@@ -17,28 +17,27 @@ The folder of a run::
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from comics.data.content import VIDEO_EXTENSIONS
 from comics.data.images import ImageError
+from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
-from comics.inference.files import FileOutputs, OutputNames, display_name
+from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
 from comics.inference.heat_maps import draw_heat_maps
+from comics.pages.thumbnails import make_thumbnails
 from comics.runs.batches import size_batches
 from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row
 from comics.runs.decoding import decode_ahead
-from comics.runs.inputs import (
-    ANIMATED_FORMATS,
-    VIDEO_EXTENSIONS,
-    ExpandedInputs,
-    InputFile,
-    is_video,
-)
+from comics.runs.inputs import ExpandedInputs, InputFile, is_video
 from comics.runs.messages import describe
 from comics.runs.options import RunOptions
 from comics.runs.outputs import (
@@ -46,18 +45,21 @@ from comics.runs.outputs import (
     OK,
     SCHEMA_VERSION,
     FileStatus,
-    count_forged,
     file_entry,
     results_file,
     verdict_of,
 )
-from comics.runs.pictures import MEDIA_FOLDER, write_crops, write_picture
+from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
+from comics.runs.records import FileRecord, ImageRecord, RunRecord
 from comics.runs.state import FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
-from comics.structures import Faces
+from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
+from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
+ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
+OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -72,10 +74,12 @@ class RunOutcome:
     Attributes:
         files: what became of each input, faults first, then in the order of the inputs.
         pending: inputs that are left, as the run was stopped.
+        passed_over: what of the inputs was neither picture nor video, and why.
     """
 
     files: list[FileStatus]
     pending: int = 0
+    passed_over: Sequence[tuple[Path, str]] = ()
 
 
 def run_inference(
@@ -84,6 +88,7 @@ def run_inference(
     options: RunOptions,
     report: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
+    write: Callable[[RunRecord], object] | None = None,
 ) -> RunOutcome:
     """Process all inputs; returns what became of each, which is also in the results files.
 
@@ -97,6 +102,7 @@ def run_inference(
         report: takes one line of text per file, as it is finished.
         stop: asked between batches; once it says True, the results files are written with what is
             finished, and name the number of inputs that are left. A live source ends there.
+        write: makes the outputs of the run's record; None: ``write_results`` into the folder.
 
     Raises:
         SettingsError: if the folder holds a run with other settings.
@@ -108,11 +114,17 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite) as state:
+    with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
-        write_results(options.output, predictor.provenance, state, done, pending)
-        return RunOutcome([outcome.status for outcome in done], pending)
+        files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
+        passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
+        record = RunRecord(predictor.provenance, files, pending, len(passed_over))
+        if write is None:
+            write_results(options.output, record)
+        else:
+            write(record)
+        return RunOutcome([outcome.status for outcome in done], pending, passed_over)
 
 
 def exit_code(files: Sequence[FileStatus]) -> int:
@@ -120,42 +132,45 @@ def exit_code(files: Sequence[FileStatus]) -> int:
     return EXIT_OK if all(file.status == OK for file in files) else EXIT_SOME_FAILED
 
 
-def write_results(
-    output: Path,
-    provenance: dict[str, object],
-    state: RunState,
-    done: Sequence[FinishedFile],
-    pending: int,
-) -> None:
+def write_results(output: Path, record: RunRecord, collect: RecordSink | None = None) -> None:
     """Write ``results.json`` and the tables: each appears whole, the JSON document last.
 
     Args:
         output: folder of the run.
-        provenance: of the predictor.
-        state: holds the entries.
-        done: outcomes, in the order in which they are listed.
-        pending: inputs that are left.
+        record: what they are made from; gone through once.
+        collect: also takes every file and picture, as they come.
 
     Raises:
         OSError: if one cannot be written.
     """
     with (
-        results_file(output / RESULTS_NAME, provenance) as document,
+        results_file(output / RESULTS_NAME, record.provenance) as document,
         csv_table(output / FILES_TABLE, FILE_COLUMNS) as files_table,
         csv_table(output / FACES_TABLE, FACE_COLUMNS) as faces_table,
     ):
-        document.pending = pending
-        for outcome in done:
-            document.add_file(outcome.status)
-            files_table.add(file_entry(outcome.status))
-            for image, faces in state.entries(outcome):
-                document.add_entries(image, faces)
-                for face in faces:
-                    faces_table.add(face_row(image, face))
+        document.pending, document.passed_over = record.pending, record.passed_over
+        for file in record.files:
+            entry = file_entry(file.status)
+            document.add_file(file.status)
+            files_table.add(entry)
+            if collect is not None:
+                collect.add_file(entry)
+            for one in file.images():
+                document.add_texts(one.image_text, one.face_texts)
+                for face in one.faces:
+                    faces_table.add(face_row(one.image, face))
+                if collect is not None:
+                    collect.add_image(one.image, one.faces)
 
 
-class _Stopped(Exception):
-    """Ends a video at the wish of ``stop``."""
+class RecordSink(Protocol):
+    """Takes what a run's record holds, file by file."""
+
+    def add_file(self, entry: Mapping[str, Any]) -> None:
+        """An input file, as in ``files`` of results.json; what follows is of it."""
+
+    def add_image(self, image: Mapping[str, Any], faces: Sequence[Mapping[str, Any]]) -> None:
+        """A picture or frame of it: the entry, and those of its faces."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +178,31 @@ class _Job:
     """One input: its position among them, the file, where its outputs go, and what it is known by.
 
     ``key`` is of before the file is read: a file that changes meanwhile is not finished.
+    ``earlier`` is what an earlier run made of it; its outputs are replaced.
     """
 
     position: int
     file: InputFile
     outputs: FileOutputs
     key: tuple | None
+    is_video: bool
+    earlier: FinishedFile | None
+
+
+class TrackPeaks:
+    """The highest P(fake) of each track so far: frames that raise one are worth a thumbnail."""
+
+    def __init__(self) -> None:
+        self._highest: dict[int, float] = {}
+
+    def rise(self, faces: Faces, track_ids: Sequence[int]) -> bool:
+        """Take in a frame; whether any of its faces is more suspicious than its track was."""
+        risen = False
+        for track, probability in zip(track_ids, faces.fake_probability.tolist(), strict=True):
+            if probability > self._highest.get(track, -1.0):
+                self._highest[track] = probability
+                risen = True
+        return risen
 
 
 class _VideoPredictor:
@@ -181,7 +215,7 @@ class _VideoPredictor:
     def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Faces of each image, one by one where memory is short; raises where the run stops."""
         if self._stop():
-            raise _Stopped
+            raise Stopped
         try:
             return self._predictor.predict(images)
         except OUT_OF_MEMORY:
@@ -235,16 +269,24 @@ class _Run:
         for base in self._state.bases():
             for suffix in (".jpg", ".mp4"):
                 names.reserve(base.with_name(base.name + suffix))
+        bases = []
+        for file in files:
+            earlier = self._state.earlier(file)
+            bases.append(_base_name(names, file) if earlier is None else earlier.base)
         jobs = []
-        for position, file in enumerate(files):
-            finished = self._state.finished(file)
-            base = _base_name(names, file) if finished is None else finished.base
+        for position, (file, base) in enumerate(zip(files, bases, strict=True)):
             if not self._options.shard.owns_file(file):
                 continue
-            outputs = FileOutputs(self._options.output, base)
-            jobs.append(_Job(position, file, outputs, file_key(file)))
+            finished, earlier = self._state.finished(file), self._state.earlier(file)
             if finished is not None and self._is_intact(finished):
                 self._done[position] = finished
+            shows_video = finished is None and (file.live is not None or is_video(file.path))
+            if finished is not None:
+                shows_video = finished.status.kind == "video"
+            elif earlier is None and not _fits_name(file, shows_video):
+                base = _base_name(names, file, shows_video)  # its content is not what its name says
+            outputs = FileOutputs(self._options.output, base)
+            jobs.append(_Job(position, file, outputs, file_key(file), shows_video, earlier))
         return jobs
 
     def _is_intact(self, finished: FinishedFile) -> bool:
@@ -262,7 +304,7 @@ class _Run:
             for job in todo:
                 if self._stop():
                     return
-                if job.file.live is not None or is_video(job.file.path):
+                if job.is_video:
                     videos.append(job)
                 else:
                     yield job.file
@@ -270,7 +312,7 @@ class _Run:
         def good(decoded: Iterator) -> Iterator[tuple[_Job, np.ndarray]]:
             for file, image in decoded:
                 if isinstance(image, ImageError):
-                    self._fail(jobs[file].position, file.name, "image", image.reason)
+                    self._fail(jobs[file].position, file.name, "image", image.reason, jobs[file])
                 else:
                     yield jobs[file], image
 
@@ -291,21 +333,23 @@ class _Run:
     def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
         try:
             found = self._predictor.predict([image for _, image in batch])
-        except OUT_OF_MEMORY:
+        except (*OUT_OF_MEMORY, NotFiniteError) as error:
             if len(batch) > 1:
                 for item in batch:
                     self._batch([item])
                 return
             (job, image), *_ = batch
             reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
-            self._fail(job.position, job.file.name, "image", reason)
+            if isinstance(error, NotFiniteError):
+                reason = f"no verdict: {error}"
+            self._fail(job.position, job.file.name, "image", reason, job)
             return
         for (job, image), faces in zip(batch, found, strict=True):
             self._picture(job, image, faces)
 
     def _picture(self, job: _Job, image: np.ndarray, faces: Faces) -> None:
         options, outputs, name = self._options, job.outputs, job.file.name
-        forged = count_forged(faces)
+        verdicts = Counter(faces.verdicts)
         media = heat_map = None
         if options.write_media:
             media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
@@ -313,19 +357,40 @@ class _Run:
             drawn = draw_heat_maps(image, faces, *self._predictor.heat_maps(image, faces))
             heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
         crops = write_crops(outputs, image, faces) if options.crops else None
-        self._state.add_image(name, faces, crops=crops)
-        verdict = verdict_of(len(faces), forged)
+        thumbnails = make_thumbnails(image, faces) if options.write_media else None
+        self._state.add(ImageRecord.of(name, faces, crops=crops, thumbnails=thumbnails))
         status = FileStatus(
-            name, "image", OK, verdict, len(faces), forged, output=media, heat_map=heat_map
+            name,
+            "image",
+            OK,
+            verdict_of(verdicts),
+            faces=len(faces),
+            forged_faces=verdicts["fake"],
+            unclear_faces=verdicts["unclear"],
+            reason=parts_left_out(job.file.path),
+            output=media,
+            heat_map=heat_map,
         )
         self._finish(job, status)
 
     def _video(self, job: _Job) -> None:
         options, name, outputs = self._options, job.file.name, job.outputs
+        peaks = TrackPeaks()
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
             crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
-            self._state.add_image(name, faces, frame.index, frame.time_s, track_ids, crops)
+            shown = options.write_media and peaks.rise(faces, track_ids)
+            self._state.add(
+                ImageRecord.of(
+                    name,
+                    faces,
+                    frame.index,
+                    frame.time_s,
+                    track_ids,
+                    crops,
+                    make_thumbnails(frame.image, faces) if shown else None,
+                )
+            )
 
         # A live source has no end but this one: what came until then counts
         is_live = job.file.live is not None
@@ -344,37 +409,81 @@ class _Run:
                 ),
                 self._stop,
             )
-        except _Stopped:
+        except Stopped:
             self._state.discard()
             return
         except OUT_OF_MEMORY:
             status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
+        except NotFiniteError as error:
+            status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         if status.status == FAILED:
             self._state.discard()
-            self._fail(job.position, status.file_name, status.kind, status.reason)
+            self._fail(job.position, status.file_name, status.kind, status.reason, job)
         else:
             self._finish(job, status)
 
     def _finish(self, job: _Job, status: FileStatus) -> None:
         unchanged = job.key is not None and job.key == file_key(job.file)
+        before = self._outputs_of(job.earlier)
         finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
+        if before:
+            self._remove(before - self._outputs_of(finished))
         self._done[job.position] = finished
         self._report(describe(status))
 
-    def _fail(self, position: int, name: str, kind: str, reason: str) -> None:
-        """Note that an input could not be used."""
+    def _fail(
+        self, position: int, name: str, kind: str, reason: str, job: _Job | None = None
+    ) -> None:
+        """Note that an input could not be used; outputs of what it was before go."""
+        if job is not None and job.key is not None and self._state.finished(job.file) is None:
+            self._remove(self._outputs_of(job.earlier))
         status = FileStatus(name, kind, FAILED, reason=reason)
         self._done[position] = FinishedFile(status, PurePath(), 0, 0, 0)
         self._report(describe(status))
 
+    def _outputs_of(self, finished: FinishedFile | None) -> set[str]:
+        """Files that were written of an input, relative to the folder."""
+        if finished is None:
+            return set()
+        status = finished.status
+        names = {status.output, status.heat_map, status.timeline, status.tracks_file}
+        if self._options.crops:
+            images = self._state.file_record(finished).images()
+            names.update(face.get("crop") for one in images for face in one.faces)
+        return names - {None}
 
-def _base_name(names: OutputNames, file: InputFile) -> PurePath:
-    """The name of a file's outputs, without extension; dots in it would look like one."""
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):
+                refuse_links(self._options.output, PurePath(name).parent)
+                (self._options.output / name).unlink(missing_ok=True)
+
+
+def _is_named_video(file: InputFile) -> bool:
+    """Whether an input is called like a video; only its content says whether it is one."""
+    return file.live is not None or file.relative.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def _fits_name(file: InputFile, shows_video: bool) -> bool:
+    """Whether the names that an input's outputs were given fit what it is."""
+    if file.relative.suffix.lower() in ANIMATED_EXTENSIONS:
+        return True
+    return shows_video == _is_named_video(file)
+
+
+def _base_name(names: OutputNames, file: InputFile, as_video: bool | None = None) -> PurePath:
+    """The name of a file's outputs, without extension; dots in it would look like one.
+
+    Args:
+        names: that are taken.
+        file: the input.
+        as_video: whether it is a video; None: as its name says.
+    """
     extension = file.relative.suffix.lower()
-    if file.live is not None or extension in VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys():
+    if as_video is None and extension in ANIMATED_EXTENSIONS:
+        suffixes = (".jpg", ".mp4")  # which of the two it is, is seen when it is opened
+    elif _is_named_video(file) if as_video is None else as_video:
         suffixes = (".mp4",)
-    elif extension in ANIMATED_FORMATS:  # which of the two it is, is seen when it is opened
-        suffixes = (".jpg", ".mp4")
     else:
         suffixes = (".jpg",)
     stem = file.relative.stem.replace(".", "_")

@@ -3,10 +3,10 @@
 ``<output>/.comics/`` holds::
 
     settings.json   what results depend on: the model's provenance and the options of the run
-    entries.jsonl   one line per picture or frame: [its entry, [entries of its faces]], as results
-                    files hold them but for their numbers; the lines of one file are together
+    entries.tsv     one line per picture or frame: an ``ImageRecord``; the lines of one file are
+                    together
     files.jsonl     one line per finished file: its path, size and time of change, its outcome, the
-                    name of its outputs, and which bytes of entries.jsonl are its own (checksummed)
+                    name of its outputs, and which bytes of entries.tsv are its own (checksummed)
     lock            held while a run writes here
 
 A line of ``files.jsonl`` is written after everything it speaks of, so whatever a killed run left
@@ -23,19 +23,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
+from typing import IO
 
-from comics.inference.files import write_bytes
+from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
+from comics.inference.files import refuse_links
 from comics.runs.inputs import InputFile
-from comics.runs.outputs import FileStatus, faces_to_entries, image_entry
-from comics.structures import Faces
-
-try:  # POSIX only; elsewhere two runs in one folder are not kept apart
-    import fcntl
-except ImportError:
-    fcntl = None
+from comics.runs.outputs import FileStatus
+from comics.runs.records import FileRecord, ImageRecord
 
 STATE_FOLDER = ".comics"
-SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.jsonl", "files.jsonl", "lock"
+SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.tsv", "files.jsonl", "lock"
 SHOWN_DIFFERENCES = 5
 
 
@@ -50,7 +47,7 @@ class FinishedFile:
     Attributes:
         status: what became of the file.
         base: name of its outputs without extension, see ``FileOutputs``.
-        start, end: its bytes of ``entries.jsonl``.
+        start, end: its bytes of ``entries.tsv``.
         crc: CRC-32 of those bytes.
     """
 
@@ -64,36 +61,32 @@ class FinishedFile:
 class RunState:
     """Finished files and their entries; made by ``open_state``.
 
-    The entries of a file are added by ``add_image``, then ``finish`` makes them count, or
+    The records of a file are added by ``add``, then ``finish`` makes them count, or
     ``discard`` drops them. One file at a time.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._entries = open(folder / ENTRIES, "a+b")  # noqa: SIM115  (closed by close)
-        self._files = open(folder / FILES, "a+b")  # noqa: SIM115
-        self._finished: dict[tuple, FinishedFile] = {}
+        self._entries = _open(folder / ENTRIES, "a+b")
+        self._files = _open(folder / FILES, "a+b")
+        self._finished: dict[str, tuple[tuple, FinishedFile]] = {}  # by path: one may change
         self._start, self._crc = 0, 0
         self._load()
 
     def finished(self, file: InputFile) -> FinishedFile | None:
         """What is known of an input; None if it is to be processed, or has changed since."""
         key = file_key(file)
-        return None if key is None else self._finished.get(key)
+        known = None if key is None else self._finished.get(key[0])
+        return known[1] if known is not None and known[0] == key else None
 
-    def add_image(
-        self,
-        file_name: str,
-        faces: Faces,
-        frame: int | None = None,
-        time_s: float | None = None,
-        track_ids: Sequence[int] | None = None,
-        crops: Sequence[str] | None = None,
-    ) -> None:
-        """Add a picture or frame of the file at hand; arguments as ``ResultsWriter.add_image``."""
-        image = image_entry(file_name, faces, frame, time_s)
-        found = faces_to_entries(faces, 0, file_name, track_ids, crops)
-        line = json.dumps([image, found], allow_nan=False).encode() + b"\n"
+    def earlier(self, file: InputFile) -> FinishedFile | None:
+        """What is known of an input as it once was; None if nothing is."""
+        known = self._finished.get(os.fspath(file.path)) if file.live is None else None
+        return None if known is None else known[1]
+
+    def add(self, record: ImageRecord) -> None:
+        """Add a picture or frame of the file at hand."""
+        line = record.to_line().encode("ascii")
         self._entries.write(line)
         self._crc = zlib.crc32(line, self._crc)
 
@@ -115,7 +108,7 @@ class RunState:
         if key is not None:
             self._files.write(_encode(key, finished))
             self._files.flush()
-            self._finished[key] = finished
+            self._finished[key[0]] = (key, finished)
         self._start, self._crc = end, 0
         return finished
 
@@ -126,18 +119,14 @@ class RunState:
         self._entries.seek(self._start)
         self._crc = 0
 
-    def entries(self, finished: FinishedFile) -> Iterator[tuple[dict, list[dict]]]:
-        """(entry of the picture or frame, entries of its faces), in order."""
+    def file_record(self, finished: FinishedFile) -> FileRecord:
+        """What outputs are made from, of a finished file."""
         self._entries.flush()
-        with open(self._entries.name, "rb") as file:
-            file.seek(finished.start)
-            while file.tell() < finished.end:
-                image, faces = json.loads(file.readline())
-                yield image, faces
+        return FileRecord(finished.status, Path(self._entries.name), finished.start, finished.end)
 
     def bases(self) -> list[PurePath]:
         """Names that outputs of finished files have."""
-        return [finished.base for finished in self._finished.values()]
+        return [finished.base for _, finished in self._finished.values()]
 
     def close(self) -> None:
         """Close the files; a full disk, or the like, no longer matters here."""
@@ -155,8 +144,9 @@ class RunState:
                 break
             sound += len(line)
             key, finished = known
+            self._finished.pop(key[0], None)
             if self._is_whole(finished):
-                self._finished[key] = finished
+                self._finished[key[0]] = (key, finished)
                 self._start = max(self._start, finished.end)
         self._files.truncate(sound)
         self._files.seek(sound)
@@ -174,7 +164,10 @@ class RunState:
 
 @contextlib.contextmanager
 def open_state(
-    output: Path, settings: Mapping[str, object], overwrite: bool = False
+    output: Path,
+    settings: Mapping[str, object],
+    overwrite: bool = False,
+    rooms: Sequence[str] = (),
 ) -> Iterator[RunState]:
     """The state of the run that writes to ``output``, of which it must be the only one.
 
@@ -182,15 +175,20 @@ def open_state(
         output: folder of the run; made if absent.
         settings: what the results depend on; JSON.
         overwrite: forget what an earlier run finished there.
+        rooms: folders of outputs in it; what killed runs left half written there is deleted.
 
     Raises:
         SettingsError: naming the differences, if an earlier run there had other settings and
             ``overwrite`` is not set; or if another run is writing there now.
         OSError: if the folder cannot be made or written.
     """
+    for name in (STATE_FOLDER, *rooms):
+        refuse_links(output, name)
     folder = output / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _held(output) as alone:
+        if alone:
+            remove_leftovers(output, (STATE_FOLDER, *rooms))
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         if overwrite:
             for name in (FILES, ENTRIES, SETTINGS):  # FILES first: it alone makes entries count
@@ -240,21 +238,25 @@ def file_key(file: InputFile) -> tuple[str, int, int] | None:
     return os.fspath(file.path), found.st_size, found.st_mtime_ns
 
 
+def _open(path: Path, mode: str) -> IO[bytes]:
+    """A file of the state, opened unless a symbolic link leads elsewhere."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    refuse_links(path.parent, path.name)
+    return open(path, mode, opener=opener)
+
+
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held until the block, or the process, ends, however it ends."""
-    with open(folder / LOCK, "wb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingsError(
-                    f"another run is writing to {folder.parent}: wait for its end, or choose "
-                    "another folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield
+def _held(output: Path) -> Iterator[bool]:
+    """As ``hold_folder``: no other run writes to the folder until the block ends."""
+    with contextlib.ExitStack() as lock:
+        try:
+            alone = lock.enter_context(hold_folder(output, f"{STATE_FOLDER}/{LOCK}"))
+        except FolderInUse as error:
+            raise SettingsError(str(error)) from None
+        yield alone
 
 
 def _known_settings(folder: Path) -> dict | None:

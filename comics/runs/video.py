@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from comics.files import write_bytes
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
-from comics.inference.files import write_bytes
+from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
 from comics.pages.timeline import timeline_svg
 from comics.runs.inputs import InputFile
@@ -27,14 +28,13 @@ from comics.runs.outputs import (
     PARTIAL,
     SCORE_DECIMALS,
     FileStatus,
-    count_forged,
     verdict_of,
 )
 from comics.structures import FAKE, REAL, Faces
 from comics.video.frames import Frame, Selection
 from comics.video.source import LiveSource
 from comics.video.stream import VideoError, VideoReport, process_video
-from comics.video.track_verdicts import RunningVerdicts
+from comics.video.track_verdicts import RunningVerdicts, track_doubts
 from comics.video.tracking import FaceTracker
 from comics.video.tracks_file import TrackRecorder
 
@@ -127,7 +127,9 @@ def run_video(
                 max_pixels=predictor.max_pixels,
                 batch_size=options.batch_size,
                 selection=options.selection,
-                output=None if outputs.media is None else outputs.folder / outputs.media,
+                output=None
+                if outputs.media is None
+                else refuse_links(outputs.folder, outputs.media),
                 annotate=_draw,
                 stop=stop,
             )
@@ -143,7 +145,7 @@ class _Following:
         self.counts: Counter = Counter()
         self._tracker = FaceTracker.from_rule(rule)
         self._verdicts = RunningVerdicts(rule.trim)
-        self._fake_threshold = rule.fake_threshold
+        self._rule = rule
         self._recorder, self._add_frame = recorder, add_frame
 
     def on_frame(self, frame: Frame, faces: Faces) -> tuple[Faces, list[str]]:
@@ -155,17 +157,28 @@ class _Following:
             self._verdicts.update([], [], [], self._tracker.alive)
             return faces, []
         self._recorder.add(frame.index, frame.time_s, faces, track_ids)
-        forged = count_forged(faces)
+        verdicts = Counter(faces.verdicts)
         self.counts.update(
-            faces=len(faces), forged=forged, with_faces=1, with_forged=int(forged > 0)
+            faces=len(faces),
+            forged=verdicts["fake"],
+            unclear=verdicts["unclear"],
+            with_faces=1,
+            with_forged=int(verdicts["fake"] > 0),
         )
         so_far = self._verdicts.update(
             track_ids, faces.fake_probability.tolist(), faces.scores.tolist(), self._tracker.alive
         )
         probability = torch.tensor(so_far)
-        labels = torch.where(probability >= self._fake_threshold, FAKE, REAL)
+        labels = torch.where(probability >= self._rule.fake_threshold, FAKE, REAL)
         names = [f"#{track}" for track in track_ids]
-        return replace(faces, labels=labels, fake_probability=probability), names
+        shown = replace(faces, labels=labels, fake_probability=probability)
+        if faces.doubts is not None:  # a frame's own doubts but for nearness, which is the track's
+            doubts = [
+                track_doubts(*one, [1.0], self._rule)
+                for one in zip(so_far, faces.doubts[:, None].tolist(), strict=True)
+            ]
+            shown = replace(shown, doubts=torch.tensor(doubts, dtype=torch.int64))
+        return shown, names
 
 
 def _draw(image: np.ndarray, shown: tuple[Faces, list[str]]) -> np.ndarray:
@@ -184,7 +197,7 @@ def _finish(
     """Judge the tracks and the video, and write what is told of them."""
     rule, tracks = options.rule, recorder.tracks()
     probability = recorder.video_probability(tracks)
-    verdict = verdict_of(len(tracks), int(bool(tracks) and probability >= rule.fake_threshold))
+    verdict = verdict_of(recorder.video_verdicts(tracks))
     if probability is not None:
         probability = round(probability, SCORE_DECIMALS)
     if outputs.tracks is not None:
@@ -200,12 +213,12 @@ def _finish(
             "verdict": verdict,
             "fake_probability": probability,
         }
-        recorder.write(outputs.folder / outputs.tracks, header, tracks)
+        recorder.write(refuse_links(outputs.folder, outputs.tracks), header, tracks)
     if outputs.timeline is not None:
         svg = timeline_svg(
             file.name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds
         )
-        write_bytes(outputs.folder / outputs.timeline, svg.encode("utf-8"))
+        write_bytes(refuse_links(outputs.folder, outputs.timeline), svg.encode("utf-8"))
     return FileStatus(
         file_name=file.name,
         kind="video",
@@ -213,6 +226,7 @@ def _finish(
         verdict=verdict,
         faces=counts["faces"],
         forged_faces=counts["forged"],
+        unclear_faces=counts["unclear"],
         reason="; ".join(filter(None, (outcome.fault, outcome.note, outcome.output_fault))) or None,
         output=None if outcome.output_fault else outputs.media,
         frames=outcome.frames,

@@ -12,10 +12,8 @@ import datetime
 import logging
 import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, File, Request, UploadFile
@@ -27,13 +25,15 @@ from starlette.types import ASGIApp
 
 import comics
 from comics.inference.contract import FacePredictor
+from comics.inference.doubt import REASONS
 from comics.pages.html_pages import content_policy, read_template, render
 from comics.server.detection import detect_file
-from comics.server.errors import CODES, ApiError, error_content
+from comics.server.errors import CODES, ApiError, error_content, storage_fault
 from comics.server.gate import Places, UploadGate, UploadRefused
 from comics.server.limits import ServerLimits
 from comics.server.openapi import content, error_responses, results_schemas
 from comics.server.shield import Shield
+from comics.server.uploads import UploadFolder, remove_left_folders
 from comics.server.worker import ClientGone, ModelWorker, Stop
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ PAGE_POLICY = {
     "img-src": "data: blob:",
     "media-src": "blob:",
 }
+# Of a form; each holds up to a mebibyte in memory while it arrives
+MAX_FILES, MAX_FIELDS = 4, 16
 CLIENT_GONE = 499  # nobody reads it; what logs of servers usually say
 FIELD = File(description="A picture, or a short video.")
 
@@ -75,7 +77,14 @@ def build_app(
         lifespan=service.lifespan,
     )
     _add_error_answers(app)
-    app.add_api_route("/", service.page, response_class=HTMLResponse, include_in_schema=False)
+    app.add_api_route(
+        "/",
+        service.page,
+        methods=["GET", "HEAD"],
+        response_class=HTMLResponse,
+        include_in_schema=False,
+    )
+    app.add_api_route("/healthz", service.health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route(
         "/healthz",
         service.health,
@@ -89,9 +98,10 @@ def build_app(
         methods=["POST"],
         summary="The faces of one file: the results document that comics detect writes.",
         response_model=None,
+        form_limits={"max_files": MAX_FILES, "max_fields": MAX_FIELDS},
         responses={
             200: {"description": "Results", "content": content("Results")},
-            **error_responses(400, 403, 408, 413, 415, 422, 500, 503),
+            **error_responses(400, 403, 408, 413, 415, 422, 500, 503, 507),
         },
     )
     _add_schemas(app)
@@ -114,12 +124,14 @@ class _Service:
             title="Faces, real and forged",
             limits=limits,
             kept=keep is not None,
+            reasons=REASONS,
         )
         self._page_policy = content_policy(script, PAGE_POLICY | {"frame-ancestors": "'none'"})
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """While the server runs; at its end the file at hand is given up between two batches."""
+        await run_in_threadpool(remove_left_folders)
         yield
         await run_in_threadpool(self._worker.close)
 
@@ -142,10 +154,7 @@ class _Service:
     async def detect(self, request: Request, file: UploadFile = FIELD) -> Response:
         """Take an upload, and answer with its results."""
         begun = time.monotonic()
-        folder = self._new_folder()
-        cleanup = partial(shutil.rmtree, folder, ignore_errors=True)
-        if self._keep is not None:
-            cleanup = _nothing
+        folder, cleanup = self._new_folder()
         path = folder / "upload"
         try:
             await run_in_threadpool(_save, file, path)
@@ -167,13 +176,15 @@ class _Service:
         logger.info("upload of %s bytes: %s in %.1f s", file.size, verdict, seconds)
         return JSONResponse(document)
 
-    def _new_folder(self) -> Path:
+    def _new_folder(self) -> tuple[Path, Callable[[], None]]:
+        """A folder for an upload, and what is to be done when its results are known."""
         if self._keep is None:
-            return Path(tempfile.mkdtemp(prefix="comics-"))
+            temporary = UploadFolder()
+            return temporary.path, temporary.remove
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         folder = self._keep / f"{now}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
-        return folder
+        return folder, _nothing
 
 
 def _nothing() -> None:
@@ -194,10 +205,19 @@ def _add_error_answers(app: FastAPI) -> None:
         logger.info("%s refused: %s", request.url.path, error.code)
         return JSONResponse(error.content, error.status, error.headers)
 
+    @app.exception_handler(OSError)
+    async def full(request: Request, error: OSError) -> JSONResponse:
+        if storage_fault(error) is None:
+            raise error
+        logger.error("%s: no space for temporary files or results: %s", request.url.path, error)
+        return await known(request, _storage_full())
+
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error, UploadRefused):
             return await known(request, error.error)
+        if fault := storage_fault(error):
+            return await full(request, fault)
         code = of_status.get(error.status_code, "bad_request")
         answer = error_content(code, str(error.detail))
         return JSONResponse(answer, error.status_code, error.headers)
@@ -212,6 +232,11 @@ def _add_error_answers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         answer = ApiError("internal_error", "the server failed at this; its log says why")
         return JSONResponse(answer.content, answer.status)
+
+
+def _storage_full() -> ApiError:
+    text = "the server has no space left for uploads; try again later"
+    return ApiError("storage_full", text, {"Retry-After": "60"})
 
 
 def _add_schemas(app: FastAPI) -> None:

@@ -6,29 +6,30 @@ What a file is, is seen in its content. Its name is only shown.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import av
-from PIL import Image, UnidentifiedImageError
 
-from comics.data.images import FORMATS, ImageError, read_image_size
+from comics.data.animation_length import animation_length
+from comics.data.content import VIDEO_EXTENSIONS, content_kind
+from comics.data.file_kinds import ANIMATION as ANIMATED
+from comics.data.file_kinds import VIDEO as MOVING
+from comics.data.file_kinds import picture_format, read_head
+from comics.data.images import ImageError, NoImageError, TooManyPixels, read_image_size
+from comics.data.video_files import picture_streams
 from comics.inference.contract import FacePredictor
 from comics.inference.files import display_name, safe_name
 from comics.inference.verdict import VideoRule
-from comics.runs.inputs import (
-    ANIMATED_FORMATS,
-    VIDEO_EXTENSIONS,
-    ExpandedInputs,
-    InputFile,
-)
+from comics.runs.inputs import ExpandedInputs, InputFile
 from comics.runs.options import RunOptions
 from comics.runs.outputs import FAILED
-from comics.runs.run import RESULTS_NAME, run_inference
+from comics.runs.records import RunRecord, results_document
+from comics.runs.run import run_inference, write_results
 from comics.runs.video import VideoOptions
 from comics.server.errors import ApiError
 from comics.server.limits import ServerLimits
@@ -41,7 +42,9 @@ UNNAMED = "upload"
 RESULTS_FOLDER = "results"
 # Members of a file's entry that name files of the run, which no client can reach
 OUTPUT_MEMBERS = ("output", "heat_map", "timeline", "tracks_file")
-PLAIN_VIDEO = VIDEO_EXTENSIONS - ANIMATED_FORMATS.keys()
+ANIMATED_EXTENSIONS = {"GIF": ".gif", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif"}
+BATCH_SIZE = 4  # frames, where they are small
+FRAMES_HELD, BYTES_PER_PIXEL = 3, 3  # for each frame of a batch; RGB
 OVERRUN_S = 1.0  # a video is followed so far beyond the limit, to see that it goes on
 
 
@@ -52,10 +55,12 @@ class Content:
     Attributes:
         kind: "picture", "animation" or "video".
         extension: that its name must have for the run to see the same.
+        pixels: of a picture, or of a frame.
     """
 
     kind: str
     extension: str
+    pixels: int
 
 
 class LimitedPredictor:
@@ -98,6 +103,7 @@ def detect_file(
     deadline = time.monotonic() + limits.processing_s
     options = RunOptions(
         output=path.parent / RESULTS_FOLDER,
+        batch_size=frames_at_once(content.pixels, limits),
         write_media=keep,
         video=VideoOptions(
             max_fps=limits.video_fps,
@@ -105,14 +111,22 @@ def detect_file(
             rule=getattr(predictor, "video_rule", None) or VideoRule(),
         ),
     )
+    documents: list[dict[str, Any]] = []
+
+    def write(record: RunRecord) -> None:
+        documents.append(results_document(record))
+        if keep:
+            write_results(options.output, record)
+
     run_inference(
         predictor,
         ExpandedInputs([InputFile(path, PurePath(path.name))]),
         options,
         report=lambda line: None,
         stop=lambda: stop() or time.monotonic() > deadline,
+        write=write,
     )
-    document = json.loads((options.output / RESULTS_NAME).read_text(encoding="utf-8"))
+    (document,) = documents
     _check(document, limits)
     return _for_client(document, shown_name(client_name))
 
@@ -125,17 +139,31 @@ def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:
     """
     if not path.stat().st_size:
         raise ApiError("unreadable_file", "the file is empty")
+    kind = content_kind(path)
     try:
         height, width = read_image_size(path, sys.maxsize)
+    except TooManyPixels as error:  # Pillow's own limit
+        raise ApiError("too_many_pixels", f"{error.reason}; {_most(max_pixels)}") from None
     except ImageError as error:
         return _identify_video(path, limits, max_pixels, error)
+    if kind == MOVING:  # JPEG after JPEG
+        return _identify_video(path, limits, max_pixels, None)
     _check_pixels(width, height, max_pixels)
-    with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-        if getattr(image, "is_animated", False):
-            for extension, name in ANIMATED_FORMATS.items():
-                if image.format == name:
-                    return Content(ANIMATION, extension)
-    return Content(PICTURE, ".jpg")
+    if kind == ANIMATED:
+        if animation_length(path, limits.video_s).seconds > limits.video_s:
+            raise _too_long(limits)
+        extension = ANIMATED_EXTENSIONS.get(picture_format(read_head(path)), ".gif")
+        return Content(ANIMATION, extension, width * height)
+    return Content(PICTURE, ".jpg", width * height)
+
+
+def frames_at_once(pixels: int, limits: ServerLimits) -> int:
+    """Frames that go through the model together, so that those held stay within the limits.
+
+    Beside the frames of a batch, as many wait decoded on either side of it.
+    """
+    held = limits.decoded_bytes // (FRAMES_HELD * BYTES_PER_PIXEL * pixels)
+    return max(1, min(BATCH_SIZE, held))
 
 
 def stored_name(client_name: str | None, content: Content) -> str:
@@ -143,9 +171,9 @@ def stored_name(client_name: str | None, content: Content) -> str:
     name = safe_name(PurePath(shown_name(client_name).replace("\\", "/")).name)
     suffix = PurePath(name).suffix.lower()
     fits = {
-        PICTURE: bool(suffix) and suffix not in PLAIN_VIDEO,
+        PICTURE: bool(suffix) and suffix not in VIDEO_EXTENSIONS,
         ANIMATION: suffix == content.extension,
-        VIDEO: suffix in PLAIN_VIDEO,
+        VIDEO: suffix in VIDEO_EXTENSIONS,
     }
     return name if fits[content.kind] else f"{name}{content.extension}"
 
@@ -156,24 +184,25 @@ def shown_name(client_name: str | None) -> str:
 
 
 def _identify_video(
-    path: Path, limits: ServerLimits, max_pixels: int, no_picture: ImageError
+    path: Path, limits: ServerLimits, max_pixels: int, no_picture: ImageError | None
 ) -> Content:
     with contextlib.ExitStack() as resources:
         try:
             container, _ = open_source(path, resources)
-        except VideoError:
-            unknown = isinstance(no_picture.__cause__, UnidentifiedImageError)
+        except VideoError as error:
+            no_picture = no_picture or ImageError(path, error.reason)
+            unknown = isinstance(no_picture, NoImageError)
             code = "unsupported_media_type" if unknown else "unreadable_file"
             reason = f"{no_picture.reason}; nor a readable video" if unknown else no_picture.reason
             raise ApiError(code, reason) from None
-        contexts = [stream.codec_context for stream in container.streams.video]
-        if not any(contexts):
+        streams = picture_streams(container)
+        if not streams:
             raise ApiError("unsupported_media_type", "a file without pictures that can be decoded")
-        context = next(filter(None, contexts))
+        context = streams[0].codec_context
         _check_pixels(context.width, context.height, max_pixels)
         if (container.duration or 0) / av.time_base > limits.video_s:
             raise _too_long(limits)
-    return Content(VIDEO, ".mp4")
+    return Content(VIDEO, ".mp4", context.width * context.height)
 
 
 def _check(document: dict, limits: ServerLimits) -> None:
@@ -204,8 +233,12 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ApiError(
             "too_many_pixels",
-            f"{width}x{height} is {width * height} pixels; at most {max_pixels} are taken",
+            f"{width}x{height} is {width * height} pixels; {_most(max_pixels)}",
         )
+
+
+def _most(max_pixels: int) -> str:
+    return f"at most {max_pixels} are taken"
 
 
 def _too_long(limits: ServerLimits) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 
@@ -44,9 +45,21 @@ CODES = {
     "internal_error": 500,
     "busy": 503,
     "shutting_down": 503,
+    "storage_full": 507,
 }
+# What a system says when no more can be written: no space, over a quota
+STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def error_content(code: str, message: str) -> dict[str, object]:
     """The body of an error, for JSON."""
     return {"error": {"code": code, "message": message}}
+
+
+def storage_fault(error: BaseException | None) -> OSError | None:
+    """The full disk behind an error, which frameworks wrap in errors of their own; None if none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in STORAGE_FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comics.server.errors import ApiError
-from comics.server.limits import ServerLimits
+from comics.server.limits import KIBIBYTE, ServerLimits
 
 FORM = "multipart/form-data"
 # A refused upload is read on for so long, and thrown away: a browser whose connection is closed
@@ -35,9 +35,10 @@ class UploadRefused(HTTPException):
 
 @dataclass
 class Places:
-    """How many uploads are arriving, waiting or looked at now."""
+    """How many uploads are arriving, waiting or looked at now, and how many are sent away."""
 
     taken: int = 0
+    draining: int = 0
 
 
 class UploadGate:
@@ -62,7 +63,7 @@ class UploadGate:
         try:
             self._check(Headers(scope=scope))
         except ApiError as error:
-            await _drain(receive, self._limits.upload_bytes)
+            await self._send_away(receive)
             await JSONResponse(error.content, error.status, error.headers)(scope, receive, send)
             return
         self._places.taken += 1
@@ -70,6 +71,16 @@ class UploadGate:
             await self._app(scope, _Body(receive, self._limits).receive, send)
         finally:
             self._places.taken -= 1
+
+    async def _send_away(self, receive: Receive) -> None:
+        """Let the client finish, unless that would keep too many connections busy."""
+        if self._places.draining >= self._limits.places:
+            return
+        self._places.draining += 1
+        try:
+            await _drain(receive, self._limits.upload_bytes)
+        finally:
+            self._places.draining -= 1
 
     def _check(self, headers: Headers) -> None:
         if self._places.taken >= self._limits.places:
@@ -86,36 +97,54 @@ class UploadGate:
 
 
 class _Body:
-    """Counts and times what arrives, whatever its headers said."""
+    """Counts and times what arrives, whatever its headers said.
+
+    The rate is that of windows: the time that was waited, not that in which the server was busy
+    with what had come, and the bytes in it.
+    """
 
     def __init__(self, receive: Receive, limits: ServerLimits) -> None:
         self._receive, self._limits = receive, limits
-        self._deadline = asyncio.get_running_loop().time() + limits.upload_s
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + limits.upload_s
         self._bytes = 0
+        self._window_bytes, self._window_s = 0, 0.0
         self._complete = False
 
     async def receive(self) -> Message:
         """The next message; raises ``UploadRefused`` for an upload too large or too slow."""
         if self._complete:  # what comes now is the end of the connection
             return await self._receive()
+        begun = self._clock()
+        window_end = begun + self._limits.stall_s - self._window_s
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(min(self._deadline, window_end)):
                 message = await self._receive()
         except TimeoutError:
-            raise UploadRefused(
-                ApiError(
-                    "upload_too_slow",
-                    f"the upload did not arrive within {self._limits.upload_s:g} seconds",
-                    {"Connection": "close"},
-                )
-            ) from None
-        self._bytes += len(message.get("body", b""))
+            raise UploadRefused(_too_slow(self._limits, window_end < self._deadline)) from None
+        self._count(len(message.get("body", b"")), self._clock() - begun)
         self._complete = not message.get("more_body", False)
         if self._bytes > self._limits.upload_bytes:
             if not self._complete:
                 await _drain(self._receive, self._limits.upload_bytes)
             raise UploadRefused(_too_many_bytes(self._limits))
         return message
+
+    def _count(self, size: int, waited_s: float) -> None:
+        self._bytes += size
+        self._window_bytes += size
+        self._window_s += waited_s
+        if self._window_bytes >= self._limits.upload_rate * self._limits.stall_s:
+            self._window_bytes, self._window_s = 0, 0.0
+
+
+def _too_slow(limits: ServerLimits, stalled: bool) -> ApiError:
+    if stalled:
+        rate = f"{limits.upload_rate / KIBIBYTE:g} KiB per second"
+        message = f"the upload came more slowly than {rate} for {limits.stall_s:g} seconds"
+    else:
+        message = f"the upload did not arrive within {limits.upload_s:g} seconds"
+    return ApiError("upload_too_slow", message, {"Connection": "close"})
 
 
 def _too_many_bytes(limits: ServerLimits) -> ApiError:

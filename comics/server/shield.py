@@ -27,11 +27,15 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site; "none" is what a person typed
+DEFAULT_PORTS = {"http": 80, "https": 443}
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Shield:
     """ASGI middleware.
+
+    Browsers say in Sec-Fetch-Site where a request comes from; of one that does not, the Origin
+    must be the server's own: scheme, host and port.
 
     Args:
         app: behind it.
@@ -63,22 +67,34 @@ class Shield:
             await send(message)
 
         try:
-            self._check(Headers(scope=scope))
+            self._check(Headers(scope=scope), scope.get("scheme", "http"))
         except ApiError as error:
             answer = JSONResponse(error.content, error.status, error.headers)
             await answer(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers, scheme: str) -> None:
         host = _host_name(headers.get("host", ""))
         if self._allowed_hosts and host not in self._allowed_hosts:
             allowed = ", ".join(sorted(self._allowed_hosts))
             raise ApiError("forbidden", f"this server answers to {allowed}, not to that host")
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        foreign = site not in OWN_SITES if site else origin and _host_name_of(origin) != host
-        if foreign:
+        foreign = origin and origin.lower() not in _own(headers, scheme)
+        if site not in OWN_SITES if site else foreign:
             raise ApiError("forbidden", "pages of other sites may not use this server")
+
+
+def _own(headers: Headers, scheme: str) -> set[str]:
+    """The server's own origins: scheme, host and port, as the client addressed it.
+
+    A proxy that encrypts says so in X-Forwarded-Proto. A foreign page cannot: a browser asks the
+    server's leave before it sends a header that is not among the usual ones.
+    """
+    scheme = headers.get("x-forwarded-proto", scheme).lower()
+    host, default = headers.get("host", "").lower(), f":{DEFAULT_PORTS.get(scheme)}"
+    origin = f"{scheme}://{host}"
+    return {origin, origin.removesuffix(default), f"{origin.removesuffix(default)}{default}"}
 
 
 def _host_name(value: str) -> str | None:

@@ -1,24 +1,28 @@
 """Reading animated pictures that FFmpeg does not decode, by Pillow, as a video.
 
-These are WebP, and GIF in its version of 1987, which says nothing of times: FFmpeg gives its first
-frame alone. Memory holds the file as it is (compressed) and a few frames.
+These are WebP, PNG and AVIF, and GIF in its version of 1987, which says nothing of times: FFmpeg
+gives its first frame alone. Memory holds the file as it is (compressed) and a few frames.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from PIL import Image
 
-from comics.data.images import to_rgb
+from comics.data.file_kinds import picture_format, read_head
+from comics.data.images import ImageError, TooManyPixels, open_file, open_image, upright_rgb
 from comics.video.background import Producer
-from comics.video.frames import Frame, Selection, VideoError
+from comics.video.frames import Frame, Selection, VideoError, VideoTooLarge
+from comics.video.reader import QUEUE_BYTES, weigher
 
 TIME_BASE = Fraction(1, 1000)  # durations are in milliseconds
 DEFAULT_DURATION = 100  # milliseconds, of a frame for which the file says 0, as browsers show it
-FORMATS = ("WEBP", "GIF")
+FORMATS = ("WEBP", "PNG", "AVIF")
+CHANNELS = 3
 OLD_GIF = b"GIF87a"
 GIF_END = b";"  # the last byte of a whole GIF
 
@@ -26,11 +30,10 @@ GIF_END = b";"  # the last byte of a whole GIF
 def is_animation(path: str | os.PathLike) -> bool:
     """Whether a file is one for this reader, by its content."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(12)
+        head = read_head(path)
     except (OSError, ValueError):
         return False
-    return head.startswith(OLD_GIF) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return head.startswith(OLD_GIF) or picture_format(head) in FORMATS
 
 
 class AnimationReader:
@@ -46,6 +49,7 @@ class AnimationReader:
     audio_stream = None
     is_live = False
     skipped = 0
+    note = None
     time_base = TIME_BASE
 
     def __init__(
@@ -61,19 +65,26 @@ class AnimationReader:
         self.end_s = 0.0
         self.fault: str | None = None
         self._selection, self._all_frames = selection, all_frames
-        try:
-            self._picture = Image.open(path, formats=FORMATS)
-        except Exception as error:  # Pillow meets broken files in many ways
-            raise VideoError(path, f"not a readable animation: {error}") from error
+        with contextlib.ExitStack() as resources:
+            try:
+                stream = resources.enter_context(open_file(path))
+                self._opened = resources.enter_context(open_image(stream, path))
+                self._opened.check_pixels(path, max_pixels)
+            except TooManyPixels as error:
+                reason = "frames of " + error.reason.replace(" is ", " are ", 1)
+                raise VideoTooLarge(path, reason) from error
+            except ImageError as error:
+                raise VideoError(path, f"not a readable animation: {error.reason}") from error
+            self._picture: Image.Image = self._opened.image
+            self._resources = resources.pop_all()
         width, height = self._picture.size
-        if width * height > max_pixels:
-            self._picture.close()
-            raise VideoError(
-                path,
-                f"frames of {width}x{height} are {width * height} pixels, more than the "
-                f"{max_pixels} allowed (INPUT.MAX_PIXELS)",
-            )
-        self._producer = Producer(self._items(), queue_size, name="decode")
+        self._producer = Producer(
+            self._items(),
+            queue_size,
+            name="decode",
+            weigh=weigher(queue_size),
+            on_demand=CHANNELS * width * height > QUEUE_BYTES,
+        )
 
     @property
     def rate(self) -> Fraction:
@@ -85,8 +96,9 @@ class AnimationReader:
         """As of ``VideoReader``."""
         return Fraction(self._selection.start_s)
 
-    def pixel_aspect(self, height: int) -> None:
-        """None: pixels are square."""
+    def watch(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Ask ``stop`` while no frame comes, and stop once it says True; whether that happened."""
+        return self._producer.watch(stop)
 
     def stop(self) -> None:
         """As of ``VideoReader``."""
@@ -98,7 +110,7 @@ class AnimationReader:
 
     def __exit__(self, *_) -> None:
         self._producer.__exit__()
-        self._picture.close()
+        self._resources.close()
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._producer)
@@ -108,6 +120,8 @@ class AnimationReader:
         selection, picker, pts = self._selection, self._selection.picker(), 0
         count = getattr(self._picture, "n_frames", 1)
         for number in range(count):
+            if self._producer.is_closed:
+                return
             try:
                 self._picture.seek(number)
                 self._picture.load()
@@ -123,10 +137,11 @@ class AnimationReader:
                 self.end_s = time_s + float(duration * TIME_BASE)
                 analysed = picker.picks(index, time_s)
                 if analysed or self._all_frames:
-                    image = to_rgb(self._picture, self.path)
+                    image = upright_rgb(self._opened, self.path)
                     yield Frame(image, index, pts, duration, time_s, analysed)
+                    del image
             pts += duration
-        if self._picture.format == "GIF" and not _ends_whole(self.path):
+        if self._opened.is_cut or (self._picture.format == "GIF" and not _ends_whole(self.path)):
             self.fault = f"the file is cut off after frame {count - 1}"
 
 

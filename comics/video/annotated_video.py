@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.video.animation_reader import AnimationReader
 from comics.video.background import Consumer
 from comics.video.frames import Frame
-from comics.video.reader import VideoReader, weight
+from comics.video.reader import QUEUE_BYTES, VideoReader, weigher
 from comics.video.source import describe_error
 from comics.video.writer import VideoWriter
 
@@ -67,7 +67,7 @@ class AnnotatedVideo:
             self._writer = VideoWriter(temporary, self._reader)
             stack.callback(self._writer.abandon)
             self._encoder = stack.enter_context(
-                Consumer(self._write, self._ahead, name="encode", weigh=_weight)
+                Consumer(self._write, self._ahead, name="encode", weigh=_weigher(self._ahead))
             )
             self._file = stack.pop_all()
         return self
@@ -88,6 +88,8 @@ class AnnotatedVideo:
         if self.fault is None:
             with self._encoding():
                 self._encoder.put(item)
+                if isinstance(item, Shown) and item.frame.image.nbytes > QUEUE_BYTES:
+                    self._encoder.drain()  # memory does not hold several
 
     def finish(self) -> None:
         """Encode what waits and give the file its name; raises as ``put``."""
@@ -122,5 +124,6 @@ class _Unfinished(Exception):
     """The block was left before the end of the video."""
 
 
-def _weight(item: Shown | av.Packet) -> float:
-    return weight(item.frame if isinstance(item, Shown) else item)
+def _weigher(ahead: int) -> Callable[[Shown | av.Packet], float]:
+    weigh = weigher(ahead)
+    return lambda item: weigh(item.frame if isinstance(item, Shown) else item)

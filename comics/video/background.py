@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 POLL = 0.1  # seconds between looks at whether the other side has gone
 
 Item = TypeVar("Item")
+_END = object()  # of what a producer iterates
 
 
 class WeightedQueue(Generic[Item]):
@@ -67,6 +68,8 @@ class Producer(Generic[Item]):
         weigh: as of ``WeightedQueue``.
         may_skip: for sources that do not wait: items for which it is true are dropped while the
             queue is full; None: every item waits for room.
+        on_demand: begin an item only when the one before has been done with: for items of which
+            memory does not hold many.
 
     Attributes:
         skipped: items dropped.
@@ -79,8 +82,11 @@ class Producer(Generic[Item]):
         name: str,
         weigh: Callable[[Item], float] | None = None,
         may_skip: Callable[[Item], bool] | None = None,
+        on_demand: bool = False,
     ) -> None:
         self.skipped = 0
+        self._on_wait: Callable[[], object] = lambda: None
+        self._wanted = threading.Event() if on_demand else None
         self._items, self._may_skip = items, may_skip
         self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
         self._closed = threading.Event()
@@ -96,17 +102,40 @@ class Producer(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         while True:
+            if self._wanted is not None:
+                self._wanted.set()
             taken = self._queue.get(POLL)
             if taken is None:
                 if self._closed.is_set():
                     return
+                self._on_wait()
                 continue
             parcel = taken[0]
             if parcel.error is not None:
                 raise parcel.error
             if parcel.is_end:
                 return
-            yield parcel.item
+            item = parcel.item
+            del taken, parcel  # a frame may be hundreds of megabytes: nothing holds on to it
+            yield item
+            del item
+
+    def watch(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Ask ``stop`` while no item comes, and stop once it says True; whether that happened."""
+        stopped = threading.Event()
+
+        def look() -> None:
+            if stop():
+                stopped.set()
+                self.stop()
+
+        self._on_wait = look
+        return stopped.is_set
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody waits for items any more; ``items`` may ask, where it passes over many."""
+        return self._closed.is_set()
 
     def stop(self) -> None:
         """Let iterating end after the items that wait; for sources without an end."""
@@ -115,14 +144,27 @@ class Producer(Generic[Item]):
     def _run(self) -> None:
         """Body of the thread: puts every item, then the end, or the exception that ended it."""
         try:
-            for item in self._items:
-                if not self._put(
-                    _Parcel(item), self._may_skip is not None and self._may_skip(item)
-                ):
+            iterator = iter(self._items)
+            while self._is_wanted():
+                item = next(iterator, _END)
+                if item is _END:
+                    self._put(_Parcel(is_end=True))
                     return
-            self._put(_Parcel(is_end=True))
+                may_be_lost = self._may_skip is not None and self._may_skip(item)
+                if not self._put(_Parcel(item), may_be_lost):
+                    return
+                del item
         except Exception as error:  # of any kind: it belongs to the thread that iterates
             self._put(_Parcel(error=error))
+
+    def _is_wanted(self) -> bool:
+        """Wait until the next item may be begun; False once nobody waits for it."""
+        while self._wanted is not None and not self._wanted.wait(POLL):
+            if self._closed.is_set():
+                return False
+        if self._wanted is not None:
+            self._wanted.clear()
+        return True
 
     def _put(self, parcel: _Parcel, may_be_lost: bool = False) -> bool:
         """Whether to go on."""
@@ -158,6 +200,8 @@ class Consumer(Generic[Item]):
         self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
         self._closed = threading.Event()
         self._error: Exception | None = None
+        self._waiting = 0  # items that are not consumed
+        self._counted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Consumer[Item]:
@@ -174,7 +218,17 @@ class Consumer(Generic[Item]):
         Raises:
             Exception: the one that an earlier item caused, if any did.
         """
+        with self._counted:
+            self._waiting += 1
         self._offer(_Parcel(item))
+
+    def drain(self) -> None:
+        """Wait until every item so far has been consumed; raises as ``put``."""
+        with self._counted:
+            while self._waiting and self._error is None:
+                self._counted.wait(POLL)
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> None:
         """Wait until every item has been consumed; raises as ``put``."""
@@ -199,6 +253,10 @@ class Consumer(Generic[Item]):
                 if taken[0].is_end:
                     return
                 self._consume(taken[0].item)
+                del taken
+                with self._counted:
+                    self._waiting -= 1
+                    self._counted.notify_all()
         except Exception as error:  # of any kind: it belongs to the thread that puts
             self._error = error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +28,17 @@ class VideoError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+class VideoTooLarge(VideoError):
+    """A video whose frames are larger than allowed; nothing has been decoded."""
+
+
 class Frame(NamedTuple):
     """One upright frame: [H, W, 3] uint8 RGB, its position in the video, and its time.
 
     ``index`` counts from the first frame of the part that is looked at. ``pts`` and ``duration``
     are in units of the video's time base; ``time_s`` is in seconds since the video's first frame.
-    ``analysed``: whether the detector is to see it.
+    ``analysed``: whether the detector is to see it. ``pixel_aspect``: width of a pixel over its
+    height; None: square.
     """
 
     image: np.ndarray
@@ -41,6 +47,7 @@ class Frame(NamedTuple):
     duration: int
     time_s: float
     analysed: bool = True
+    pixel_aspect: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,3 @@ class FramePicker:
             return False
         self._slot = slot
         return True
-
-
-def upright(image: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn [H, W, 3] counter-clockwise by ``rotation`` degrees, to the nearest quarter turn."""
-    return np.ascontiguousarray(np.rot90(image, k=round(rotation / 90) % 4))

@@ -3,7 +3,8 @@
 Decoding runs in a thread of its own and hands its frames over through a bounded queue, so memory
 does not depend on the length of a video.
 
-* Frames are turned upright as the video's display matrix says.
+* Frames are turned and mirrored as the video's display matrix says.
+* Of several video streams, the one that players show.
 * Presentation times are kept as they are, so a variable frame rate stays variable.
 * A video that is cut short is delivered up to the cut, and its fault reported.
 * Of a part of a video, only that part is decoded, from the nearest key frame before it on.
@@ -15,17 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 
+from comics.data.images import too_many_pixels
+from comics.data.orientation import SWAPPING, upright
+from comics.data.video_files import PixelAspect, frame_orientation, other_streams, picture_streams
 from comics.video.background import Producer
-from comics.video.frames import Frame, Selection, VideoError, upright
+from comics.video.frames import Frame, Selection, VideoError, VideoTooLarge
 from comics.video.source import describe_error, open_source
 
-__all__ = ["Frame", "VideoError", "VideoReader", "upright"]
+__all__ = ["Frame", "VideoError", "VideoReader"]
 
 FALLBACK_RATE = Fraction(25)  # frames per second, where a file does not say
 SHORT_BY = 0.5  # seconds that may be missing at the end before a video counts as cut short
@@ -34,7 +38,9 @@ SHORT_BY = 0.5  # seconds that may be missing at the end before a video counts a
 SEEK_MARGINS = (0.0, 3.0, 15.0)
 SOUND_BEHIND = 10.0  # seconds that sound may lie behind the pictures of its time in a file
 TIME_SLACK = 1e-6  # seconds; times are rounded floats
-SOUND_WEIGHT = 1 / 64  # of a sound packet in a queue; a frame weighs 1
+QUEUE_BYTES = 2**26  # of frames in a queue; one frame alone may be larger
+CHANNELS = 3
+SOUND_WEIGHT = 1 / 64  # of a sound packet in a queue; a frame weighs 1 or more
 MAX_PIXELS_SLACK = 2  # decoders count whole blocks; this is their limit, the exact one is ours
 
 
@@ -86,7 +92,13 @@ class VideoReader:
         with contextlib.ExitStack() as resources:
             self._container, self._is_live = open_source(path, resources)
             self.stream = _video_stream(self._container, path, max_pixels)
-            self.stream.thread_type = "AUTO"
+            context = self.stream.codec_context
+            frame_bytes = CHANNELS * context.width * context.height
+            if frame_bytes > QUEUE_BYTES:  # each thread would hold frames of its own
+                context.thread_count = 1
+            else:
+                self.stream.thread_type = "AUTO"
+            self._aspect = PixelAspect(self.stream)
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS_SLACK * max_pixels)}
             audio = self._container.streams.audio
             self.audio_stream = audio[0] if with_audio and audio else None
@@ -95,8 +107,9 @@ class VideoReader:
             self._items(),
             queue_size,
             name="decode",
-            weigh=weight,
+            weigh=weigher(queue_size),
             may_skip=_is_frame if self._is_live else None,
+            on_demand=frame_bytes > QUEUE_BYTES,
         )
 
     @property
@@ -131,6 +144,11 @@ class VideoReader:
         return self._producer.skipped
 
     @property
+    def note(self) -> str | None:
+        """What of the file is not looked at; None if nothing."""
+        return other_streams(self._container, self.stream)
+
+    @property
     def fault(self) -> str | None:
         """What was wrong with the video; None if it was sound. Complete after iterating."""
         reading = self._reading
@@ -145,16 +163,12 @@ class VideoReader:
 
     @property
     def offset_s(self) -> Fraction:
-        """Where the part starts, on the scale of ``pts``; 0 of a whole video. Known once there is
-        a frame."""
+        """Where the part starts, on the scale of ``pts``. Known once there is a frame."""
         return self._reading.offset_s
 
-    def pixel_aspect(self, height: int) -> Fraction | None:
-        """Width of a pixel over its height, of an upright frame of that height; None: square."""
-        aspect = self.stream.sample_aspect_ratio
-        if not aspect or aspect == 1:
-            return None
-        return aspect if self.stream.height == height else 1 / aspect
+    def watch(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Ask ``stop`` while no frame comes, and stop once it says True; whether that happened."""
+        return self._producer.watch(stop)
 
     def stop(self) -> None:
         """Let iterating end after the frames that wait."""
@@ -175,6 +189,8 @@ class VideoReader:
         """Body of the thread."""
         numbered = _Numbered(self.time_base, self._selection, first=self._seek())
         for packet in self._packets():
+            if self._producer.is_closed:
+                return
             time_s = numbered.packet_time_s(packet)
             if packet.stream is self.stream and not self._reading.reached_end:
                 yield from self._frames(packet, numbered)
@@ -215,8 +231,16 @@ class VideoReader:
             self._reading.end_s = time_s + float((decoded.duration or 0) * self.time_base)
             analysed = numbered.picker.picks(index, time_s)
             if analysed or self._all_frames:
-                image = upright(decoded.to_ndarray(format="rgb24"), decoded.rotation)
-                yield Frame(image, index, pts, decoded.duration or 0, time_s, analysed)
+                yield self._frame(decoded, index, pts, time_s, analysed)
+
+    def _frame(
+        self, decoded: av.VideoFrame, index: int, pts: int, time_s: float, analysed: bool
+    ) -> Frame:
+        orientation, aspect = frame_orientation(decoded), self._aspect.now()
+        if aspect is not None and orientation in SWAPPING:
+            aspect = 1 / aspect
+        image = upright(decoded.to_ndarray(format="rgb24"), orientation)
+        return Frame(image, index, pts, decoded.duration or 0, time_s, analysed, aspect)
 
     def _is_too_large(self, decoded: av.VideoFrame) -> bool:
         """Whether a frame is above the limit, though the stream's header was not."""
@@ -317,8 +341,6 @@ class _Numbered:
 
     @property
     def offset_s(self) -> Fraction:
-        if not self._start_s:
-            return Fraction(0)
         return self._first * self._time_base + Fraction(self._start_s)
 
     def packet_time_s(self, packet: av.Packet) -> float | None:
@@ -330,9 +352,15 @@ class _Numbered:
         return bool(self._start_s) and time_s < self._start_s - TIME_SLACK
 
 
-def weight(item: Frame | av.Packet) -> float:
-    """What an item counts in a queue that is to hold so many frames."""
-    return 1 if _is_frame(item) else SOUND_WEIGHT
+def weigher(queue_size: int) -> Callable[[Frame | av.Packet], float]:
+    """Weights in a queue of so many frames, so that it also holds ``QUEUE_BYTES`` at most."""
+
+    def weight(item: Frame | av.Packet) -> float:
+        if not _is_frame(item):
+            return SOUND_WEIGHT
+        return max(1, item.image.nbytes * queue_size / QUEUE_BYTES)
+
+    return weight
 
 
 def _is_frame(item: Frame | av.Packet) -> bool:
@@ -340,20 +368,13 @@ def _is_frame(item: Frame | av.Packet) -> bool:
 
 
 def _video_stream(container, path: str | os.PathLike, max_pixels: int):
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic
-    ]
+    streams = picture_streams(container)
     if not streams:
+        if any(stream.codec_context is None for stream in container.streams.video):
+            raise VideoError(path, "the video is in a format that this FFmpeg cannot decode")
         raise VideoError(path, "no video stream in the file")
     context = streams[0].codec_context
-    if context is None:
-        raise VideoError(path, "the video is in a format that this FFmpeg cannot decode")
     if context.width * context.height > max_pixels:
-        raise VideoError(
-            path,
-            f"frames of {context.width}x{context.height} are {context.width * context.height} "
-            f"pixels, more than the {max_pixels} allowed (INPUT.MAX_PIXELS)",
-        )
+        reason = too_many_pixels(context.width, context.height, max_pixels, frames=True)
+        raise VideoTooLarge(path, reason)
     return streams[0]

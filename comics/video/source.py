@@ -1,7 +1,6 @@
 """Opening what frames come from: a file, a webcam, or the address of a camera.
 
-A file is opened by us and handed to FFmpeg as a stream of bytes, and only containers that name no
-other file are recognised: a video from a stranger must not make us read other files or addresses.
+A file is opened by us and handed to FFmpeg as a stream of bytes (``comics.data.video_files``).
 A live source is what the user named; FFmpeg opens it, with network protocols alone.
 """
 
@@ -15,13 +14,9 @@ from typing import BinaryIO
 
 import av
 
+from comics.data.video_files import open_container
 from comics.video.frames import VideoError
 
-# Containers that are opened. Playlists and image sequences are not among them: they name other
-# files and network addresses
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegvideo,mpegts,flv,asf,ogg,h264,hevc"
-)
 LIVE_CONTAINERS = "rtsp,mpegts,rtp,sdp"
 LIVE_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https"
 LIVE_TIMEOUT = 10.0  # seconds without a packet after which a live source has ended
@@ -68,18 +63,22 @@ def _open_file(path: str | os.PathLike) -> BinaryIO:
         file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
     except (OSError, ValueError) as error:
         raise VideoError(path, f"cannot be read: {describe_error(error)}") from error
-    if not os.fstat(file.fileno()).st_size:
+    try:
+        is_empty = not file.read(1)
+        file.seek(0)
+    except OSError as error:
+        file.close()
+        raise VideoError(path, f"cannot be read: {describe_error(error)}") from error
+    if is_empty:
         file.close()
         raise VideoError(path, "the file is empty")
     return file
 
 
 def _open_container(file: BinaryIO, path: str | os.PathLike) -> av.container.InputContainer:
-    # A Python file, since a name may hold bytes that are not UTF-8, or look like an FFmpeg URL
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     try:
-        return av.open(file, metadata_errors="replace", options=options)
-    except (av.FFmpegError, OSError) as error:
+        return open_container(file)
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, f"not a readable video: {describe_error(error)}") from error
 
 

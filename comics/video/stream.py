@@ -19,17 +19,22 @@ from comics.structures import Faces
 from comics.video.animation_reader import AnimationReader, is_animation
 from comics.video.annotated_video import Annotate, AnnotatedVideo, Shown
 from comics.video.frames import Frame, Selection, VideoError
+from comics.video.pixel_shape import predict_frames
 from comics.video.reader import VideoReader
 from comics.video.source import LiveSource
 
-__all__ = ["VideoError", "VideoReport", "process_video"]
+__all__ = ["Stopped", "VideoError", "VideoReport", "process_video"]
 
 Predict = Callable[[list[np.ndarray]], list[Faces]]
 OnFrame = Callable[[Frame, Faces], Any]
 FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
 # Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
 # through the model before it is full
-MAX_HELD_BYTES = 2**28
+MAX_HELD_BYTES = 2**27
+
+
+class Stopped(Exception):
+    """A video was given up at the wish of ``stop``."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,11 @@ def process_video(
         output: annotated MP4 with every frame of that part; one that was not analysed shows the
             faces of the analysed one before it. Needs ``annotate``. None writes nothing.
         annotate: draws on a frame; called in a thread of its own.
-        stop: asked after each batch; once it says True, a live source ends.
+        stop: asked after each batch; once it says True, a live source ends. Also asked while no
+            frame comes; a file is then given up.
 
     Raises:
+        Stopped: if ``stop`` said so.
         VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
             ``output`` is then not written.
         OSError: if the disk is full. Where the annotated video cannot be encoded for another
@@ -91,20 +98,22 @@ def process_video(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    ahead, annotated = FRAMES_AHEAD * batch_size, None
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(
-            open_reader(path, max_pixels, FRAMES_AHEAD * batch_size, selection, output is not None)
+            open_reader(path, max_pixels, ahead, selection, output is not None)
         )
-        annotated = None
         if output is not None:
-            annotated = stack.enter_context(
-                AnnotatedVideo(output, reader, annotate, FRAMES_AHEAD * batch_size)
-            )
+            annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         loop = _Loop(predict, on_frame, annotated, batch_size)
+        is_stopped = reader.watch(stop)
         for item in reader:
             loop.add(item)
+            del item  # it may be hundreds of megabytes, and the next is on its way
             if reader.is_live and stop():
                 reader.stop()
+        if not reader.is_live and is_stopped():
+            raise Stopped
         loop.flush()
         if not loop.frames:
             raise VideoError(path, reader.fault or _no_frame(selection))
@@ -155,7 +164,7 @@ class _Loop:
         self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
         self._batch_size = batch_size
         self._pending: list[Frame | av.Packet] = []
-        self._batch: list[np.ndarray] = []
+        self._batch: list[Frame] = []
         self._held_bytes = 0
         self._drawn: Any = None
         self._drawn_size: tuple[int, int] | None = None
@@ -174,7 +183,7 @@ class _Loop:
         self.frames += 1
         self._held_bytes += item.image.nbytes
         if item.analysed:
-            self._batch.append(item.image)
+            self._batch.append(item)
         if len(self._batch) == self._batch_size or self._held_bytes >= MAX_HELD_BYTES:
             self.flush()
 
@@ -182,7 +191,7 @@ class _Loop:
         """Analyse the frames that wait, and hand on everything in the order in which it came."""
         pending, batch = self._pending, self._batch
         self._pending, self._batch, self._held_bytes = [], [], 0
-        found = iter(self._predict(batch) if batch else ())
+        found = iter(predict_frames(self._predict, batch) if batch else ())
         for item in pending:
             if isinstance(item, Frame) and item.analysed:
                 self._analysed_frames += 1
@@ -195,7 +204,7 @@ class _Loop:
 
     def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
         """What was read, analysed and left out; after the last ``flush``."""
-        notes = []
+        notes = [reader.note] if reader.note else []
         if self._annotated is not None and self._annotated.note:
             notes.append(self._annotated.note)
         if reader.skipped:

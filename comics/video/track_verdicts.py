@@ -17,7 +17,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from comics.inference.verdict import VideoRule
 from comics.ops.verdicts import LOGIT_MARGIN
+from comics.structures import DOUBTS
 
 RECENT_FRAMES = 500  # of a track that its verdict so far looks back on, so that it stays quick
 MIN_WEIGHT = 1e-6  # a detection score of 0 would weigh nothing, and a track of such have no mean
@@ -66,10 +68,44 @@ def video_probability(
         frames: of each track, in how many analysed frames it was seen.
         min_frames: as in ``VideoRule``.
     """
-    if not len(probabilities):
-        return None
-    needed = min(min_frames, max(frames))
-    return max(p for p, seen in zip(probabilities, frames, strict=True) if seen >= needed)
+    speaking = speaking_tracks(frames, min_frames)
+    return max((probabilities[position] for position in speaking), default=None)
+
+
+def speaking_tracks(frames: Sequence[int], min_frames: int) -> list[int]:
+    """Positions of the tracks that speak for their video.
+
+    Args:
+        frames: of each track, in how many analysed frames it was seen.
+        min_frames: as in ``VideoRule``.
+    """
+    needed = min(min_frames, max(frames, default=0))
+    return [position for position, seen in enumerate(frames) if seen >= needed]
+
+
+def track_doubts(
+    probability: float, doubts: Sequence[int], scores: Sequence[float], rule: VideoRule
+) -> int:
+    """Why a track's verdict is unclear, as an entry of ``Faces.doubts``; 0: it is not.
+
+    Nearness to the threshold is asked of the track's own P(fake); any other doubt counts where
+    frames of more than half of the track's weight have it.
+
+    Args:
+        probability: P(fake) of the track.
+        doubts, scores: [N] of its frames.
+        rule: with the threshold and what is near to it.
+    """
+    near = 1 << DOUBTS.index("near_threshold")
+    weights = np.maximum(np.asarray(scores, dtype=np.float64), MIN_WEIGHT)
+    bits = np.asarray(doubts, dtype=np.int64)
+    found = 0
+    for place in range(len(DOUBTS)):
+        bit = 1 << place
+        if bit != near and weights[bits & bit > 0].sum() * 2 > weights.sum():
+            found |= bit
+    low, high = rule.fake_threshold - rule.below, rule.fake_threshold + rule.above
+    return found | (near if low <= probability < high else 0)
 
 
 class RunningVerdicts:

@@ -2,16 +2,17 @@
 
 Its layout (``tracks.schema.json`` beside this file is its JSON schema)::
 
-    {"schema_version": "1.1",
+    {"schema_version": "2.0",
      "file_name", "width", "height",
      "frames":           frames decoded, of the part of the video that was looked at,
      "analysed_frames",
      "duration_s":       seconds from the start of that part to the end of its last frame,
      "selection":        {"stride", "max_fps", "start_s", "end_s"}: the part, and what was analysed,
-     "verdict":          "no_face_found", "all_faces_real", "forged_face_found",
+     "verdict":          "no_face_found", "no_forgery_found", "unclear", "forged_face_found",
      "fake_probability": of the video; null without a face,
      "aggregation":      the rule: see comics.video.track_verdicts,
-     "tracks": [{"track_id", "label": "Real" | "Fake", "fake_probability", "first_time_s",
+     "tracks": [{"track_id", "label": "Real" | "Fake", "verdict": "real" | "fake" | "unclear",
+                 "unclear_because" (of the last alone), "fake_probability", "first_time_s",
                  "last_time_s", and, of each frame where it was seen, "frames", "times_s",
                  "boxes": [[x, y, width, height], ...], "scores", "fake_probabilities"}, ...]}
 """
@@ -28,13 +29,18 @@ from typing import IO
 
 import numpy as np
 
-from comics.inference.files import atomic_path
+from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
 from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
-from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
-from comics.video.track_verdicts import track_probability, video_probability
+from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
+from comics.video.track_verdicts import (
+    speaking_tracks,
+    track_doubts,
+    track_probability,
+    video_probability,
+)
 
-COLUMNS = "track, frame, time_s, x, y, width, height, score, probability"
+COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts"
 FETCHED = 100  # rows read at once
 AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
 
@@ -49,6 +55,7 @@ class Track:
         fake_probability: by ``track_probability``.
         frames: analysed frames in which it was seen.
         first_time_s, last_time_s: seconds since the video's first frame.
+        doubts: why its verdict is unclear, as an entry of ``Faces.doubts``; 0: it is not.
     """
 
     track_id: int
@@ -57,6 +64,12 @@ class Track:
     frames: int
     first_time_s: float
     last_time_s: float
+    doubts: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """One of ``comics.structures.VERDICTS``."""
+        return VERDICTS[2] if self.doubts else VERDICTS[self.label]
 
 
 class TrackRecorder:
@@ -92,13 +105,18 @@ class TrackRecorder:
         Raises:
             OSError: if the disk is full.
         """
-        boxes = faces.boxes.tolist()
+        doubts = [0] * len(faces) if faces.doubts is None else faces.doubts.tolist()
         told = zip(
-            track_ids, boxes, faces.scores.tolist(), faces.fake_probability.tolist(), strict=True
+            track_ids,
+            faces.boxes.tolist(),
+            faces.scores.tolist(),
+            faces.fake_probability.tolist(),
+            doubts,
+            strict=True,
         )
         rows = [
-            (track, frame, time_s, x0, y0, x1 - x0, y1 - y0, score, probability)
-            for track, (x0, y0, x1, y1), score, probability in told
+            (track, frame, time_s, x0, y0, x1 - x0, y1 - y0, score, probability, doubt)
+            for track, (x0, y0, x1, y1), score, probability, doubt in told
         ]
         marks = ",".join("?" * len(COLUMNS.split(",")))
         with _disk_errors():
@@ -125,6 +143,11 @@ class TrackRecorder:
             self._rule.min_frames,
         )
 
+    def video_verdicts(self, tracks: Sequence[Track]) -> list[str]:
+        """The verdicts of the tracks that speak for the video."""
+        speaking = speaking_tracks([track.frames for track in tracks], self._rule.min_frames)
+        return [tracks[position].verdict for position in speaking]
+
     def write(
         self, path: str | os.PathLike, header: Mapping[str, object], tracks: Sequence[Track]
     ) -> None:
@@ -144,6 +167,8 @@ class TrackRecorder:
             "trim": rule.trim,
             "min_frames": rule.min_frames,
             "fake_threshold": rule.fake_threshold,
+            "unclear_below": rule.below,
+            "unclear_above": rule.above,
             "track_iou": rule.track_iou,
             "lost_seconds": rule.lost_seconds,
         }
@@ -161,14 +186,20 @@ class TrackRecorder:
 
     def _track(self, track_id: int, frames: int, first: float, last: float) -> Track:
         _, probabilities, scores = self.points(track_id).T
-        probability = track_probability(probabilities, scores, self._rule.trim)
-        label = FAKE if probability >= self._rule.fake_threshold else REAL
-        return Track(track_id, label, probability, frames, first, last)
+        rule = self._rule
+        probability = track_probability(probabilities, scores, rule.trim)
+        label = FAKE if probability >= rule.fake_threshold else REAL
+        doubts = track_doubts(
+            probability, [row[0] for row in self._rows(track_id, "doubts")], scores, rule
+        )
+        return Track(track_id, label, probability, frames, first, last, doubts)
 
     def _write_track(self, document: IO[str], track: Track) -> None:
         head = {
             "track_id": track.track_id,
             "label": CLASS_NAMES[track.label],
+            "verdict": track.verdict,
+            **({"unclear_because": names_of_doubts(track.doubts)} if track.doubts else {}),
             "fake_probability": round(track.fake_probability, SCORE_DECIMALS),
             "first_time_s": track.first_time_s,
             "last_time_s": track.last_time_s,

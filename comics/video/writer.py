@@ -1,6 +1,6 @@
 """Writing an annotated video: H.264 in MP4, with the times and the sound of its source.
 
-The times of a part of a video are kept but for their start, which is 0.
+Times are kept but for their start: the first frame is at 0, whatever its time in the source.
 
 H.264 in 4:2:0 needs even sides: an odd one is padded by repeating its last row or column. The
 first sound track is copied, not re-encoded; where MP4 cannot hold it, it is left out.
@@ -11,6 +11,7 @@ Shape letters: H, W height and width of the frame.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from fractions import Fraction
 
@@ -31,6 +32,22 @@ HEADER_BYTES = {"opus": 19, "flac": 34}
 BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers for the colour matrix and range that are written
 
 
+# Largest frame of H.264, in pixels (ITU-T H.264, table A-1, level 6.2); larger ones are shrunk
+MOST_PIXELS = 139_264 * 256
+# From here on (level 5.1), what the encoder holds at once matters more than its compression
+LARGE_PIXELS = 36_864 * 256
+FRUGAL_OPTIONS = {"rc-lookahead": "0", "sync-lookahead": "0", "threads": "1", "refs": "1"}
+
+
+def written_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) of an annotated video: even, and no larger than H.264 allows."""
+    shrink = min(1.0, math.sqrt(MOST_PIXELS / (height * width)))
+    if shrink < 1:
+        height, width = max(2, int(height * shrink)), max(2, int(width * shrink))
+        return height - height % 2, width - width % 2
+    return height + height % 2, width + width % 2
+
+
 class VideoWriter:
     """Writes an H.264 MP4; opened by the first frame, whose size all others are scaled to.
 
@@ -49,7 +66,7 @@ class VideoWriter:
     def write(self, image: np.ndarray, frame: Frame) -> None:
         """Add an [H, W, 3] uint8 RGB image at the time of ``frame``."""
         if self._container is None:
-            self._open(image.shape[0], image.shape[1])
+            self._open(image.shape[0], image.shape[1], frame.pixel_aspect)
         picture = av.VideoFrame.from_ndarray(self._fitted(image), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace=BT709)
         time_base = self._reader.time_base
@@ -64,7 +81,7 @@ class VideoWriter:
         elif self._audio is not None:
             offset = self._offset(packet.time_base)
             packet.pts = None if packet.pts is None else packet.pts - offset
-            packet.dts -= offset
+            packet.dts = None if packet.dts is None else packet.dts - offset
             packet.stream = self._audio
             try:
                 self._container.mux(packet)
@@ -88,11 +105,14 @@ class VideoWriter:
         """What is taken from times: a part of a video starts at 0."""
         return round(self._reader.offset_s / time_base)
 
-    def _open(self, height: int, width: int) -> None:
+    def _open(self, height: int, width: int, aspect: Fraction | None) -> None:
         reader = self._reader
-        self._size = (height + height % 2, width + width % 2)
+        self._size = written_size(height, width)
+        options = ENCODER_OPTIONS
+        if height * width > LARGE_PIXELS:
+            options = options | FRUGAL_OPTIONS
         self._container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
-        self._video = self._container.add_stream(ENCODER, reader.rate, options=ENCODER_OPTIONS)
+        self._video = self._container.add_stream(ENCODER, reader.rate, options=options)
         context = self._video.codec_context
         context.height, context.width = self._size
         context.pix_fmt = "yuv420p"
@@ -100,7 +120,7 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         context.flags |= Flags.frame_duration  # keeps how long the last frame is shown
-        if aspect := reader.pixel_aspect(height):
+        if aspect is not None:
             context.sample_aspect_ratio = aspect
         self._audio = self._add_audio()
         for packet in self._waiting:

@@ -7,7 +7,9 @@ the new environment, and pip finds them installed.
 
 import importlib.metadata
 import importlib.util
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -92,7 +94,10 @@ def test_the_cpu_images_pip_lines_make_an_environment_that_works(tmp_path, docke
         copy(text.split(), root, patterns, dockerfile.ignored)
 
     (health,) = dockerfile.BY_NAME["cpu"].texts("HEALTHCHECK")
-    done = run(health.split("CMD ", 1)[1], root / "app", venv)
+    words = json.loads(health.split("CMD ", 1)[1])
+    done = run(shlex.join(words).replace("/app/", f"{root}/app/"), root / "app", venv)
+    assert done.returncode == 0, done.stderr
+    done = run("python tools/infer.py --help", root / "app", venv)
     assert done.returncode == 0, done.stderr
     found = run(
         'python -c "import comics, pathlib; home = pathlib.Path(comics.__file__).parent; '

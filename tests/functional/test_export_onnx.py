@@ -109,3 +109,28 @@ def test_comics_detect_takes_the_file(tool, tmp_path, capsys):
     capsys.readouterr()
     assert main([*heat, str(tmp_path / "heat"), str(tmp_path / "photo.png")]) == 2
     assert "heat-maps" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_exported_and_says_the_same(tool, tmp_path, capsys):
+    from comics.inference.default_weights import SHIPPED
+    from comics.inference.load import load_predictor
+
+    weights = SHIPPED
+    if not weights.is_file():
+        pytest.skip("no model comes with this checkout")
+    output = tmp_path / "shipped.onnx"
+    assert tool.main([str(weights), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "shipped.face.onnx: tracing 1 of 1" in said and "shipped.onnx: tracing 2 of 2" in said
+    ours, theirs = (load_predictor(path, "cpu") for path in (output, weights))
+    rng = np.random.default_rng(0)
+    for size in ((240, 320), (417, 295)):
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        tensor = [torch.from_numpy(image).permute(2, 0, 1)]
+        with torch.no_grad():
+            expected = theirs.model.detector(tensor)
+        (found,), (wanted,) = ours.model.detector(tensor), expected
+        assert len(found) == len(wanted)
+        torch.testing.assert_close(found.boxes, wanted.boxes, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-4)

@@ -13,28 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from comics.config import load_config
 from comics.modeling.build import build_model
 from comics.modeling.weights import file_sha256, save_weights
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "infer.py"
-TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3",
-    "MODEL.FCOS.POST_NMS_TOPK_TEST", "10", "MODEL.BASIS_MODULE.CONVS_DIM", "16",
-    "MODEL.BASIS_MODULE.NUM_CONVS", "1", "MODEL.BLENDMASK.ATTN_SIZE", "7",
-    "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28", "MODEL.COMICS.PROPOSAL.BANK_SIZE", "8",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "INPUT.MAX_PIXELS", "250000",
-    "TEST.SCORE_THRESH", "0.05",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, finding_config):
     torch.manual_seed(0)
-    cfg = load_config(overrides=TINY)
+    cfg = finding_config("COMICSBlendMask", "INPUT.MAX_PIXELS", "250000")
     model = build_model(cfg)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_weights(path, model.inference_state_dict(), cfg, {"iteration": "0"})

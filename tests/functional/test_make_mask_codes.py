@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from comics.data.coco import load_coco
 from comics.engine import mask_codes
 from comics.engine.mask_codes import MaskCodeFit, face_masks, write_mask_codes
-from comics.modeling.detectors.meinst_coding import MaskCoding, read_basis
+from comics.modeling.detectors.meinst.coding import MaskCoding, read_basis
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_mask_codes.py"
 DIM, SIZE = 5, 12

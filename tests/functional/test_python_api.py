@@ -10,24 +10,15 @@ from PIL import Image
 
 import comics
 from comics.api import MediaPredictor
-from comics.config import load_config
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 from comics.structures import Faces
 
-TINY = [
-    "MODEL.META_ARCHITECTURE", "FCOS", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "10",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "TEST.SCORE_THRESH", "0.05",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, finding_config):
     torch.manual_seed(0)
-    cfg = load_config(overrides=TINY)
+    cfg = finding_config("FCOS")
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_weights(path, build_model(cfg).state_dict(), cfg, {"iteration": "0"})
     return path

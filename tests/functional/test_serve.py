@@ -11,28 +11,19 @@ import torch
 from PIL import Image
 
 from comics.cli import main
-from comics.config import load_config
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 
 for package in ("fastapi", "uvicorn", "python_multipart"):
     pytest.importorskip(package, reason="needs the extra 'serve'")
 httpx = pytest.importorskip("httpx2")
-
-TINY = [
-    "MODEL.META_ARCHITECTURE", "FCOS", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "10",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "TEST.SCORE_THRESH", "0.05",
-]  # fmt: skip
 START_S = 120  # seconds that a busy machine may take to import torch
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, finding_config):
     torch.manual_seed(0)
-    cfg = load_config(overrides=TINY)
+    cfg = finding_config("FCOS")
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_weights(path, build_model(cfg).state_dict(), cfg, {"iteration": "0"})
     return path

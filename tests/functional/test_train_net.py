@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from comics.engine.checkpoint import load_checkpoint
+from comics.files import hold_folder
 from comics.modeling.build import load_model
 from comics.modeling.weights import read_weights
 
@@ -313,6 +314,65 @@ def test_setting_that_cannot_be_used(tmp_path, monkeypatch, call, overrides, mes
     assert code == 2
     assert message in error
     assert not list(Path("output").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("SEED: [1", "line 1"),
+        ("SEED: !!python/object/apply:os.system [true]", "python/object/apply:os.system"),
+        ("_BASE_: bad.yaml", "leads back to the same file"),
+        ("[" * 100_000, "too deeply"),
+        ("- 1", "not KEY: VALUE pairs"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["native", "auto"])
+def test_a_configuration_that_is_no_good_yaml(tmp_path, monkeypatch, call, text, message, runtime):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    code, error = call("--runtime", runtime, "--config-file", "bad.yaml")
+    assert code == 2
+    assert "bad.yaml" in error and message in error and "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_in_which_another_run_works(call, words, tmp_path):
+    (tmp_path / "out").mkdir()
+    with hold_folder(tmp_path / "out"):
+        code, error = call(*words("out"))
+    assert code == 2 and "another run is writing to" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_told_in_words(run, call, words, tmp_path):
+    """Of the run that is left only half; then it is continued by what is left: one process."""
+    options = ("TEST.EVAL_PERIOD", 0, "DATASETS.VAL", "[]")
+    process = run("out", "SOLVER.MAX_ITER", 500, *options, launcher=TORCHRUN)
+    wait_for(process, tmp_path / "out", "checkpoint_00000002.pt")
+    ranks = children(process.pid)
+    os.kill(ranks["1"], signal.SIGKILL)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode != 0
+    assert "process 0 of 2 has lost another process of the run" in output
+    theirs = output.split("process 0 of 2 has lost")[0]
+    assert "Traceback" not in theirs, output
+    code, _ = call(*words("out", "SOLVER.MAX_ITER", 3, *options, flags=["--resume"]))
+    assert code == 0
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def children(parent):
+    """Rank -> process id of what torchrun started."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        try:
+            if f"\nPPid:\t{parent}\n" not in (place / "status").read_text():
+                continue
+            environment = (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        found |= {e[5:].decode(): int(place.name) for e in environment if e.startswith(b"RANK=")}
+    return found
 
 
 def test_torchvision_weights_start_the_backbone(tmp_path, caplog):

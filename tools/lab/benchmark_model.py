@@ -78,7 +78,7 @@ def make_own(name: str, size: int) -> nn.Module:
     path = CONFIGS / PUBLISHED[plain]
     if name != plain:
         path = path.parents[1] / f"COMICS-{path.parent.name}" / path.name
-    every = ["MODEL.FCOS.INFERENCE_TH_TEST", "0.0", "MODEL.WEIGHTS", ""]
+    every = ["MODEL.FCOS.SCORE_THRESH_TEST", "0.0", "MODEL.WEIGHTS", ""]
     every += ["MODEL.FCOS.POST_NMS_TOPK_TEST", str(DETECTIONS_SHOWN)]
     every += ["TEST.DETECTIONS_PER_IMAGE", str(DETECTIONS_SHOWN)]
     model = build_model(load_config(path, every))

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NOTHING_FOUND = 2.0  # a threshold that no probability passes: what is counted is the dense part
 NO_DETECTIONS = (
-    "MODEL.FCOS.INFERENCE_TH_TEST", "MODEL.SOLOV2.SCORE_THR", "MODEL.MEInst.INFERENCE_TH_TEST",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.FCOS.SCORE_THRESH_TEST", "MODEL.SOLOV2.SCORE_THRESH_TEST",
+    "MODEL.MEInst.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
 )  # fmt: skip
 
 

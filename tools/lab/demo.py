@@ -130,7 +130,7 @@ def copy_held_out(photos: Path, originals: Path, count: int, seed: int) -> None:
         ValueError: if the file is no such COCO file, or no photo is held out.
     """
     from comics.data.generate_sources import PhotoSource
-    from comics.inference.files import write_bytes
+    from comics.files import write_bytes
 
     if not (photos / ANNOTATIONS).is_file():
         raise FileNotFoundError(f"--photos {photos}: there is no {ANNOTATIONS} in it")

@@ -1,1 +1,4 @@
-"""Single faces: manifests, crops, views, pairs, loaders (papers 000, 001, 002, 004)."""
+"""Single faces: manifests, crops, views, pairs and loaders.
+
+For the methods of docs/methods.md#faces, which live in ``comics.modeling.faces``.
+"""

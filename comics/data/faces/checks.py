@@ -1,4 +1,7 @@
-"""Faults of a manifest that only its files, or all of its rows together, show."""
+"""Checks of a manifest that need its image files, or all of its rows together.
+
+Faults of single rows are found while reading: ``comics.data.faces.manifest``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from comics.data.faces.manifest import UNKNOWN, Manifest
 from comics.data.records import DatasetError
-from comics.structures import CLASS_NAMES
+from comics.structures import CLASS_NAMES, REAL
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,19 @@ def require_both_classes(manifest: Manifest, purpose: str) -> None:
                 f"{', '.join(manifest.files)}: none of {len(manifest)} rows is {name.lower()}; "
                 f"{purpose} needs both classes"
             )
+
+
+def require_reals(manifest: Manifest, purpose: str) -> None:
+    """Refuse a set without a real face: self-blending makes its forgeries from these.
+
+    Raises:
+        DatasetError: naming the files.
+    """
+    if not (manifest.labels == REAL).any():
+        raise DatasetError(
+            f"{', '.join(manifest.files)}: none of {len(manifest)} rows is real; {purpose} makes "
+            "its forgeries from real faces (INPUT.FACE.SELF_BLEND)"
+        )
 
 
 def summary(manifest: Manifest) -> str:

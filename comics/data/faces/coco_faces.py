@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from comics.data.coco import load_coco
 from comics.data.faces.manifest import REAL_METHOD, Manifest
 from comics.data.faces.manifest_files import ManifestBuilder
+from comics.data.json_files import finite, integer, read_json
 from comics.data.records import DatasetError, FaceAnnotation, ImageRecord
 from comics.ops.boxes import box_iou, xywh_to_xyxy
 from comics.ops.masks import segmentation_to_rle
@@ -131,9 +132,10 @@ def _mask(record: ImageRecord, face: FaceAnnotation, annotation: dict[str, Any])
 
 def _extras(json_path: str | os.PathLike) -> dict[str, dict[int, dict]]:
     """Images and annotations of a file by id, with the keys that its records leave out."""
-    content = json.loads(Path(json_path).read_text(encoding="utf-8"))
+    content = read_json(json_path)
     return {
-        kind: {entry["id"]: entry for entry in content[kind]} for kind in ("images", "annotations")
+        kind: {integer(entry["id"]): entry for entry in content[kind]}
+        for kind in ("images", "annotations")
     }
 
 
@@ -141,13 +143,17 @@ def _detections(path: str | os.PathLike, min_score: float) -> dict[int, list[lis
     """Boxes (x0, y0, x1, y1) by image id."""
     found: dict[int, list[list[float]]] = defaultdict(list)
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        for number, entry in enumerate(entries):
-            box = torch.tensor([entry["bbox"]], dtype=torch.float64)
-            if box.shape != (1, 4):
-                raise ValueError(f"result {number}: bbox {entry['bbox']} is not four numbers")
-            if entry.get("score", 1.0) >= min_score:
-                found[entry["image_id"]].append(xywh_to_xyxy(box)[0].tolist())
+        for number, entry in enumerate(read_json(path)):
+            box, score, image_id = entry["bbox"], entry.get("score", 1.0), entry["image_id"]
+            if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
+                raise ValueError(f"result {number}: bbox {box!r} is not four numbers")
+            if not finite(score):
+                raise ValueError(f"result {number}: score {score!r} is not a finite number")
+            if integer(image_id) is None:
+                raise ValueError(f"result {number}: image_id {image_id!r} is not an integer")
+            if score >= min_score:
+                corners = xywh_to_xyxy(torch.tensor([box], dtype=torch.float64))
+                found[integer(image_id)].append(corners[0].tolist())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: not a COCO results file: {type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from comics.data.compression import compress_image, jpeg
 from comics.data.dataset import AUGMENTATION, LoadedBatch, tolerated_broken, too_many_broken
-from comics.data.faces.manifest import Manifest
+from comics.data.faces.manifest import UNKNOWN, Manifest
 from comics.data.faces.samples import FaceReader, FaceSample, SampleMaker
 from comics.data.images import ImageError, image_to_tensor
 from comics.structures import REAL, FaceBatch
@@ -120,17 +120,20 @@ class FaceCollate:
             each position in ``manifest.names["method"]``; the last entry is that of an unknown one.
         views: names of the views.
         with_masks: whether the batch has masks.
+        twin_method: number of the method of samples with a label of their own; -1 unknown.
     """
 
     manifest: Manifest
     method_numbers: np.ndarray
     views: tuple[str, ...] = ()
     with_masks: bool = False
+    twin_method: int = -1
 
     def __call__(self, items: Sequence[tuple[FaceSample | None, Broken]]) -> LoadedBatch:
-        """A batch; None stands for a row that is left out."""
+        """A batch; None stands for a row that is left out, a twin follows its sample."""
         broken = [entry for _, passed_over in items for entry in passed_over]
-        samples = [sample for sample, _ in items if sample is not None]
+        found = [sample for sample, _ in items if sample is not None]
+        samples = [one for sample in found for one in (sample, sample.twin) if one is not None]
         if not samples:
             return LoadedBatch(None, broken)
         manifest, rows = self.manifest, np.array([sample.row for sample in samples])
@@ -140,15 +143,18 @@ class FaceCollate:
         if self.with_masks:
             found = [sample.mask for sample in samples]
             masks, valid["mask"] = _stack_masks(found, samples[0].image.shape[:2]), _known(found)
+        own = np.array([sample.label is not None for sample in samples])
+        labels, methods = manifest.labels[rows], self.method_numbers[manifest.codes["method"][rows]]
         batch = FaceBatch(
             images=torch.stack([image_to_tensor(sample.image) for sample in samples]),
-            labels=_integers(manifest.labels[rows]),
+            labels=_integers(np.where(own, [sample.label or 0 for sample in samples], labels)),
             views={name: _stack(pictures, samples) for name, pictures in views.items()},
             valid=valid,
             masks=masks,
-            methods=_integers(self.method_numbers[manifest.codes["method"][rows]]),
+            methods=_integers(np.where(own, self.twin_method, methods)),
             clusters=_integers(manifest.clusters[rows]),
-            videos=_integers(manifest.codes["video"][rows]),
+            # Another clip than the real one: a forgery has a clip of its own
+            videos=_integers(np.where(own, UNKNOWN, manifest.codes["video"][rows])),
             sources=_integers(manifest.codes["source"][rows]),
             targets=_integers(manifest.codes["target"][rows]),
             file_names=[manifest[int(row)].path for row in rows],

@@ -7,17 +7,15 @@ the seed and the set; ranks, workers and a resumed start change nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader
 
 from comics.data.catalog import dataset_files, datasets_root
-from comics.data.dataset import ORDER, start_worker
-from comics.data.faces.checks import require_both_classes
+from comics.data.dataset import ORDER
+from comics.data.faces.checks import require_both_classes, require_reals
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
     FaceCollate,
@@ -25,12 +23,19 @@ from comics.data.faces.dataset import (
     FaceTrainDataset,
     number_methods,
 )
-from comics.data.faces.manifest import REAL_METHOD, Manifest, join_manifests, split_entry
+from comics.data.faces.manifest import REAL_METHOD, UNKNOWN, Manifest, join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest
 from comics.data.faces.pairs import PairIndex
 from comics.data.faces.samples import FaceReader, SampleMaker
+from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
 from comics.data.faces.views import face_augmenter
-from comics.data.loader import PREFETCH, TestLoader, TrainingOrder, TrainingSampler, TrainLoader
+from comics.data.loader import (
+    TestLoader,
+    TrainingOrder,
+    TrainingSampler,
+    TrainLoader,
+    make_data_loader,
+)
 from comics.data.records import DatasetError
 from comics.registry import FACE_METHODS
 from comics.structures import FAKE, REAL
@@ -127,29 +132,32 @@ def build_face_train_loader(
         needs: of the method; None: of the one that MODEL.FACE.METHOD names.
 
     Raises:
-        DatasetError: if a set cannot be used, or holds one class alone.
+        DatasetError: if a set cannot be used, or holds one class alone; with self-blending real
+            faces alone are enough.
         ValueError: if the batch cannot be divided.
     """
     entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
     needs = FaceNeeds.from_config(cfg) if needs is None else needs
     manifest = join_manifests([load_faces(cfg, entry) for entry in entries])
     manifest = _without_small(manifest, cfg.INPUT.FACE.MIN_SIDE)
-    require_both_classes(manifest, "training")
-    pairs = PairIndex(manifest)
-    rows = _query_rows(cfg, manifest, needs)
-    kind = BalancedOrder if cfg.INPUT.FACE.BALANCED else TrainingOrder
+    maker = _sample_maker(cfg, manifest, PairIndex(manifest), needs)
+    self_blends = maker.self_blend is not None
+    check = require_reals if self_blends else require_both_classes
+    check(manifest, "training")
+    rows = _query_rows(cfg, manifest, needs, check)
     labels = manifest.labels[rows].astype(np.int64)
-    groups = labels if cfg.INPUT.FACE.BALANCED else np.zeros_like(labels)
+    balanced = cfg.INPUT.FACE.BALANCED and len(np.unique(labels)) > 1
+    kind = BalancedOrder if balanced else TrainingOrder
+    groups = labels if balanced else np.zeros_like(labels)
     order = kind(cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, groups)
     sampler = TrainingSampler(order, start_iteration, rank, world_size, cfg.SOLVER.ACCUMULATE)
-    methods = method_names(cfg, manifest)
-    maker = _sample_maker(cfg, manifest, pairs, needs)
+    methods = method_names(cfg, manifest, (SELF_BLEND_METHOD,) if self_blends else ())
     dataset = FaceTrainDataset(maker, cfg.SEED, rows)
-    collate = FaceCollate(
-        manifest, number_methods(manifest, methods), maker.views, maker.with_masks
-    )
+    numbers = number_methods(manifest, methods)
+    twin_method = methods.index(SELF_BLEND_METHOD) + 1 if SELF_BLEND_METHOD in methods else UNKNOWN
+    collate = FaceCollate(manifest, numbers, maker.views, maker.with_masks, twin_method)
     logger.info("training on %d faces of %s", len(rows), ", ".join(entries))
-    batches = _data_loader(cfg, dataset, collate, batch_sampler=sampler)
+    batches = make_data_loader(cfg, dataset, collate, batch_sampler=sampler)
     loader = FaceTrainLoader(batches, order, len(rows))
     loader.method_names = (REAL_METHOD, *methods)
     return loader
@@ -181,7 +189,7 @@ def build_face_test_loader(
     )
     numbers = number_methods(manifest, methods)
     collate = FaceCollate(manifest, numbers, with_masks=with_masks)
-    batches = _data_loader(cfg, dataset, collate, batch_size=cfg.TEST.IMS_PER_BATCH)
+    batches = make_data_loader(cfg, dataset, collate, batch_size=cfg.TEST.IMS_PER_BATCH)
     loader = FaceTestLoader(batches, len(manifest))
     loader.manifest, loader.method_names = manifest, (REAL_METHOD, *methods)
     return loader
@@ -204,8 +212,8 @@ def load_faces(cfg: CfgNode, entry: str) -> Manifest:
     return coco_manifest(*files, results=results, min_iou=face.BOX_IOU, min_score=face.BOX_SCORE)
 
 
-def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
-    """Names of the methods 1, 2, ...: INPUT.FACE.METHODS, or those of the set, sorted.
+def method_names(cfg: CfgNode, manifest: Manifest, more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the methods 1, 2, ...: INPUT.FACE.METHODS, or those of the set and ``more``, sorted.
 
     Raises:
         DatasetError: if INPUT.FACE.METHODS names one twice, or "real".
@@ -214,7 +222,7 @@ def method_names(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
     if not given:
         used = np.unique(manifest.codes["method"])
         names = [manifest.names["method"][code] for code in used if code >= 0]
-        return tuple(name for name in names if name != REAL_METHOD)
+        return tuple(sorted({*names, *more} - {REAL_METHOD}))
     if len(set(given)) < len(given) or REAL_METHOD in given:
         raise DatasetError(f"INPUT.FACE.METHODS {list(given)}: names of forgeries, each once")
     return given
@@ -229,7 +237,9 @@ def _without_small(manifest: Manifest, min_side: int) -> Manifest:
     return manifest.take(kept)
 
 
-def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarray:
+def _query_rows(
+    cfg: CfgNode, manifest: Manifest, needs: FaceNeeds, check: Callable[[Manifest, str], None]
+) -> np.ndarray:
     """Rows that samples start from: the weakly compressed ones where a method compares levels."""
     weak = cfg.MODEL.FACE.COMPRESSION_RELATION.WEAK
     levels = manifest.names["compression"]
@@ -237,7 +247,7 @@ def _query_rows(cfg: CfgNode, manifest: Manifest, needs: FaceNeeds) -> np.ndarra
         return np.arange(len(manifest))
     rows = np.flatnonzero(manifest.codes["compression"] == levels.index(weak))
     logger.info("%d of %d rows are %s: samples start from these", len(rows), len(manifest), weak)
-    require_both_classes(manifest.take(rows), f"training from {weak}")
+    check(manifest.take(rows), f"training from {weak}")
     return rows
 
 
@@ -257,6 +267,7 @@ def _sample_maker(
         weak=relation.WEAK,
         strong=relation.STRONG,
         compress_missing=cfg.INPUT.FACE.COMPRESS_MISSING,
+        self_blend=SelfBlendView.from_config(cfg),
     )
 
 
@@ -270,18 +281,3 @@ def _results_of(pair: str) -> tuple[str, str]:
     if not mark:
         raise DatasetError(f"INPUT.FACE.BOXES: {pair!r} is not set.json=results.json")
     return entry, results
-
-
-def _data_loader(cfg: CfgNode, dataset, collate: FaceCollate, **kinds) -> DataLoader:
-    workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-        prefetch_factor=PREFETCH if workers else None,
-        # Its own generator: starting workers must not move the model's random numbers
-        generator=torch.Generator().manual_seed(cfg.SEED),
-        **kinds,
-    )

@@ -41,6 +41,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from comics.data.file_names import local_name
 from comics.data.records import DatasetError
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "video", "frame", "label", "method", "source", "target")
@@ -214,7 +215,10 @@ class Manifest:
         return self if keep.all() else self.take(np.flatnonzero(keep))
 
     def _located(self, index: int, path: str) -> str:
-        return os.path.join(self.roots[self.file[index]], path) if path else ""
+        if not path:
+            return ""
+        root = self.roots[self.file[index]]
+        return os.path.join(root, local_name(path, root))
 
 
 def join_manifests(manifests: Sequence[Manifest]) -> Manifest:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from comics.data.csv_tables import read_table
 from comics.data.faces.manifest import (
     COLUMNS,
     IDENTITIES,
@@ -20,10 +21,12 @@ from comics.data.faces.manifest import (
     StringPacker,
 )
 from comics.data.records import DatasetError
+from comics.files import atomic_path
 from comics.structures import FAKE, REAL
 
 REQUIRED = ("path", "label")
 LABELS = {"real": REAL, "fake": FAKE, "0": REAL, "1": FAKE}
+LARGEST = {"frame": 2**63 - 1, "cluster": 2**31 - 1}  # what their columns hold
 SHOWN_FAULTS = 10  # of a refused manifest
 MAX_FIELD = 10_000_000  # characters: a mask as RLE may be longer than csv's own limit
 
@@ -114,21 +117,19 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     """
     path = Path(path)
     builder = ManifestBuilder(str(path), str(path.parent))
-    csv.field_size_limit(MAX_FIELD)
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [])
-            for row in reader:
-                if None in row or None in row.values():
-                    builder.faults.append(
-                        f"{path}, line {reader.line_num}: not {len(reader.fieldnames)} fields"
-                    )
-                    continue
-                builder.add(reader.line_num, row)
+        table = read_table(path, max_field=MAX_FIELD)
+        _check_columns(path, table.columns)
+        for line, values in table.rows:
+            if len(values) == len(table.columns):
+                builder.add(line, dict(zip(table.columns, values, strict=True)))
+            else:
+                builder.faults.append(f"{path}, line {line}: not {len(table.columns)} fields")
     except FileNotFoundError:
         raise DatasetError(f"there is no manifest {path}") from None
-    except (OSError, csv.Error) as error:
+    except DatasetError:
+        raise
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable CSV file: {error}") from error
     manifest = builder.build()
     _check_duplicates(manifest)
@@ -148,18 +149,16 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]
     Raises:
         ValueError: for a column that is none of ``COLUMNS``.
     """
-    path, count = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    count = 0
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow(row)
             count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     return count
 
 
@@ -181,10 +180,14 @@ def write_clusters(
         raise ValueError(f"{source}: {rows} rows, but {len(clusters)} clusters")
     if Path(source).parent.resolve() != Path(target).parent.resolve():
         raise ValueError(f"{target} must be beside {source}: paths start from the file's folder")
-    with open(source, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        numbered = zip(csv.DictReader(file), clusters, strict=True)
-        new = (row | {"cluster": "" if n < 0 else int(n)} for row, n in numbered)
-        write_manifest(target, new)
+    table = read_table(source, max_field=MAX_FIELD)
+    write_manifest(
+        target,
+        (
+            dict(zip(table.columns, values, strict=True)) | {"cluster": "" if n < 0 else int(n)}
+            for (_, values), n in zip(table.rows, clusters, strict=True)
+        ),
+    )
 
 
 def _check_columns(path: Path, found: Sequence[str]) -> None:
@@ -207,7 +210,8 @@ def _box(values: Mapping[str, str]) -> tuple[float, ...]:
         box = tuple(float(value) for value in text)
     except ValueError:
         raise ValueError(f"the box {text} is not four numbers") from None
-    if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
+    stored = np.array(box, np.float32)
+    if not (np.isfinite(stored).all() and stored[0] < stored[2] and stored[1] < stored[3]):
         raise ValueError(f"the box {list(box)} (x0, y0, x1, y1) has no area")
     return box
 
@@ -216,8 +220,8 @@ def _numbers(values: Mapping[str, str]) -> tuple[int, int]:
     numbers = []
     for name in ("frame", "cluster"):
         text = values[name]
-        if text and not text.isdecimal():
-            raise ValueError(f"{name} {text!r} is not a whole number from 0 on")
+        if text and not (text.isascii() and text.isdecimal() and int(text) <= LARGEST[name]):
+            raise ValueError(f"{name} {text!r} is not a whole number from 0 to {LARGEST[name]}")
         numbers.append(int(text) if text else UNKNOWN)
     return numbers[0], numbers[1]
 

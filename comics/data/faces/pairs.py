@@ -85,7 +85,7 @@ class PairIndex:
         return _draw(near[near != row], rng)
 
     def semantic(self, row: int, rng: np.random.Generator) -> int | None:
-        """RealCentric's semantic level (paper 001, 3.2).
+        """RealCentric's semantic level (docs/papers.md#realcentric, 3.2).
 
         A fake: a fake of another clip with the same source or the same target. A real face: one
         of the same identity in another clip.

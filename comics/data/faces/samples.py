@@ -8,7 +8,12 @@ Views, by the name that methods ask for them with:
 * "strong": the query's frame under strong compression, same crop, same augmentation;
 * "other": another frame of the clip, as weakly compressed as the query, drawn on its own.
 
-A view that a row cannot have is None. Shape letters: S side of a crop.
+* any other name: a function of that name in ``comics.registry.FACE_VIEWS``.
+
+A view that a row cannot have is None. A row may also make a twin: a sample of the same geometry and
+augmentation with a label of its own, for every face method alike (self-blended images).
+
+Shape letters: S side of a crop.
 """
 
 from __future__ import annotations
@@ -18,18 +23,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import comics.data.faces.own_views  # noqa: F401  (fills the table of views)
 from comics.data.compression import compress_to
 from comics.data.faces.crops import crop_mask, crop_with_margin
 from comics.data.faces.manifest import FaceRow, Manifest
 from comics.data.faces.pairs import LEVELS, PairIndex
+from comics.data.faces.self_blend import SelfBlendView
 from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
+from comics.data.forgery.self_blended import BlendedPair
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
 from comics.ops.masks import segmentation_to_bitmap
+from comics.registry import FACE_VIEWS
 from comics.structures import FAKE, REAL
 
 VIEWS = ("key", "paired_real", "positive", "strong", "other")
 # Of the mean of a mask picture's colours; videos of masks are compressed, so black is not quite 0
 MASK_LEVEL = 32
+# Weight of the source from which on a pixel of a twin counts as forged; the smallest ratio of a
+# blend is 0.25
+TWIN_MASK_LEVEL = 0.1
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,8 @@ class FaceSample:
         views: name -> [S, S, 3] uint8, or None where the row has no such view.
         mask: [S, S] bool in the geometry of ``image``; None where it is unknown.
         broken: (row, error) of further pictures that could not be read; their view is None.
+        label: its own label, where it is not the row's; None otherwise.
+        twin: a sample made from this one, with a label of its own; None where there is none.
     """
 
     image: np.ndarray
@@ -100,6 +114,8 @@ class FaceSample:
     views: dict[str, np.ndarray | None] = field(default_factory=dict)
     mask: np.ndarray | None = None
     broken: list[tuple[int, ImageError]] = field(default_factory=list)
+    label: int | None = None
+    twin: FaceSample | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +126,13 @@ class SampleMaker:
         manifest, pairs: the rows, and which belong together.
         reader: of crops.
         augmenter: draws augmentations.
-        views: names to make, of ``VIEWS``.
+        views: names to make, of ``VIEWS`` or ``FACE_VIEWS``.
         with_masks: also make masks.
         pairing: levels that "positive" is drawn from, of ``LEVELS``.
         pairing_frames: reach of the temporal level, in sampled frames.
         weak, strong: names of the compressions.
         compress_missing: make the compressions that the set does not hold.
+        self_blend: makes twins of real rows; None for no twins.
 
     Raises:
         ValueError: for an unknown view or level.
@@ -132,10 +149,11 @@ class SampleMaker:
     weak: str = "c23"
     strong: str = "c40"
     compress_missing: bool = True
+    self_blend: SelfBlendView | None = None
 
     def __post_init__(self) -> None:
         for what, names, choices in (
-            ("view", self.views, VIEWS),
+            ("view", self.views, (*VIEWS, *(name for name, _ in FACE_VIEWS))),
             ("pairing level", self.pairing, LEVELS),
         ):
             unknown = sorted(set(names) - set(choices))
@@ -153,7 +171,12 @@ class SampleMaker:
         """
         row = self.manifest[index]
         augmentation = self.augmenter.draw(rng)
-        plain = self._query_crop(row)
+        plain, pair = self._query_crop(row), None
+        if self.self_blend is not None:
+            # A stream of its own: a row without a twin draws what it draws without self-blending
+            pair = self.self_blend(plain, row, rng.spawn(1)[0])
+        if pair is not None:
+            plain = pair.real
         sample = FaceSample(plain, index)
         real = self._paired_real(row, sample) if self._wants_real(augmentation) else None
         sample.image = augmentation.image(self._mixed(plain, real, augmentation))
@@ -161,14 +184,42 @@ class SampleMaker:
             if view == "paired_real":
                 sample.views[view] = None if real is None else augmentation.image(real)
             elif view == "strong":
-                sample.views[view] = self._strong(row, augmentation, sample)
+                sample.views[view] = self._strong(row, augmentation, sample, pair)
+            elif view not in VIEWS:
+                sample.views[view] = FACE_VIEWS.get(view)(self, sample, plain, rng)
             else:
                 make = {"key": self._key, "positive": self._positive, "other": self._other}[view]
                 sample.views[view] = make(plain, real, sample, rng)
         if self.with_masks:
             mask = self._try(index, sample, lambda: self.reader.mask(row))
             sample.mask = None if mask is None else augmentation.mask(mask)
+        if pair is not None:
+            sample.twin = self._twin(pair, sample, augmentation, rng)
         return sample
+
+    def _twin(
+        self,
+        pair: BlendedPair,
+        sample: FaceSample,
+        augmentation: Augmentation,
+        rng: np.random.Generator,
+    ) -> FaceSample:
+        """The blend of a real sample, forged by label; views that need other rows are None."""
+        twin = FaceSample(augmentation.image(pair.blend), sample.row, label=FAKE)
+        for view in self.views:
+            picture = None
+            if view == "paired_real":
+                picture = sample.image
+            elif view == "key" or (view == "positive" and "image" in self.pairing):
+                picture = self.augmenter.draw(rng).image(pair.blend)
+            elif view == "strong" and self.compress_missing:
+                picture = augmentation.image(compress_to(pair.blend, self.strong))
+            elif view not in VIEWS:
+                picture = FACE_VIEWS.get(view)(self, twin, pair.blend, rng)
+            twin.views[view] = picture
+        if self.with_masks:
+            twin.mask = augmentation.mask(pair.soft > TWIN_MASK_LEVEL)
+        return twin
 
     # -- the query ----------------------------------------------------------------------------
 
@@ -216,7 +267,10 @@ class SampleMaker:
         return augmentation.image(self._mixed(plain, real, augmentation))
 
     def _positive(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
-        """RealCentric: one level drawn uniformly among those that the row has (METHODS 4, R)."""
+        """RealCentric: one level drawn uniformly among those that the row has.
+
+        docs/methods.md#realcentric-pairing.
+        """
         index = sample.row
         partners: dict[str, int | None] = {}
         for level in self.pairing:
@@ -236,9 +290,21 @@ class SampleMaker:
         return None if plain is None else self.augmenter.draw(rng).image(plain)
 
     def _strong(
-        self, row: FaceRow, augmentation: Augmentation, sample: FaceSample
+        self,
+        row: FaceRow,
+        augmentation: Augmentation,
+        sample: FaceSample,
+        pair: BlendedPair | None,
     ) -> np.ndarray | None:
-        """CompressionRelation: the same frame and crop box under strong compression."""
+        """CompressionRelation: the same frame and crop box under strong compression.
+
+        Of a row with a twin the crop itself is compressed: it may have changed its colours, and
+        the twin has no frame.
+        """
+        if pair is not None:
+            if not self.compress_missing:
+                return None
+            return augmentation.image(compress_to(pair.real, self.strong))
         stored = self.pairs.at_compression(sample.row, self.strong)
         if stored is not None:
             copy = self.manifest[stored]

@@ -3,9 +3,11 @@
 An augmentation is drawn once and can then be applied to several pictures of one geometry: a fake,
 its paired real picture, another compression of it, its mask. All of them stay aligned.
 
-DCL (paper 000, 3.1): RandomPatch, high-frequency enhancement, frame shift, corresponding mixup,
+DCL (docs/methods.md#dcl-views): RandomPatch, high-frequency enhancement, frame shift, corresponding
+mixup,
 "chosen with a certain probability" in random combination; probabilities are the keys
-MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, high frequency, patches.
+MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, way to the viewer, high
+frequency, patches.
 
 Images are [S, S, 3] uint8 RGB, masks [S, S] bool; no function changes its argument.
 Shape letters: S side of a crop; k patches per side.
@@ -20,10 +22,11 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from comics.data.images import image_to_tensor
+from comics.data.viewer import Way, draw_way, travel_crop
 from comics.data.views import PhotometricView
 from comics.ops.srm import srm_residual
 
-# Residuals beyond this many grey levels are strong edges, not noise (as METHODS 1.2, +-3)
+# Residuals beyond this many grey levels are edges, not noise (docs/methods.md#comics-fea)
 RESIDUAL_LIMIT = 3.0
 
 
@@ -77,6 +80,7 @@ class Augmentation:
         high_frequency: add the SRM residual.
         grid, patches: of ``shuffle_patches``; None for no shuffling.
         mixup: share of the fake in a mixture with its paired real; None for no mixture.
+        way: to the viewer; None for none.
     """
 
     flip: bool = False
@@ -85,6 +89,7 @@ class Augmentation:
     grid: int = 1
     patches: tuple[int, ...] | None = None
     mixup: float | None = None
+    way: Way | None = None
 
     def image(self, image: np.ndarray) -> np.ndarray:
         """Apply to a picture (all but the mixture); the same changes for every one."""
@@ -93,6 +98,8 @@ class Augmentation:
         if self.photometry is not None:
             view, seed = self.photometry
             image = view(image, np.random.default_rng(seed))
+        if self.way is not None:
+            image = travel_crop(image, self.way)
         if self.high_frequency:
             image = enhance_high_frequency(image)
         if self.patches is not None:
@@ -117,6 +124,7 @@ class FaceAugmenter:
 
     flip_prob: float
     photometry: PhotometricView
+    viewer_prob: float = 0.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> FaceAugmenter:
@@ -133,12 +141,15 @@ class FaceAugmenter:
             block_prob=0.0,
             salt_pepper_prob=0.0,
         )
-        return cls(flip_prob=face.FLIP_PROB, photometry=view)
+        return cls(face.FLIP_PROB, view, face.VIEWER_PROB)
 
     def draw(self, rng: np.random.Generator) -> Augmentation:
         """One augmentation."""
         flip = rng.random() < self.flip_prob
-        return Augmentation(flip=bool(flip), photometry=(self.photometry, int(rng.integers(2**31))))
+        photometry = (self.photometry, int(rng.integers(2**31)))
+        # Nothing is drawn where it is off, so that a seed keeps giving its augmentations
+        travels = self.viewer_prob > 0 and rng.random() < self.viewer_prob
+        return Augmentation(bool(flip), photometry, way=draw_way(rng) if travels else None)
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,7 @@ class DCLViews:
         return Augmentation(
             flip=base.flip,
             photometry=base.photometry,
+            way=base.way,
             high_frequency=high_frequency,
             grid=self.patch_grid,
             patches=patches,

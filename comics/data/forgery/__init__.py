@@ -14,9 +14,26 @@ import numpy as np
 from comics.data.forgery.blending import alpha_blend, poisson_patch
 from comics.data.forgery.history import add_history
 from comics.data.forgery.masks import SourceFace, describe_face
-from comics.data.forgery.methods import METHODS, Method, Window
+from comics.data.forgery.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    PLAIN_METHODS,
+    Material,
+    Method,
+    Window,
+)
+from comics.data.forgery.networks import FaceNetwork
 
-__all__ = ["METHODS", "ForgedFace", "Method", "SourceFace", "describe_face", "forge_face"]
+__all__ = [
+    "DEFAULT_METHODS",
+    "METHODS",
+    "PLAIN_METHODS",
+    "ForgedFace",
+    "Method",
+    "SourceFace",
+    "describe_face",
+    "forge_face",
+]
 
 # The window reaches this share of the face's size, and so many pixels, beyond the face: room for
 # filters and blending
@@ -51,6 +68,7 @@ def forge_face(
     *,
     method: str,
     donor: SourceFace | None = None,
+    network: FaceNetwork | None = None,
     strength: float = 1.0,
 ) -> ForgedFace:
     """Forge one face.
@@ -60,11 +78,13 @@ def forge_face(
         rng: source of everything random; the same state gives the same forgery.
         method: a name of ``METHODS``.
         donor: another face (of this photo or another), for methods that need one.
+        network: for methods that draw the face with one.
         strength: of the traces: towards 0 harder to find, 1 usual, 2 plain; in (0, 3].
 
     Raises:
         KeyError: for an unknown method.
-        ValueError: for a strength out of range, or a missing donor.
+        ValueError: for a strength out of range, a missing donor or network,
+            or a network without a latent for a method that needs one.
     """
     if method not in METHODS:
         raise KeyError(f"no forgery method {method!r}. Choices: {', '.join(METHODS)}")
@@ -73,12 +93,17 @@ def forge_face(
     entry = METHODS[method]
     if entry.needs_donor and donor is None:
         raise ValueError(f"method {method!r} needs a donor face")
+    if entry.network and network is None:
+        raise ValueError(f"method {method!r} needs a network")
     place = _window_of(face.mask)
     target = face.image[place]
     origin = np.array([place[1].start, place[0].start])
-    window = Window(target.astype(np.float32), face.mask[place], face.keypoints - origin)
-    altered = entry.function(window, rng, strength, donor)
-    patch, history = add_history(altered.patch, rng, strength)
+    landmarks = None if face.landmarks is None else face.landmarks - origin
+    window = Window(target.astype(np.float32), face.mask[place], face.keypoints - origin, landmarks)
+    altered = entry.function(window, rng, strength, Material(donor, network))
+    patch, parameters = altered.patch, {"strength": strength, **altered.parameters}
+    if entry.history:
+        patch, parameters["history"] = add_history(patch, rng, strength)
     if entry.blend == "poisson":
         patch = poisson_patch(patch, target, altered.soft)
     image, soft = face.image.copy(), np.zeros(face.mask.shape, np.float32)
@@ -90,7 +115,7 @@ def forge_face(
         soft_mask=soft,
         altered=soft > 0.5,
         method=method,
-        parameters={"strength": strength, **altered.parameters, "history": history},
+        parameters=parameters,
     )
 
 

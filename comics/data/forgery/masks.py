@@ -25,6 +25,10 @@ FACE_ASPECT = 1.3  # height over width, for an ellipse that the box does not det
 MIN_COS_DOUBLE_ROLL = 0.5
 # Ranges of the 68 landmarks (iBUG) that give the five keypoints: (first, after last)
 LANDMARK_EYES, LANDMARK_NOSE, LANDMARK_CORNERS = ((36, 42), (42, 48)), 30, (48, 54)
+# Extents of the inner face: above the eyes and below the mouth in eyes-to-mouth lengths, to either
+# side in eye distances; the superellipse's exponent
+INNER_TOP, INNER_BOTTOM, INNER_HALF_WIDTH = (0.55, 0.75), (0.52, 0.68), (0.88, 1.02)
+INNER_POWER = 2.4
 FOREHEAD = 0.5  # brows are lifted by this share of the brow-to-nose distance to cover it
 
 
@@ -37,12 +41,16 @@ class SourceFace:
         box: [4] float64 (x0, y0, x1, y1).
         keypoints: [5, 2] float64; a template placed in the box where they are unknown.
         mask: [H, W] bool, the region of the face; at least one pixel.
+        covered: whether something is worn over nose and mouth.
+        landmarks: [68, 2] float64 in the iBUG order, where they are known.
     """
 
     image: np.ndarray
     box: np.ndarray
     keypoints: np.ndarray
     mask: np.ndarray
+    covered: bool = False
+    landmarks: np.ndarray | None = None
 
 
 def describe_face(
@@ -52,6 +60,7 @@ def describe_face(
     keypoints: np.ndarray | None = None,
     landmarks: np.ndarray | None = None,
     mask: np.ndarray | None = None,
+    covered: bool = False,
 ) -> SourceFace:
     """Check a face's annotation and fill in what is unknown.
 
@@ -61,6 +70,7 @@ def describe_face(
         keypoints: [5, 2] left eye, right eye, nose, left and right mouth corner.
         landmarks: [68, 2] in the iBUG order; they give the keypoints and the hull.
         mask: [H, W] bool region of the face; overrides hull and ellipse.
+        covered: whether something is worn over nose and mouth.
 
     Raises:
         ValueError: for a wrong shape or type, an empty or infinite box, or a face of which no
@@ -88,7 +98,7 @@ def describe_face(
         raise ValueError(f"no pixel of the face with box {box.tolist()} is in the image {shape}")
     if keypoints is None:
         keypoints = box[:2] + KEYPOINT_TEMPLATE * (box[2:] - box[:2])
-    return SourceFace(image=image, box=box, keypoints=keypoints, mask=mask)
+    return SourceFace(image, box, keypoints, mask, covered, landmarks)
 
 
 def ellipse_region(shape: tuple[int, int], box: np.ndarray, roll: float = 0.0) -> np.ndarray:
@@ -126,6 +136,28 @@ def hull_region(shape: tuple[int, int], landmarks: np.ndarray) -> np.ndarray:
     canvas = np.zeros(shape, np.uint8)
     cv2.fillConvexPoly(canvas, np.rint(hull - 0.5).astype(np.int32), 1)
     return canvas.astype(bool)
+
+
+def inner_region(region: np.ndarray, keypoints: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[h, w] bool: from above the brows to the chin, cheek to cheek, without hair; in ``region``.
+
+    A superellipse turned with the face, its extents drawn; what face swaps replace.
+    """
+    eyes, mouth = keypoints[:2].mean(0), keypoints[3:].mean(0)
+    down = mouth - eyes
+    length = max(float(np.linalg.norm(down)), 1.0)
+    # A head that turns sideways brings the eyes nearer to each other, not to the mouth
+    apart = max(float(np.linalg.norm(keypoints[1] - keypoints[0])), 0.8 * length)
+    top, bottom = rng.uniform(*INNER_TOP) * length, rng.uniform(*INNER_BOTTOM) * length
+    across, along = rng.uniform(*INNER_HALF_WIDTH) * apart, (top + length + bottom) / 2
+    roll = face_roll(keypoints)
+    axis = np.array([-np.sin(roll), np.cos(roll)])
+    centre = (eyes + mouth) / 2 + axis * (bottom - top) / 2
+    x = np.arange(region.shape[1]) + 0.5 - centre[0]
+    y = np.arange(region.shape[0])[:, None] + 0.5 - centre[1]
+    p = np.abs(x * np.cos(roll) + y * np.sin(roll)) / across
+    q = np.abs(y * np.cos(roll) - x * np.sin(roll)) / along
+    return (p**INNER_POWER + q**INNER_POWER <= 1) & region
 
 
 def landmarks_to_keypoints(landmarks: np.ndarray) -> np.ndarray:

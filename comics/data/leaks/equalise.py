@@ -22,7 +22,8 @@ from comics.data.faces.crops import crop_with_margin, square_window
 from comics.data.faces.manifest import NAMED, REAL_METHOD, FaceRow, Manifest
 from comics.data.faces.manifest_files import write_manifest
 from comics.data.faces.samples import FaceReader
-from comics.data.images import ImageError, open_image, read_image, read_image_size
+from comics.data.image_headers import open_image
+from comics.data.images import ImageError, read_image, read_image_size
 from comics.data.leaks.properties import jpeg_quality
 from comics.structures import CLASS_NAMES
 
@@ -117,8 +118,8 @@ def _originals(
         row = manifest[index]
         try:
             height, width = read_image_size(row.path)
-            with open(row.path, "rb") as stream, open_image(stream, row.path) as image:
-                tables = getattr(image, "quantization", None)
+            with open(row.path, "rb") as stream, open_image(stream, row.path) as opened:
+                tables = getattr(opened.image, "quantization", None)
         except (ImageError, OSError) as error:
             return f"{row.place}: {error}"
         quality = jpeg_quality(tables) if tables else BEST_QUALITY

@@ -9,8 +9,10 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -77,7 +79,7 @@ def export_model(
         weights: a model file: of a detector, plain or COMICS, a face method, or ``FaceForensics``.
         output: the main file, or a folder for it, where it gets the model file's name.
         tolerance: largest difference that is taken, see ``compare``.
-        report: takes a line of text per graph.
+        report: takes lines of text: what is done with which graph.
 
     Raises:
         FileNotFoundError, ValueError: if the model file is absent or broken, or its model cannot
@@ -94,10 +96,12 @@ def export_model(
         written, differences, parts = {}, {}, {}
         for name in sorted(graphs, reverse=True):  # the main one, "", last: it knows the others
             target = main if name == MAIN else part_path(main, name)
-            report(f"{target.name}: tracing")
+            started = time.monotonic()
+            say = partial(_say, report, target.name, started)
             metadata = common if name else common | _main_metadata(model, cfg, file, parts)
             written[target] = Path(folder) / target.name
-            _save(trace(graphs[name]), metadata, written[target])
+            _save(trace(graphs[name], say), metadata, written[target])
+            say("comparing with PyTorch")
             differences[target] = _verified(graphs[name], written[target], target, tolerance)
             if name:
                 parts[name] = file_sha256(written[target])
@@ -107,6 +111,10 @@ def export_model(
         ExportedFile(target, target.stat().st_size, differences[target])
         for target in reversed(written)
     ]
+
+
+def _say(report: Callable[[str], None], name: str, started: float, what: str) -> None:
+    report(f"{name}: {what} (after {time.monotonic() - started:.0f} s)")
 
 
 def model_graphs(model: nn.Module) -> dict[str, Graph]:

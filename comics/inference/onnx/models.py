@@ -15,6 +15,7 @@ from comics.inference.onnx.files import OnnxFile, Session
 from comics.modeling.build import build_detector
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector, check_images
+from comics.modeling.detectors.candidates import Candidates
 from comics.registry import FACE_METHODS
 from comics.structures import Faces
 
@@ -35,7 +36,6 @@ class OnnxDetector(nn.Module):
         self.session = session
         self.selection = selection.eval()
 
-    @torch.no_grad()
     def forward(
         self,
         images: Sequence[Tensor],
@@ -47,18 +47,27 @@ class OnnxDetector(nn.Module):
         Raises:
             ValueError: for a malformed image.
         """
+        found = self.candidates(images)
+        wanted = output_sizes or [one.image_size for one in found]
+        return [one.drawn(size) for one, size in zip(found, wanted, strict=True)]
+
+    @torch.no_grad()
+    def candidates(self, images: Sequence[Tensor]) -> list[Candidates]:
+        """As ``Detector.candidates``; on the CPU.
+
+        Raises:
+            ValueError: for a malformed image.
+        """
         check_images(images)
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
-        for position, size in enumerate(sizes):
-            groups.setdefault(size, []).append(position)
-        found: dict[int, Faces] = {}
+        for position, image in enumerate(images):
+            groups.setdefault((image.shape[1], image.shape[2]), []).append(position)
+        found: dict[int, Candidates] = {}
         for size, positions in groups.items():
             batch = torch.stack([images[position].float() for position in positions])
             dense = dict(zip(self.session.outputs, self.session.run(batch), strict=True))
-            wanted = [output_sizes[p] if output_sizes else size for p in positions]
-            faces = self.selection.select(dense, [size] * len(positions), wanted)
-            found.update(zip(positions, faces, strict=True))
+            selected = self.selection.checked_select(dense, [size] * len(positions))
+            found.update(zip(positions, selected, strict=True))
         return [found[position] for position in range(len(images))]
 
 

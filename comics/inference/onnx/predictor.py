@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from comics.inference.doubt import Familiarity
 from comics.inference.model_files import LoadedModel, describe_origin, require_detector
 from comics.inference.onnx.files import CPU_PROVIDER, SUFFIX, OnnxFile, providers_for, read_onnx
 from comics.inference.onnx.models import OnnxFaceMethod, face_crop_size, make_detector
@@ -106,13 +107,15 @@ def _load(
         return _joined(file, face_weights, providers)
     origin = describe_origin(file.path, file.cfg, file.metadata, file.sha256)
     temperature = temperature_of(file.metadata, file.path)
+    familiarity = Familiarity.from_metadata(file.metadata, file.path)
     if name != FACE_FORENSICS:
-        return LoadedModel(make_detector(file, name, providers), file.cfg, origin, temperature)
+        detector = make_detector(file, name, providers)
+        return LoadedModel(detector, file.cfg, origin, temperature, familiarity)
     detector = make_detector(file, file.cfg.MODEL.FACE.DETECTOR, providers)
     face = OnnxFaceMethod(file.part(FACE_PART, providers), face_crop_size(file.cfg))
     model = FaceForensics.from_config(file.cfg, detector, face)
     _set_temperatures(model, file.json("temperatures"))
-    return LoadedModel(model, file.cfg, origin, temperature)
+    return LoadedModel(model, file.cfg, origin, temperature, familiarity)
 
 
 def _joined(file: OnnxFile, face_weights: str | os.PathLike, providers: Providers) -> LoadedModel:

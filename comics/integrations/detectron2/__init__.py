@@ -11,21 +11,30 @@ This is the only package that imports Detectron2.
 
 from comics.integrations.detectron2.checkpoint import ComicsCheckpointer, load_weights
 from comics.integrations.detectron2.config import add_comics_config, load_config, to_comics_config
-from comics.integrations.detectron2.data import ComicsDatasetMapper, register_datasets
+from comics.integrations.detectron2.data import (
+    ComicsDatasetMapper,
+    register_datasets,
+    register_faces,
+)
 from comics.integrations.detectron2.evaluator import ComicsEvaluator
+from comics.integrations.detectron2.hooks import AfterOptimizerStep
 from comics.integrations.detectron2.meta_arch import register, register_meta_architectures
 from comics.integrations.detectron2.predictor import ComicsPredictor
 from comics.integrations.detectron2.rcnn import NAME, build_comics_rcnn
+from comics.integrations.detectron2.train import ComicsTrainer
 
 __all__ = [
+    "AfterOptimizerStep",
     "ComicsCheckpointer",
     "ComicsDatasetMapper",
     "ComicsEvaluator",
     "ComicsPredictor",
+    "ComicsTrainer",
     "add_comics_config",
     "load_config",
     "load_weights",
     "register_datasets",
+    "register_faces",
     "to_comics_config",
 ]
 

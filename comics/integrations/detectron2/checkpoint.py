@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -16,10 +17,14 @@ from comics.integrations.checkpoint_files import read_checkpoint
 from comics.integrations.detectron2.rcnn import ComicsRCNN
 from comics.integrations.safe_pickle import read_pickle
 from comics.integrations.weights import load_foreign_weights
-from comics.modeling.comics import TRAINING_ONLY, Comics
+from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector
-from comics.modeling.weights import load_state, read_weights
+from comics.modeling.face_forensics import FaceForensics
+from comics.modeling.life_cycle import TRAINING_ONLY
+from comics.modeling.state_names import without_wrappers
+from comics.modeling.weights import load_state, read_weights, require_finite
 
+DETECTOR_PREFIX = "detector."  # of a detector's names within ``Comics``
 CAFFE2_MOMENTUM = "_momentum"  # end of the names of an optimiser's state in Caffe2's files
 
 
@@ -39,6 +44,13 @@ class ComicsCheckpointer(DetectionCheckpointer):
             loaded = _read_zoo(filename)
         else:
             loaded = self._load_pth(filename)
+        loaded["model"] = without_wrappers(loaded["model"])
+        tensors = {k: torch.as_tensor(v) for k, v in loaded["model"].items()}
+        require_finite(tensors, filename)
+        if not _shared(self.model, loaded["model"]):  # a plain detector's file, under COMICS
+            within = {DETECTOR_PREFIX + name: v for name, v in loaded["model"].items()}
+            if _shared(self.model, within):
+                loaded["model"] = within
         if not loaded.get("matching_heuristics") and not _shared(self.model, loaded["model"]):
             raise ValueError(
                 f"{filename}: none of its {len(loaded['model'])} tensors is known to "
@@ -72,6 +84,8 @@ def load_weights(model: nn.Module, path: str, *, must_fit: bool = False) -> None
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path}")
     if has_detectron2_names(model):
         ComicsCheckpointer(model).load(path)
+    elif isinstance(model, FaceForensics) and path.endswith(".safetensors"):
+        load_state(model, read_weights(path).state, path)  # a joined file fits as a whole or not
     elif path.endswith(".pth") and (state := _state_of_trainer(model, path)) is not None:
         load_state(model, state, path)
     else:
@@ -104,7 +118,7 @@ def _read_zoo(filename: str) -> dict[str, Any]:
 
 
 def _shared(model: nn.Module, state: Mapping[str, Any]) -> set[str]:
-    return model.state_dict().keys() & {name.removeprefix("module.") for name in state}
+    return model.state_dict().keys() & state.keys()
 
 
 def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

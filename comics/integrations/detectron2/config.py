@@ -1,7 +1,9 @@
 """One YAML file for both runtimes: our keys in Detectron2's configuration, and back again.
 
-Keys that both have keep their name and meaning; where only the defaults differ, the ones of the
-family that ``MODEL.META_ARCHITECTURE`` belongs to count. The rest of the differences:
+Keys that both have keep their name and meaning. ``add_comics_config`` adds keys, and leaves those
+of Detectron2 at Detectron2's defaults; where the defaults of both differ, ours count from the
+moment that a file or a list names one of our models as ``MODEL.META_ARCHITECTURE``, so that a file
+means what it means in the native runtime. The rest of the differences:
 
 * ``MODEL.DEVICE``: Detectron2 knows no "auto"; the default is what there is, and ``settle``
   resolves an "auto" in a file.
@@ -30,7 +32,12 @@ from fvcore.common.config import CfgNode as PlainNode
 from comics.config import get_cfg as get_comics_cfg
 from comics.config import merge_node, merge_overrides
 from comics.integrations.detectron2.backbone import is_detectron2_backbone
-from comics.integrations.runtime import architecture_of, read_yaml
+from comics.integrations.runtime import (
+    ARCHITECTURE_KEY,
+    COMICS_RCNN,
+    architecture_of,
+    read_yaml,
+)
 from comics.modeling.build import COMICS_PREFIX, choose_device
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.registry import DETECTORS
@@ -50,23 +57,65 @@ REQUIRED = {
 }
 
 
-def add_comics_config(cfg: CfgNode, *, detectron2_defaults: bool = False) -> None:
-    """Add every key of ours to Detectron2's ``get_cfg()``, in place.
+class ComicsCfgNode(CfgNode):
+    """Detectron2's configuration with our keys.
+
+    What is merged into it takes our defaults first, where it names one of our models.
+    """
+
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        """As in Detectron2; ``merge_from_file`` comes here too."""
+        model = cfg_other.get("MODEL")
+        if isinstance(model, Mapping):
+            self._meet(model.get("META_ARCHITECTURE"))
+        super().merge_from_other_cfg(cfg_other)
+
+    def merge_from_list(self, cfg_list: list) -> None:
+        """As in Detectron2."""
+        self._meet(dict(zip(cfg_list[::2], cfg_list[1::2], strict=False)).get(ARCHITECTURE_KEY))
+        super().merge_from_list(cfg_list)
+
+    def _meet(self, architecture: object) -> None:
+        # From one model of ours to another the defaults stay, and what was set since
+        if isinstance(architecture, str) and not _is_ours(self.MODEL.META_ARCHITECTURE):
+            take_defaults(self, architecture)
+
+
+def add_comics_config(cfg: CfgNode) -> None:
+    """Add every key of ours to Detectron2's ``get_cfg()``, in place; its own stay as they are.
 
     Args:
-        cfg: not frozen.
-        detectron2_defaults: keys of both keep Detectron2's default. For models of Detectron2, as
-            ``COMICSGeneralizedRCNN``, whose files are written against those; False, for our
-            models, makes a YAML file mean what it means in the native runtime.
+        cfg: not frozen; becomes a ``ComicsCfgNode``.
     """
-    _add(cfg, get_comics_cfg(), keep=detectron2_defaults)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    if detectron2_defaults:
-        cfg.DATASETS.VAL = []
-        cfg.MODEL.COMICS.PROPOSAL.LEVELS = list(RCNN_LEVELS)
-        cfg.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = list(RCNN_LEVEL_WEIGHTS)
-    else:
-        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = CLIP_TOGETHER
+    _add_keys(cfg)
+    # Not by an assignment, which would be a key of the configuration
+    object.__setattr__(cfg, "__class__", ComicsCfgNode)
+
+
+def take_defaults(cfg: CfgNode, architecture: str) -> None:
+    """Give keys that are at Detectron2's defaults those that a model is written against, in place.
+
+    Args:
+        cfg: with our keys; not frozen.
+        architecture: for a model of ours every key gets our default; for Detectron2's own with the
+            COMICS additions, only the levels of the contrast are other ones; for another model
+            nothing changes.
+    """
+    if architecture == COMICS_RCNN:
+        proposal, ours = cfg.MODEL.COMICS.PROPOSAL, get_comics_cfg().MODEL.COMICS.PROPOSAL
+        if list(proposal.LEVELS) == list(ours.LEVELS):
+            proposal.LEVELS = list(RCNN_LEVELS)
+            proposal.LEVEL_WEIGHTS = list(RCNN_LEVEL_WEIGHTS)
+    if not _is_ours(architecture):
+        return
+    theirs = get_detectron2_cfg()
+    _add_keys(theirs)
+    _replace_defaults(cfg, theirs, get_comics_cfg())
+    if cfg.MODEL.DEVICE == get_comics_cfg().MODEL.DEVICE:  # "auto"
+        cfg.MODEL.DEVICE = _present_device()
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    if clipping.CLIP_TYPE == theirs.SOLVER.CLIP_GRADIENTS.CLIP_TYPE:
+        clipping.CLIP_TYPE = CLIP_TOGETHER
 
 
 def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> CfgNode:
@@ -81,12 +130,18 @@ def load_config(path: str | os.PathLike | None = None, overrides: Sequence[str] 
     """
     content = read_yaml(path)
     cfg = get_detectron2_cfg()
-    add_comics_config(cfg, detectron2_defaults=not _is_ours(architecture_of(content, overrides)))
+    _add_keys(cfg)  # no ``ComicsCfgNode``: which model it is, is known before anything is merged
+    take_defaults(cfg, architecture_of(content, overrides))
+    cfg.MODEL.DEVICE = _present_device()
     merge_node(cfg, content)
     merge_overrides(cfg, overrides)
     settle(cfg)
     cfg.freeze()
     return cfg
+
+
+def _present_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def settle(cfg: CfgNode) -> None:
@@ -139,7 +194,8 @@ def dump_config(cfg: CfgNode) -> str:
     content = to_comics_config(cfg).clone()
     content.defrost()
     ours, defaults = leaves(content), get_detectron2_cfg()
-    add_comics_config(defaults)
+    _add_keys(defaults)
+    take_defaults(defaults, cfg.MODEL.META_ARCHITECTURE)
     known = leaves(defaults)
     for key, value in leaves(cfg).items():
         if key not in ours and value != known[key]:
@@ -167,13 +223,27 @@ def _is_ours(architecture: str) -> bool:
     return name in DETECTORS or architecture in (FACE_FORENSICS, FACE_METHOD)
 
 
-def _add(cfg: CfgNode, ours: Mapping[str, Any], *, keep: bool) -> None:
+def _add_keys(cfg: CfgNode) -> None:
+    _add(cfg, get_comics_cfg())
+    cfg.DATASETS.VAL = []  # as Detectron2's TRAIN and TEST
+
+
+def _add(cfg: CfgNode, ours: Mapping[str, Any]) -> None:
     for name, value in ours.items():
         if isinstance(value, Mapping):
             if name not in cfg:
                 cfg[name] = CfgNode()
-            _add(cfg[name], value, keep=keep)
-        elif name not in cfg or not keep:
+            _add(cfg[name], value)
+        elif name not in cfg:
+            cfg[name] = value
+
+
+def _replace_defaults(cfg: CfgNode, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Values of ``cfg`` that are those of ``theirs`` become those of ``ours``."""
+    for name, value in ours.items():
+        if isinstance(value, Mapping):
+            _replace_defaults(cfg[name], theirs[name], value)
+        elif cfg[name] == theirs[name]:
             cfg[name] = value
 
 

@@ -94,6 +94,22 @@ def registered_files(name: str) -> DatasetFiles:
         raise DatasetError(f"dataset {name!r} is not registered with COCO annotations") from error
 
 
+def entry_of(name: str) -> str:
+    """The entry that our loaders know a name of the catalogs by.
+
+    Sets of ``register_coco_instances`` are known to Detectron2 alone; ours are read by us, so they
+    are named by their files.
+
+    Raises:
+        DatasetError: for a set without COCO annotations in its metadata.
+    """
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    if metadata is None or metadata.get("evaluator_type") == EVALUATOR_TYPE:
+        return name
+    files = registered_files(name)
+    return f"{files.annotations}@{files.image_root}"
+
+
 def load_dicts(name: str, files: DatasetFiles) -> list[dict[str, Any]]:
     """The images of a set in Detectron2's form.
 
@@ -271,13 +287,17 @@ class Inputs:
 
 def build_train_inputs(cfg: CfgNode, start_iteration: int = 0) -> Inputs:
     """This process's share of the training batches, from an iteration on; errors as ours."""
-    loader = build_train_loader(cfg, start_iteration, distributed.rank(), distributed.world_size())
+    entries = [entry_of(name) for name in cfg.DATASETS.TRAIN]
+    loader = build_train_loader(
+        cfg, start_iteration, distributed.rank(), distributed.world_size(), entries
+    )
     return Inputs(loader, cfg.INPUT.FORMAT, with_instances=True)
 
 
 def build_test_inputs(cfg: CfgNode, entry: str) -> Inputs:
     """This process's share of a set to test on; errors as ours."""
-    loader = build_test_loader(cfg, entry, distributed.rank(), distributed.world_size())
+    rank, world_size = distributed.rank(), distributed.world_size()
+    loader = build_test_loader(cfg, entry_of(entry), rank, world_size)
     return Inputs(loader, cfg.INPUT.FORMAT, with_instances=False)
 
 

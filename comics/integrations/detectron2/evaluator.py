@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
 from comics.data.coco import faces_to_results
-from comics.data.coco_parser import parse_coco
-from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.engine.measure import RESULTS_FOLDER, iou_types
 from comics.evaluation import evaluate
+from comics.evaluation.annotated_faces import ground_truth_of, read_entry
 from comics.evaluation.faces import face_metrics, face_verdicts
 from comics.evaluation.metrics import Metrics
 from comics.evaluation.results import ResultsWriter
@@ -28,6 +28,7 @@ from comics.integrations.detectron2.instances import predicted_faces
 
 logger = logging.getLogger(__name__)
 
+DETECTRON2_RESULTS = "coco_instances_results.json"  # of its own evaluator: of the last set
 FACE_TASK = "face"  # beside "bbox" and "segm"
 FACE_FIGURES = ("AUC", "AUC_all", "EER", "faces_found")
 
@@ -58,9 +59,7 @@ class ComicsEvaluator(DatasetEvaluator):
     ) -> None:
         self.dataset_name = dataset_name
         self.files = registered_files(dataset_name)
-        coco = parse_coco(*self.files)
-        if coco.errors:
-            raise DatasetError(f"{self.files.annotations} cannot be used: {coco.errors[0]}")
+        coco = read_entry(self.files)
         self._category_ids = coco.category_ids
         self._tasks = list(tasks)
         self._missing_score = missing_score
@@ -112,7 +111,10 @@ class ComicsEvaluator(DatasetEvaluator):
         if distributed.world_size() > 1:
             ranks = range(distributed.world_size())
             merge_results([self._part(rank) for rank in ranks], self.results)
-        metrics = evaluate(self.files.annotations, self.results, iou_types=self._tasks)
+        if self.results.name != DETECTRON2_RESULTS:  # where Detectron2's users look for them
+            shutil.copyfile(self.results, self.results.with_name(DETECTRON2_RESULTS))
+        truth = ground_truth_of(read_entry(self.files))
+        metrics = evaluate(truth, self.results, iou_types=self._tasks)
         logger.info("%s (results in %s):\n%s", self.dataset_name, self.results, metrics.table())
         figures: dict[str, dict[str, float]] = {task: {} for task in self._tasks}
         for name, value in metrics.flat().items():

@@ -25,6 +25,7 @@ from comics.integrations.detectron2.instances import (
     prediction_instances,
     to_rgb,
 )
+from comics.integrations.detectron2.training_watch import ADVICE, TrainingWatch
 from comics.modeling.build import COMICS_PREFIX
 from comics.modeling.comics import Comics
 from comics.modeling.face_forensics import FACE_FORENSICS, FaceForensics
@@ -42,6 +43,19 @@ class ListOfDicts(nn.Module):
     """
 
     input_format = "RGB"
+    _watch: TrainingWatch | None = None
+
+    def watch_training(self, optimizer: str) -> None:
+        """Refuse to be trained by what does not know this model, see ``training_watch``."""
+        self._watch = TrainingWatch(self, optimizer)
+
+    def after_optimizer_step(self) -> None:
+        """As the model of ours, which moves its key encoder."""
+        if self._watch is not None:
+            self._watch.moved()
+        move = getattr(super(), "after_optimizer_step", None)
+        if move is not None:
+            move()
 
     @property
     def device(self) -> torch.device:
@@ -60,13 +74,15 @@ class ListOfDicts(nn.Module):
                 are asked for in.
 
         Raises:
-            ValueError: naming the image, where training lacks its "instances"; and as the model.
+            ValueError: naming the image, where training lacks its "instances"; where it lacks the
+                second view or ``prepare_training``; and as the model.
         """
         images = self._images(batched_inputs, "image")
         if not self.training:
             sizes = [output_size(item) for item in batched_inputs]
             found = super().forward(images, output_sizes=sizes)
             return [{"instances": prediction_instances(faces)} for faces in found]
+        self._check_contrast(batched_inputs)
         views = {}
         if getattr(self, "needs_key_images", False) and "key_image" in batched_inputs[0]:
             views["key_images"] = self._images(batched_inputs, "key_image")
@@ -75,6 +91,15 @@ class ListOfDicts(nn.Module):
             for name, value in output.metrics.items():
                 get_event_storage().put_scalar(f"metric/{name}", float(value))
         return output.losses
+
+    def _check_contrast(self, batched_inputs: Sequence[Mapping[str, Any]]) -> None:
+        """Raise where the proposal contrast lacks what a stock trainer does not give."""
+        if not getattr(self, "needs_key_images", False):
+            return
+        prepared = self.training_only is not None
+        if not prepared or any("key_image" not in item for item in batched_inputs):
+            lack = 'a second view, "key_image"' if prepared else "prepare_training()"
+            raise ValueError(f"this COMICS model lacks {lack}: {ADVICE}")
 
     def _images(self, batched_inputs: Sequence[Mapping[str, Any]], name: str) -> list[Tensor]:
         return [to_rgb(item[name].to(self.device), self.input_format) for item in batched_inputs]
@@ -147,4 +172,5 @@ def _builder(build: Callable[[CfgNode, str], nn.Module], name: str) -> Callable:
 
 def _finished(model: nn.Module, cfg: CfgNode) -> nn.Module:
     model.input_format = cfg.INPUT.FORMAT
+    model.watch_training(cfg.SOLVER.OPTIMIZER)
     return model

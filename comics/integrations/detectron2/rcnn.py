@@ -19,7 +19,13 @@ from torch.nn import functional
 from comics.integrations.detectron2.instances import ground_truth_instances, predicted_faces
 from comics.integrations.detectron2.meta_arch import ListOfDicts
 from comics.modeling.comics import Comics
-from comics.modeling.detectors.base import Detector, ImageBatch, LevelProposals, TrainingOutput
+from comics.modeling.detectors.base import (
+    Detector,
+    ImageBatch,
+    LevelProposals,
+    TrainingOutput,
+    refuse_nan,
+)
 from comics.structures import Faces
 
 NAME = "COMICSGeneralizedRCNN"
@@ -45,6 +51,11 @@ class RCNNDetector(Detector):
         levels = list(rcnn.backbone.output_shape())
         if not all(name.startswith(LEVEL_PREFIX) for name in levels):
             raise ValueError(f"{NAME} needs a backbone with a pyramid, got the levels {levels}")
+        if getattr(rcnn.backbone, "padding_constraints", {}).get("square_size", 0) > 0:
+            raise ValueError(
+                f"{NAME}: the backbone needs square images, which are not made (ViTDet's does); "
+                "choose a ResNet or another with MODEL.BACKBONE.NAME build_..._fpn_backbone"
+            )
         if rcnn.proposal_generator is None:
             raise ValueError(f"{NAME} needs MODEL.PROPOSAL_GENERATOR.NAME 'RPN', got none")
         if _box_pooler(rcnn.roi_heads) is None:
@@ -85,10 +96,25 @@ class RCNNDetector(Detector):
         batch: ImageBatch,
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
-        """Detectron2's detections, masks pasted at its threshold."""
+        """Detectron2's detections, masks pasted at its threshold.
+
+        Raises:
+            NotFiniteError: for a NaN in the features, or in what the box head predicts, which
+                Detectron2 passes over as if it were no face.
+        """
+        refuse_nan("the backbone", features.values())
         images = ImageList(batch.tensor, batch.sizes)
         proposals, _ = self.proposal_generator(images, features, None)
-        found, _ = self.roi_heads(images, features, proposals, None)
+        predictors = self.roi_heads.box_predictor  # a list of a cascade's
+        hooks = [
+            one.register_forward_hook(_refuse_nan_of_head)
+            for one in (predictors if isinstance(predictors, nn.ModuleList) else [predictors])
+        ]
+        try:
+            found, _ = self.roi_heads(images, features, proposals, None)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return [
             predicted_faces(detector_postprocess(one, *size))
             for one, size in zip(found, output_sizes, strict=True)
@@ -99,7 +125,8 @@ class RCNNDetector(Detector):
     ) -> Tensor:
         """The mask head's last convolution for boxes (one [F_i, 4] each): [F, C, size, size].
 
-        Before the doubling, resized bilinearly, as of our Mask R-CNN (METHODS 1.4).
+        Before the doubling, resized bilinearly, as of our Mask R-CNN
+        (docs/methods.md#comics-pixel-maps).
 
         Raises:
             ValueError: for a mask head other than Detectron2's convolutional one.
@@ -191,7 +218,13 @@ def build_comics_rcnn(cfg: CfgNode) -> ComicsRCNN:
     detector = RCNNDetector(GeneralizedRCNN(cfg), cfg.INPUT.FORMAT)
     model = ComicsRCNN.from_config(cfg, detector)
     model.input_format = cfg.INPUT.FORMAT
+    model.watch_training(cfg.SOLVER.OPTIMIZER)
     return model
+
+
+def _refuse_nan_of_head(head: nn.Module, inputs: tuple, found: tuple[Tensor, ...]) -> None:
+    del head, inputs
+    refuse_nan("the box head", found)
 
 
 def _without_detector(module: nn.Module, state: dict, prefix: str, _metadata: dict) -> None:

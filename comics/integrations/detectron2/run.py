@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import active_children
 from multiprocessing.queues import SimpleQueue
@@ -25,13 +25,20 @@ from torch import multiprocessing
 
 from comics.data.records import DatasetError
 from comics.engine import distributed
-from comics.engine.checkpoint import CheckpointError, CheckpointFolder
+from comics.engine.checkpoint import CheckpointError, CheckpointFolder, hold_run
 from comics.engine.logs import setup_logging
-from comics.engine.measure import measured_sets
+from comics.engine.measure import RESULTS_FOLDER, measured_sets
 from comics.engine.signals import STOP_SIGNALS
 from comics.engine.step import NonFiniteError
 from comics.engine.tasks import DETECTION, check_trainable
-from comics.engine.train import CONFIG_FILE, SetupError, check_best_metric, setup_errors
+from comics.engine.train import (
+    CONFIG_FILE,
+    DETECTRON2_CHECKPOINT,
+    SetupError,
+    check_best_metric,
+    setup_errors,
+)
+from comics.files import write_text
 from comics.integrations.detectron2.checkpoint import load_weights
 from comics.integrations.detectron2.config import dump_config
 from comics.integrations.detectron2.data import register_datasets
@@ -40,7 +47,6 @@ from comics.integrations.detectron2.train import ComicsTrainer, build_fast_model
 
 logger = logging.getLogger(__name__)
 
-LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's file that names it
 # What a process may end with; by name, because an exception does not survive the way between them
 FAULTS = {
     fault.__name__: fault
@@ -190,6 +196,14 @@ def _joined(cfg: CfgNode) -> Iterator[CfgNode]:
 
 
 def _train(cfg: CfgNode, resume: bool) -> Outcome:
+    with ExitStack() as stack:
+        with setup_errors():
+            if distributed.is_main():
+                stack.enter_context(hold_run(cfg.OUTPUT_DIR, [RESULTS_FOLDER]))
+        return _train_alone(cfg, resume)
+
+
+def _train_alone(cfg: CfgNode, resume: bool) -> Outcome:
     with setup_errors():
         check_trainable(cfg)
         if len(cfg.DATASETS.VAL) and not cfg.TEST.BEST_METRIC.startswith(f"{FACE_TASK}/"):
@@ -222,7 +236,7 @@ def _check_folder(folder: str, resume: bool) -> None:
             f"{folder} holds a run of the native runtime: continue it with --runtime native "
             "--resume, or choose another OUTPUT_DIR"
         )
-    found = (Path(folder) / LAST_CHECKPOINT).exists()
+    found = (Path(folder) / DETECTRON2_CHECKPOINT).exists()
     if found and not resume:
         raise FileExistsError(
             f"{folder} already holds checkpoints: continue that run with --resume, or choose "
@@ -233,11 +247,7 @@ def _check_folder(folder: str, resume: bool) -> None:
 
 
 def _write_config(cfg: CfgNode) -> None:
-    folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG_FILE}.partial"
-    temporary.write_text(dump_config(cfg), encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_FILE)
+    write_text(Path(cfg.OUTPUT_DIR) / CONFIG_FILE, dump_config(cfg))
 
 
 def _share_handlers() -> None:

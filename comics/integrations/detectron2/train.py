@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -236,14 +237,21 @@ class ComicsTrainer(DefaultTrainer):
         return results
 
     def build_writers(self) -> list[EventWriter]:
-        """Console, metrics.json, and with ``LOG.TENSORBOARD`` its events."""
+        """Console, metrics.json, and TensorBoard's events where it is installed.
+
+        Detectron2's users expect events without asking; with ``LOG.TENSORBOARD`` they must be.
+
+        Raises:
+            ImportError: for ``LOG.TENSORBOARD`` without TensorBoard.
+        """
         folder = self.cfg.OUTPUT_DIR
         Path(folder).mkdir(parents=True, exist_ok=True)
         writers = [
             CommonMetricPrinter(self.max_iter, window_size=self.cfg.LOG.PERIOD),
             JSONWriter(str(Path(folder) / METRICS_FILE), window_size=self.cfg.LOG.PERIOD),
         ]
-        return writers + ([TensorboardXWriter(folder)] if self.cfg.LOG.TENSORBOARD else [])
+        wanted = self.cfg.LOG.TENSORBOARD or find_spec("tensorboard") is not None
+        return writers + ([TensorboardXWriter(folder)] if wanted else [])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

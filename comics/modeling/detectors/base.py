@@ -3,12 +3,13 @@
 A detector is split at its features, so that ``Comics`` can enhance them without knowing the
 detector::
 
-    images -> preprocess -> extract_features -> training_output | dense -> select
+    images -> preprocess -> extract_features -> training_output | dense -> select -> drawn
                                   ^ Comics' frequency attention acts here
 
 Inference is split again: ``dense`` is what convolutions do for whole images, ``select`` the rest,
 whose shapes depend on what is found. So the first can be exported and run by another program, and
-the second is the same code for both.
+the second is the same code for both. Masks are late: ``select`` hands on candidates whose masks are
+small and soft, and only those that are left in the end are drawn (``Candidates.drawn``).
 
 Shape letters: B images; C channels; H, W padded height and width; h, w of a pyramid level;
 P proposals; F faces of the whole batch.
@@ -16,17 +17,16 @@ P proposals; F faces of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import roi_align
 
-from comics.structures import Faces
-
-ADAPTIVE_SAMPLING = -1  # ROIAlign: as many samples as fit into a bin
+from comics.modeling.detectors.candidates import Candidates
+from comics.modeling.life_cycle import TrainingLifeCycle
+from comics.structures import Faces, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TrainingOutput:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Detector(nn.Module):
+class Detector(TrainingLifeCycle):
     """Base class: sizes, normalisation and the order of the steps; subclasses fill in the rest.
 
     Args:
@@ -110,6 +110,7 @@ class Detector(nn.Module):
         if pixel_format not in ("RGB", "BGR"):
             raise ValueError(f"pixel_format must be 'RGB' or 'BGR', got {pixel_format!r}")
         self.backbone = backbone
+        self.reserve_training_only()
         self.pixel_format = pixel_format
         self.size_divisibility = size_divisibility
         shape = (3, 1, 1)
@@ -153,17 +154,13 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def select(
-        self,
-        dense: dict[str, Tensor],
-        sizes: Sequence[tuple[int, int]],
-        output_sizes: Sequence[tuple[int, int]],
-    ) -> list[Faces]:
-        """Detections of each image from what ``dense`` gives: candidates, suppression, masks.
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Candidates of each image from what ``dense`` gives, suppressed, with undrawn masks.
 
         Args:
             dense: of B images.
             sizes: (height, width) of each image before padding.
-            output_sizes: (height, width) to express its detections in.
         """
         raise NotImplementedError
 
@@ -179,8 +176,52 @@ class Detector(nn.Module):
         batch: ImageBatch,
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Faces]:
-        """Detections of each image, in an image of the (height, width) asked for."""
-        return self.select(self.dense(features), batch.sizes, output_sizes)
+        """Detections of each image, in an image of the (height, width) asked for.
+
+        Raises:
+            NotFiniteError: see ``checked_select``.
+        """
+        found = self.checked_select(self.dense(features), batch.sizes)
+        return [one.drawn(size) for one, size in zip(found, output_sizes, strict=True)]
+
+    def candidates(self, images: Sequence[Tensor]) -> list[Candidates]:
+        """Detections of each image in its own pixels, their masks not drawn yet.
+
+        For who merges or thresholds them first; ``forward`` draws them all.
+
+        Args:
+            images: as for ``forward``, in evaluation mode.
+
+        Raises:
+            NotFiniteError: see ``checked_select``.
+        """
+        batch = self.preprocess(images)
+        return self.checked_select(self.dense(self.extract_features(batch)), batch.sizes)
+
+    def checked_select(
+        self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """``select``, which would pass over what is not finite as if it were no face.
+
+        Raises:
+            NotFiniteError: for a NaN in what ``dense`` or a pooled head gives, or for a detection
+                that is not finite.
+        """
+        refuse_nan("the network", dense.values())
+
+        def check(head: nn.Module, inputs: tuple, found: Tensor | tuple[Tensor, ...]) -> None:
+            refuse_nan("a head", found if isinstance(found, tuple) else (found,))
+
+        hooks = [self.get_submodule(h).register_forward_hook(check) for h in self.pooled_heads]
+        try:
+            found = self.select(dense, sizes)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for faces in found:
+            if not (faces.boxes.isfinite().all() and faces.scores.isfinite().all()):
+                raise NotFiniteError("a box or score that the model gives is not finite")
+        return found
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
@@ -209,6 +250,13 @@ class Detector(nn.Module):
             check_targets(targets, batch.sizes)
             return self.training_output(self.extract_features(batch), batch, targets)
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
+
+
+def refuse_nan(what: str, maps: Iterable[Tensor]) -> None:
+    """Raise ``NotFiniteError`` for a NaN; one look for all maps, since a GPU waits for each."""
+    flags = [one.isnan().any() for one in maps if one.is_floating_point()]
+    if flags and torch.stack(flags).any():
+        raise NotFiniteError(f"the values that {what} gives are not finite numbers (NaN)")
 
 
 def name_levels(name: str, levels: Sequence[str], maps: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -244,34 +292,6 @@ def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, in
         if bad.any():
             box = faces.boxes[bad][0].tolist()
             raise ValueError(f"target {position} has a box without width or height: {box}")
-
-
-def require_masks(targets: Sequence[Faces]) -> None:
-    """Raise ``ValueError``, naming the target, if there are faces without masks."""
-    for position, faces in enumerate(targets):
-        if len(faces) and faces.masks is None:
-            raise ValueError(f"target {position} has {len(faces)} faces but no masks")
-
-
-def pool_map(feature: Tensor, boxes: Sequence[Tensor], size: int, scale: float) -> Tensor:
-    """A map within boxes: [F, C, size, size] float32.
-
-    As many samples per bin as fit, like the ground-truth masks that it is compared with.
-
-    Args:
-        feature: [B, C, h, w].
-        boxes: per image [F_i, 4], pixels.
-        size: cells a side.
-        scale: cells of the map per pixel.
-    """
-    return roi_align(
-        feature.float(),
-        [b.float() for b in boxes],
-        size,
-        spatial_scale=scale,
-        sampling_ratio=ADAPTIVE_SAMPLING,
-        aligned=True,
-    )
 
 
 def pad_to(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Cross-entropy on both compression levels, plus a discriminator of the level to be fooled.
 
-"CE + GAN" of paper 004 (eq. 11 and 12, after its reference 9). Shape letters: D dimensions.
+"CE + GAN" of docs/methods.md#compressionrelation-baselines (eq. 11 and 12, after its reference 9).
+Shape letters: D dimensions.
 """
 
 from __future__ import annotations

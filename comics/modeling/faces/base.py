@@ -1,18 +1,8 @@
 """The contract of a face method: a classifier of face crops with training losses of its own.
 
 At inference a method is an encoder and a classifier. Everything else (key encoders, banks,
-projections, guides) lives in the submodule ``training_only``, made by ``prepare_training``.
+projections, guides) lives in ``training_only``: see ``comics.modeling.life_cycle``.
 Shape letters: N, B crops; C channels; S side of a crop; h, w of the feature map.
-
-Life of a training run::
-
-    method = build_face_method(cfg, load_weights=True)
-    method.prepare_training()            # before DDP, the optimiser and the loading of a checkpoint
-    for epoch in ...:
-        method.start_epoch(epoch)
-        for batch in loader:
-            sum(method(batch).losses.values()).backward(); optimizer.step()
-            method.after_optimizer_step()
 """
 
 from __future__ import annotations
@@ -26,9 +16,8 @@ from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.faces.encoder import Encoder, build_encoder
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.structures import FAKE, REAL, FaceBatch
-
-TRAINING_ONLY = "training_only"  # the submodule that no model file holds
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class TrainingClock(nn.Module):
         self.register_buffer("step", torch.tensor(0))
 
 
-class FaceMethod(nn.Module):
+class FaceMethod(TrainingLifeCycle):
     """Base class: normalisation, the two modes of ``forward``, and the hooks of a training run.
 
     Class attributes state what a training sample must bring; where a configuration switches a
@@ -98,7 +87,7 @@ class FaceMethod(nn.Module):
         for name, given in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             values = torch.tensor(given or getattr(encoder, name)).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
-        self.register_module(TRAINING_ONLY, None)
+        self.reserve_training_only()
 
     @staticmethod
     def settings(cfg: CfgNode) -> dict:
@@ -143,7 +132,7 @@ class FaceMethod(nn.Module):
             RuntimeError: when training before ``prepare_training``.
         """
         if self.training:
-            self._require_prepared()
+            self.require_prepared()
             check_face_batch(data, self.views)
             return self.training_step(data)
         if len(data) == 0:
@@ -156,51 +145,34 @@ class FaceMethod(nn.Module):
         """Losses of a checked batch; banks and other state take it in."""
         raise NotImplementedError
 
-    def training_modules(self) -> dict[str, nn.Module]:
-        """What exists only in training, by name."""
-        return {}
-
-    def prepare_training(self) -> None:
-        """Make what exists only in training, on the encoder's device.
-
-        Raises:
-            RuntimeError: if it has been called before.
-        """
-        if self.training_only is not None:
-            raise RuntimeError("this method has been prepared for training already")
-        modules = {"clock": TrainingClock(), **self.training_modules()}
-        self.training_only = nn.ModuleDict(modules).to(self.pixel_mean.device)
-        self.training_only.train(self.training)
+    def standing_modules(self) -> dict[str, nn.Module]:
+        """The clock of the run."""
+        return {"clock": TrainingClock()}
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the method that an epoch (from 0) starts, or goes on after a resumed checkpoint."""
-        self._require_prepared()
+        """See ``TrainingLifeCycle.start_epoch``; sets the clock."""
+        self.require_prepared()
         self.training_only["clock"].epoch.fill_(epoch)
 
     def after_optimizer_step(self) -> None:
         """Once per optimiser step: average statistics over the processes, count the step."""
-        self._require_prepared()
+        self.require_prepared()
         average_statistics(self.encoder)
         self.training_only["clock"].step += 1
 
     @property
     def epoch(self) -> int:
         """The epoch that training is in; 0 before the first one starts."""
+        if self.training_only is None:  # torch.jit.trace asks every property of every module
+            return 0
         return max(int(self.training_only["clock"].epoch), 0)
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken."""
-        return int(self.training_only["clock"].step)
-
-    def inference_state_dict(self) -> dict[str, Tensor]:
-        """The state that a method fresh from the configuration loads, to predict the same."""
-        prefix = f"{TRAINING_ONLY}."
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(prefix)}
-
-    def _require_prepared(self) -> None:
+        """Optimiser steps taken; 0 before training is prepared."""
         if self.training_only is None:
-            raise RuntimeError("call prepare_training() before training this method")
+            return 0
+        return int(self.training_only["clock"].step)
 
 
 def check_face_batch(batch: FaceBatch, views: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""CompressionRelation: paper 004; METHODS 6.
+"""CompressionRelation: docs/methods.md#compressionrelation.
 
 A strongly compressed frame shall relate to other frames as its weakly compressed twin does.
 Shape letters: B samples; V of them with some view; M rows of the banks; D dimensions.
@@ -29,7 +29,7 @@ MOMENTUM = "momentum"  # F' and g' among the training-only modules
 def relation_loss(
     weak: Tensor, strong: Tensor, bank: Tensor, weak_temperature: float, strong_temperature: float
 ) -> Tensor:
-    """Mean of ``-sum_m p^w_m log p^s_m`` over pairs (paper 004, eq. 2-4).
+    """Mean of ``-sum_m p^w_m log p^s_m`` over pairs (eq. 2-4).
 
     ``p = softmax(z . bank / temperature)``; p^w passes no gradient. An exact, connected 0 without
     pairs or with an empty bank.

@@ -1,6 +1,7 @@
 """The plain classifier: encoder, pooling, one linear layer, cross-entropy.
 
-With ``mixed`` it also trains on strongly compressed views: "CE loss" of paper 004, Table 1.
+With ``mixed`` it also trains on strongly compressed views: "CE loss" of Table 1,
+docs/methods.md#compressionrelation-baselines.
 Shape letters: N crops; C channels; h, w of the feature map.
 """
 

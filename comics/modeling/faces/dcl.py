@@ -1,4 +1,4 @@
-"""DCL, dual contrastive learning: paper 000; METHODS 3.
+"""DCL, dual contrastive learning: docs/methods.md#dcl.
 
 Shape letters: B samples; V of them with some view; C channels; h, w of the feature map; P = h * w
 its cells, which are also the dimensions of a spatial embedding; M keys of a bank.
@@ -29,7 +29,7 @@ FORGED_SHARE = 0.5  # of a cell's pixels, from which a stored mask makes the cel
 
 
 class SpatialEmbedding(nn.Module):
-    """A 1x1 convolution to one channel, flattened and of unit length (paper 000, 3.2)."""
+    """A 1x1 convolution to one channel, of unit length (docs/methods.md#dcl-embedding)."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def forged_contrast_loss(similarity: Tensor, forged: Tensor, temperature: float)
 def real_consistency_loss(similarity: Tensor, temperature: float) -> Tensor:
     """Mean over reals of ``-log mean e^(cosine / temperature)`` over all pairs of cells (eq. 8).
 
-    The paper's sum is a mean here: a constant apart (METHODS 3, decision).
+    The paper's sum is a mean here: a constant apart (docs/methods.md#dcl-intra).
 
     Args:
         similarity: [V, P, P] cosines of the cells' features.

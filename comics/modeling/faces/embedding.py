@@ -1,7 +1,8 @@
 """Encoder, projector and predictor of CompressionRelation, which its baselines share.
 
 ``z = g(F(x))`` with F the encoder and g two linear layers; logit = Y(z) with Y two linear layers
-(paper 004, 3.1, 3.3 and 4.3). Shape letters: N crops; C channels; h, w of the map; D dimensions.
+(docs/methods.md#compressionrelation-sample). Shape letters: N crops; C channels; h, w of the map;
+D dimensions.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from comics.modeling.state_names import unwrap_container, without_wrappers
+from comics.modeling.weights import require_finite
 from comics.registry import ENCODERS
 
-WRAPPED_STATES = ("state_dict", "model")  # where training scripts put the weights in their files
 TIMM_PART = "model."  # where a TimmEncoder has the timm model
 ENCODER_PART = "encoder."  # where a face method's model file has it
 SHOWN_NAMES = 8  # in messages, of each kind
@@ -129,6 +130,7 @@ class TimmEncoder(Encoder):
                 f"{source} does not fit this encoder: missing {_few(missing)}, unexpected "
                 f"{_few(unexpected)}, of another shape {_few(misshapen)}"
             )
+        require_finite(kept, source)
         self.model.load_state_dict(kept)
 
 
@@ -160,14 +162,12 @@ def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder weights at {path}")
     if path.suffix == ".safetensors":
-        return _encoder_part(load_file(path))
+        return _encoder_part(without_wrappers(load_file(path)))
     content = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in WRAPPED_STATES:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    content = unwrap_container(content)
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict: tensors by name were expected")
-    return dict(content)
+    return _encoder_part(without_wrappers({str(name): value for name, value in content.items()}))
 
 
 def _encoder_part(state: dict[str, Tensor]) -> dict[str, Tensor]:

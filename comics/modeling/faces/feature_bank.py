@@ -1,4 +1,6 @@
-"""Past features with the forgery domain and content cluster of each: set F of paper 002.
+"""Past features with the forgery domain and content cluster of each: set F.
+
+docs/methods.md#guidespace-guide-loss.
 
 Shape letters: B samples of a batch on this process; n of all processes; M rows of the bank;
 D dimensions.

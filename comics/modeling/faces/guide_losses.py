@@ -1,4 +1,4 @@
-"""GuideSpace's losses and sample weights, as functions of cosines: paper 002, 3.2-3.4.
+"""GuideSpace's losses and sample weights, as functions of cosines (3.2-3.4 of its paper).
 
 Shape letters: B samples; M rows of the feature set F; G guides; s rows drawn from F.
 """
@@ -19,7 +19,7 @@ def guide_loss(
 ) -> Tensor:
     """``-log(e^(f.g/t) / sum over F and G without f itself of e^(f.v/t))`` per sample (eq. 3).
 
-    The paper's formula is lost; reconstructed (METHODS 5).
+    The paper's formula is lost; reconstructed (docs/methods.md#guidespace-guide-loss).
 
     Args:
         to_bank: [B, M] cosines with F.
@@ -109,8 +109,8 @@ def pull_loss(log_probability: Tensor, drawn: Tensor) -> Tensor:
 def push_loss(log_probability: Tensor, drawn: Tensor) -> Tensor:
     """Mean of ``-log(1 - e^l_ij)``, as ``pull_loss`` (eq. 7).
 
-    The paper minimises l itself, which has no lower bound: this stable form has (METHODS 5,
-    reconstructed).
+    The paper minimises l itself, which has no lower bound: this stable form has
+    (docs/methods.md#guidespace-decoupling, reconstructed).
     """
     return _mean_of_sets(-log_complement(log_probability), drawn)
 

@@ -1,4 +1,4 @@
-"""GuideSpace, the controllable guide-space method: paper 002; METHODS 5.
+"""GuideSpace, the controllable guide-space method: docs/methods.md#guidespace.
 
 Shape letters: B samples; N crops; C channels, the dimensions of a feature; h, w of the map;
 n forgery domains; M rows of the feature bank F.

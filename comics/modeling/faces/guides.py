@@ -1,6 +1,6 @@
 """The geometry of the guide space: guide embeddings, and which domain goes to which guide.
 
-Paper 002, 3.1 and 3.2; METHODS 5. Shape letters: n forgery domains; D dimensions.
+docs/methods.md#guidespace-guides (3.1 and 3.2). Shape letters: n forgery domains; D dimensions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ def guide_embeddings(num_domains: int, dim: int, angle: float, seed: int = 0) ->
     """The guides: unit vectors [1 + n, D] float32; row 0 is the real one.
 
     Every forgery guide is at ``angle`` from the real guide r; among themselves they are as far
-    apart as that allows. In closed form instead of by Lagrange multipliers (eq. 1 and 2; METHODS
-    5, reconstructed): ``g_k = cos(angle) r + sin(angle) w_k`` with w_k the corners of a regular
+    apart as that allows. In closed form instead of by Lagrange multipliers (eq. 1 and 2;
+    docs/methods.md#guidespace-guides, reconstructed):
+    ``g_k = cos(angle) r + sin(angle) w_k`` with w_k the corners of a regular
     simplex in the orthogonal complement of r (``w_i . w_j = -1 / (n - 1)``), so that
     ``g_i . g_j = cos^2 - sin^2 / (n - 1)``.
 

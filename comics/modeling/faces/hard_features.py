@@ -1,4 +1,6 @@
-"""RealCentric's hard features: which are hard, and what is synthesised from them (001, 3.4).
+"""RealCentric's hard features: which are hard, and what is synthesised from them.
+
+docs/methods.md#realcentric-positives and the sections beside it (3.4).
 
 Shape letters: Q embeddings of a batch; H hard features; D dimensions. All features are unit
 vectors of D dimensions.

@@ -1,4 +1,6 @@
-"""Cross-entropy on both compression levels, plus their embeddings' distance (paper 004, eq. 10).
+"""Cross-entropy on both compression levels, plus their embeddings' distance (eq. 10).
+
+docs/methods.md#compressionrelation-baselines.
 
 Shape letters: B samples; V of them with a strong view; D dimensions.
 """
@@ -18,7 +20,7 @@ from comics.structures import FaceBatch
 
 @FACE_METHODS.register()
 class L1Alignment(EmbeddingMethod):
-    """The "CE + L1" of paper 004.
+    """The "CE + L1" of CompressionRelation.
 
     Args:
         weight: of the distance, a mean over pairs and dimensions (the paper's sum over 512

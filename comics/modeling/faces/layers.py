@@ -13,7 +13,7 @@ from comics.ops.contrastive import zero_of
 
 
 def two_layers(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """Linear, ReLU, linear: the "two-layer projector" of papers 001 and 004."""
+    """Linear, ReLU, linear: the "two-layer projector" of RealCentric and CompressionRelation."""
     return nn.Sequential(
         nn.Linear(in_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_features)
     )
@@ -48,7 +48,9 @@ def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
 
 
 class LevelDiscriminator(nn.Module):
-    """Four linear layers that tell the compression level of an embedding (paper 004, eq. 11).
+    """Four linear layers that tell the compression level of an embedding.
+
+    docs/methods.md#compressionrelation-baselines, eq. 11.
 
     Its input's gradient is reversed, so one step of one optimiser both trains it and makes the
     embeddings of the two levels harder to tell apart.

@@ -1,6 +1,7 @@
-"""Two branches, one per compression level, aligned by a discriminator: paper 004's reference 9.
+"""Two branches, one per compression level, aligned by a discriminator.
 
-Paper 004 (4.2) describes it in four sentences; what they leave open is reconstructed here.
+docs/methods.md#compressionrelation-baselines. The paper (4.2, after its reference 9) describes
+it in four sentences; what they leave open is reconstructed here.
 Shape letters: B samples; V of them with a strong view; D dimensions.
 """
 
@@ -43,7 +44,7 @@ def pair_margin_loss(embeddings: Tensor, labels: Tensor, margin: float) -> Tenso
 
 @FACE_METHODS.register()
 class MetricLearning(EmbeddingMethod):
-    """The "Metric learning" of paper 004: two networks, a discriminator, and a metric loss.
+    """The "Metric learning" of 4.2: two networks, a discriminator, and a metric loss.
 
     One branch sees weakly, the other strongly compressed frames; both share the predictor. The
     branch that is kept for inference is this model's own, the other exists only in training.

@@ -1,4 +1,6 @@
-"""Cross-entropy over real and every forgery method: "CE-5" of paper 002, Table 3, on four methods.
+"""Cross-entropy over real and every forgery method.
+
+"CE-5" of docs/papers.md#guidespace, Table 3, on four methods.
 
 Shape letters: N crops; C channels; h, w of the feature map; n forgery methods.
 """

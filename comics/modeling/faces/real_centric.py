@@ -1,4 +1,4 @@
-"""RealCentric, real-centric consistency learning: paper 001; METHODS 4.
+"""RealCentric, real-centric consistency learning: docs/methods.md#realcentric.
 
 Shape letters: Q embeddings of a batch; E synthesised positives; K mixed features; D dimensions.
 """
@@ -106,7 +106,7 @@ class RealCentric(SupervisedContrastive):
 
         The epoch that a resumed checkpoint was written in is not new, and forgets nothing.
         """
-        self._require_prepared()
+        self.require_prepared()
         if epoch != int(self.training_only["clock"].epoch):
             self.training_only["memory"].reset()
         super().start_epoch(epoch)

@@ -1,4 +1,4 @@
-"""Banks that take a key only if it is hard to tell from the other class: paper 000, 3.3.
+"""Banks that take a key only if it is hard to tell from the other class (3.3 of DCL).
 
 Shape letters: n keys; D dimensions.
 """
@@ -24,8 +24,8 @@ class SelectiveBanks(nn.Module):
         momentum: alpha of the prototypes (eq. 4 and 5).
         select: "threshold": keys whose cosine with the other class's prototype exceeds
             ``threshold`` (eq. 6); "topk": the ``topk`` keys of a step with the largest one (public
-            code; METHODS 3); "all": every key, no selection (Table 5). While the other class has
-            no prototype, the first two rules take nothing.
+            code; docs/methods.md#dcl-selection); "all": every key, no selection (Table 5).
+            While the other class has no prototype, the first two rules take nothing.
 
     Raises:
         ValueError: for another rule.

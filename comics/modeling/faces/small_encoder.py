@@ -21,7 +21,7 @@ from comics.registry import ENCODERS
 STEM_CHANNELS = 24
 STAGES = ((24, 1), (48, 2), (128, 2))  # channels and stride of each residual block
 HALF_RANGE = 127.5  # of pixels: normalised ones lie in [-1, 1]
-RESIDUAL_LIMIT = 3.0  # grey levels, as METHODS 1.2; residuals are divided by it
+RESIDUAL_LIMIT = 3.0  # grey levels, as docs/methods.md#comics-fea; residuals are divided by it
 
 
 @ENCODERS.register()

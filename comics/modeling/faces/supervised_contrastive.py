@@ -1,4 +1,6 @@
-"""Supervised contrastive learning, then a linear classifier: the baseline of paper 001.
+"""Supervised contrastive learning, then a linear classifier.
+
+The baseline of docs/papers.md#realcentric.
 
 RealCentric is this with features added to the loss. Shape letters: B samples; V of them with a
 positive view; Q = B + V embeddings; N crops; C channels; h, w of the map; D dimensions.
@@ -20,7 +22,7 @@ from comics.structures import FaceBatch
 
 @FACE_METHODS.register()
 class SupervisedContrastive(FaceMethod):
-    """Two stages in one run ("Sup. Con" of paper 001, Tables 2 and 5).
+    """Two stages in one run ("Sup. Con" of RealCentric, Tables 2 and 5).
 
     Stage 1, epochs 0 .. ``stage1_epochs`` - 1: encoder and projector learn by the contrastive
     loss; the classifier is not used and gets no gradient. Stage 2, from then on: the projector is
@@ -143,7 +145,7 @@ def margin_loss(
     extra_labels: Tensor | None = None,
     negatives: Tensor | None = None,
 ) -> Tensor:
-    """Supervised contrastive loss of a batch, with synthesised features (001, eq. 4 and 5).
+    """Supervised contrastive loss of a batch, with synthesised features (eq. 4 and 5).
 
     Every embedding of the batch is a query; its positives are all others of its class, ``extra``
     ones included; its denominator runs over all others and ``extra``, and over ``negatives``.

@@ -1,4 +1,6 @@
-"""Cross-entropy plus the triplet loss on one compression level: paper 004, 4.2, Table 2.
+"""Cross-entropy plus the triplet loss on one compression level (4.2, Table 2).
+
+docs/methods.md#compressionrelation-baselines.
 
 Shape letters: B samples; D dimensions.
 """
@@ -37,7 +39,7 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 @FACE_METHODS.register()
 class Triplet(EmbeddingMethod):
-    """The "CE + triplet loss" of paper 004; the level is that of the images it is given.
+    """The "CE + triplet loss" of 4.2; the level is that of the images it is given.
 
     Args:
         weight: of the triplet loss.

@@ -21,13 +21,25 @@
     return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${padded}` : `${minutes}:${padded}`;
   };
   const labels = { ...run.verdicts, failed: "Failed", real: "Real", fake: "Fake" };
+  const OF_FILE = { fake: "forged_face_found", unclear: "unclear", real: "no_forgery_found" };
 
-  // What a file or face is called at the threshold; at the run's own, what the run called it
+  // What a file or face is called at the threshold; at the run's own, what the run called it.
+  // doubted: whether it is unclear at any threshold
+  const verdictAt = (p, doubted) => {
+    const [below, above] = run.near;
+    if (doubted || (p >= threshold - below && p < threshold + above)) return "unclear";
+    return p >= threshold ? "fake" : "real";
+  };
+  const worst = (verdicts) => ["fake", "unclear", "real"].find((name) => verdicts.includes(name));
+  const isDoubted = (face) => face.doubts.some((name) => name !== "near_threshold");
   const fileVerdict = (file) => {
     if (threshold === run.threshold || file.p === null) return file.verdict;
-    return file.p >= threshold ? "forged_face_found" : "all_faces_real";
+    // Of a video the tracks that speak for it are known to the run alone; p is the highest of them
+    const told = file.video ? [[file.p, 0]] : file.ps;
+    return OF_FILE[worst(told.map(([p, doubted]) => verdictAt(p, doubted)))];
   };
-  const isForged = (face) => (threshold === run.threshold ? face.forged : face.p >= threshold);
+  const faceVerdict = (face) => (
+    threshold === run.threshold ? face.verdict : verdictAt(face.p, isDoubted(face)));
 
   const verdict = (row) => {
     const badge = element("span", { className: `verdict ${row.verdict}` }, row.shown);
@@ -51,7 +63,7 @@
   const CELLS = {
     name, verdict, size, time,
     p: (row) => fixed(row.p), score: (row) => fixed(row.score),
-    faces: (row) => count(row.faces), forged: (row) => count(row.forged), track: (row) => count(row.track),
+    faces: (row) => count(row.faces), forged: (row) => count(row.forged), unclear: (row) => count(row.unclear), track: (row) => count(row.track),
   };
   // What a column is sorted by; null goes last in either direction
   const KEYS = {
@@ -121,14 +133,16 @@
   const isShown = (row) => show.value === "all" || row.verdict === show.value || row.status === show.value;
   const fileRows = () => run.files.map((file) => {
     const judged = fileVerdict(file);
-    const forged = file.verdict === "failed" ? null : file.ps.filter((p) => p >= threshold).length;
-    return { ...file, verdict: judged, shown: labels[judged], forged };
+    const told = file.ps.map(([p, doubted]) => verdictAt(p, doubted));
+    const number = (name) => (file.verdict === "failed" ? null : told.filter((one) => one === name).length);
+    return { ...file, verdict: judged, shown: labels[judged], forged: number("fake"), unclear: number("unclear") };
   }).filter((row) => matches(row) && isShown(row));
   const faceRows = () => run.faces.map((face) => {
-    const file = run.files[face.file], forged = isForged(face);
+    const file = run.files[face.file], judged = faceVerdict(face);
+    const doubts = threshold === run.threshold || isDoubted(face) ? face.doubts : ["near_threshold"];
     return {
-      ...face, name: file.name, link: file.link, status: file.status,
-      verdict: forged ? "forged_face_found" : "all_faces_real", shown: forged ? labels.fake : labels.real,
+      ...face, name: file.name, link: file.link, status: file.status, verdict: OF_FILE[judged], shown: labels[judged],
+      reason: judged === "unclear" ? doubts.map((name) => run.reasons[name]).join("; ") : null,
     };
   }).filter((row) => matches(row) && isShown(row));
 

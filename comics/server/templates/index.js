@@ -5,8 +5,10 @@
   const form = byId("form"), input = byId("file"), drop = byId("drop"), stage = byId("stage");
   const SVG = "http://www.w3.org/2000/svg";
   const VERDICTS = {
-    no_face_found: "No face found", all_faces_real: "All faces real", forged_face_found: "Forged face found",
+    no_face_found: "No face found", no_forgery_found: "No forgery found", unclear: "Unclear",
+    forged_face_found: "Forged face found",
   };
+  const REASONS = JSON.parse(form.dataset.reasons); // why a verdict is unclear
   const LINES = 5; // styles of lines
   let running = null; // of the upload at hand: what ends it
   let addresses = []; // of blobs, to be given back
@@ -38,10 +40,11 @@
     byId("status").classList.toggle("error", isError);
   };
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
-  const label = (face) => (face.category_id === 1 ? "fake" : "real");
+  const label = (face) => face.verdict;
+  const capital = (word) => word[0].toUpperCase() + word.slice(1);
   const labelText = (face) => {
     const p = face.fake_probability;
-    if (label(face) === "fake") return `FAKE ${percent(p)}`;
+    if (label(face) !== "real") return `${label(face).toUpperCase()} ${percent(p)}`;
     return p > 0.5 ? `REAL? FAKE ${percent(p)}` : `REAL ${percent(1 - p)}`;
   };
 
@@ -155,21 +158,23 @@
           median(points.map(([, p]) => p)).toFixed(3), Math.max(...points.map(([, p]) => p)).toFixed(3),
         ]));
     } else {
-      told.push(`${plural(outcome.faces, "face")}, ${outcome.forged_faces || "none"} forged`);
+      const unclear = outcome.unclear_faces ? `, ${outcome.unclear_faces} unclear` : "";
+      told.push(`${plural(outcome.faces, "face")}, ${outcome.forged_faces || "none"} forged${unclear}`);
       showPicture(file, frames[0]);
       byId("timeline").hidden = true;
-      fillTable(["Face", "Verdict", "P(fake)", "Score", "Size"], frames[0].faces.map((face, position) => [
-        String(position + 1), label(face) === "fake" ? "Fake" : "Real", face.fake_probability.toFixed(3),
+      fillTable(["Face", "Verdict", "P(fake)", "Score", "Size", "Why unclear"], frames[0].faces.map((face, position) => [
+        String(position + 1), capital(label(face)), face.fake_probability.toFixed(3),
         face.score.toFixed(3), `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])}`,
+        (face.unclear_because || []).map((name) => REASONS[name]).join("; "),
       ]));
     }
     if (outcome.reason) told.push(outcome.reason);
     byId("summary").textContent = told.join(" · ");
-    const { model, weights_sha256: hash, fake_threshold: threshold, calibration } = results.provenance;
+    const { model, weights_sha256: hash, fake_threshold: threshold, calibration, knowledge } = results.provenance;
     byId("origin").textContent = [
       `Model: ${model}`, hash && `SHA-256 ${hash.slice(0, 12)}…`, `forged from P(fake) = ${threshold}`,
       calibration && calibration.state,
-    ].filter(Boolean).join(", ");
+    ].filter(Boolean).join(", ") + (knowledge ? `. ${knowledge}` : "");
     byId("download").href = address(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }));
     byId("result").hidden = false;
     byId("result").focus();

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from comics.data import images
+from comics.data import image_headers
 from comics.data.images import (
+    FORMATS,
     ImageError,
     decode_image,
     image_to_tensor,
@@ -244,7 +245,7 @@ def test_heic_is_read_where_its_plug_in_is_installed(tmp_path):
 
 
 def test_heic_without_its_plug_in_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "FORMATS", tuple(set(images.FORMATS) - {"HEIF"}))
+    monkeypatch.setattr(image_headers, "FORMATS", tuple(set(FORMATS) - {"HEIF"}))
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100)
     with pytest.raises(ImageError, match="pillow-heif"):
         read_image(tmp_path / "a.heic")

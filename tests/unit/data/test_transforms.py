@@ -13,7 +13,6 @@ from comics.data.transforms import (
     Compose,
     HorizontalFlip,
     RandomCrop,
-    ResizeLongestSide,
     ResizeShortestSide,
     Rotate,
     crop,
@@ -152,7 +151,7 @@ def test_resize_transforms_draw_from_their_list():
     resize = ResizeShortestSide((30, 45), 1000)
     heights = {resize(image, faces, rng(seed))[0].shape[0] for seed in range(20)}
     assert heights == {30, 45}
-    resized, moved = ResizeLongestSide(40)(image, faces, rng())
+    resized, moved = ResizeShortestSide((45,), 40)(image, faces, rng())
     assert resized.shape[:2] == moved.image_size == (30, 40)
 
 
@@ -290,7 +289,7 @@ def test_geometry_from_configuration():
 
 def test_compose_runs_in_order():
     image, faces = np.zeros((10, 20, 3), np.uint8), Faces.empty((10, 20))
-    both = Compose((ResizeLongestSide(40), ResizeLongestSide(10)))
+    both = Compose((ResizeShortestSide((20,), 40), ResizeShortestSide((5,), 10)))
     assert both(image, faces, rng())[0].shape == (5, 10, 3)
 
 

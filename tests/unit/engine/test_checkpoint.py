@@ -14,10 +14,12 @@ from comics.engine.checkpoint import (
     CheckpointError,
     CheckpointFolder,
     git_revision,
+    hold_run,
     load_checkpoint,
     save_checkpoint,
 )
 from comics.engine.randomness import random_state, seed_everything, set_random_state, undisturbed
+from comics.files import FolderInUse
 
 
 def state(value):
@@ -203,3 +205,21 @@ def test_git_revision_is_that_of_the_checkout():
     command = ["git", "rev-parse", "HEAD"]
     head = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert git_revision().removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_a_run_clears_what_killed_ones_left_and_keeps_others_out(tmp_path):
+    (tmp_path / "inference").mkdir()
+    gone = [
+        ".x1.part", "inference/.x2.part", ".checkpoint_00000010.pt.k3v",
+        ".model_best.safetensors.q1", ".config.yaml.partial",
+    ]  # fmt: skip
+    kept = ["checkpoint_00000005.pt", "model_best.safetensors", "config.yaml", ".mine"]
+    for name in (*gone, *kept):
+        (tmp_path / name).write_bytes(b"x")
+    with hold_run(tmp_path, ["inference"]):
+        assert [name for name in gone if (tmp_path / name).exists()] == []
+        assert all((tmp_path / name).exists() for name in kept)
+        (tmp_path / ".x4.part").write_bytes(b"x")
+        with pytest.raises(FolderInUse, match="another run is writing to"), hold_run(tmp_path):
+            pass
+        assert (tmp_path / ".x4.part").exists()  # the running one's own

@@ -26,6 +26,33 @@ def test_cuda_where_there_is_none():
         pass
 
 
+GLOO = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
+    "[127.0.0.1]:8425. This is typically caused by a remote worker crashing."
+)
+
+
+def test_a_process_that_is_gone_is_named_in_words(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "rank", lambda: 2)
+    with pytest.raises(distributed.LostProcessError) as caught, distributed.lost_processes_named():
+        raise RuntimeError(GLOO)
+    text = str(caught.value)
+    assert text.startswith("process 2 of 3 has lost another process") and "--resume" in text
+    assert text.endswith("(Connection closed by peer [127.0.0.1]:8425)")
+    for error in (torch.distributed.DistBackendError("NCCL error"), torch.distributed.DistError()):
+        with pytest.raises(distributed.LostProcessError), distributed.lost_processes_named():
+            raise error
+
+
+def test_other_faults_are_passed_on(monkeypatch):
+    for count, error in ((3, RuntimeError("shapes differ")), (1, RuntimeError(GLOO))):
+        monkeypatch.setattr(distributed, "world_size", lambda count=count: count)
+        with pytest.raises(RuntimeError) as caught, distributed.lost_processes_named():
+            raise error
+        assert caught.value is error
+
+
 def finish(process, code=0):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == code, output

@@ -21,6 +21,7 @@ from comics.engine.logs import MetricsLog
 from comics.engine.optim import build_optimizer
 from comics.engine.randomness import seed_everything
 from comics.engine.trainer import Trainer
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.weights import save_weights
 from comics.structures import DetectionBatch, Faces
 
@@ -33,7 +34,7 @@ class Output:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
-class TinyModel(nn.Module):
+class TinyModel(TrainingLifeCycle):
     """Two losses; dropout draws from the global generator; a bank and an EMA are state."""
 
     def __init__(self, dropout: float = 0.5) -> None:

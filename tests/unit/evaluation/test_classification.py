@@ -44,8 +44,8 @@ def assert_matches(values, expected):
 
 
 @pytest.fixture(scope="module")
-def cases(shared_dir):
-    return json.loads((shared_dir / "fixtures" / "eval" / "cls.json").read_text())["cases"]
+def cases(evaluation_cases):
+    return json.loads((evaluation_cases / "cls.json").read_text())["cases"]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -29,8 +29,8 @@ def read(path):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, shared_dir):
-    folder = shared_dir / "fixtures" / "eval" / request.param
+def case(request, evaluation_cases):
+    folder = evaluation_cases / request.param
     metrics = evaluate(folder / "gt.json.gz", folder / "dt.json.gz", MODES)
     return metrics, json.loads((folder / "expected.json").read_text()), folder
 

@@ -25,3 +25,10 @@ def test_without_any_it_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv(VARIABLE, "")
     with pytest.raises(FileNotFoundError, match="--weights FILE .* COMICS_WEIGHTS.*train_net.py"):
         default_weights()
+
+
+def test_the_licence_of_the_weights_travels_with_them():
+    root = Path(module.__file__).resolve().parents[2]
+    own = (root / "comics" / "weights" / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
+    assert own == (root / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
+    assert '"LICENSE-WEIGHTS"' in (root / "setup.py").read_text(encoding="utf-8")

@@ -7,28 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from comics.config import load_config
-from comics.inference.predictor import Predictor, to_original
+from comics.inference.placement import to_original
+from comics.inference.predictor import Predictor
 from comics.inference.verdict import VerdictRule
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 from comics.structures import FAKE, REAL, Faces
 
-TINY = [
-    "MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "10",
-    "MODEL.BASIS_MODULE.CONVS_DIM", "16", "MODEL.BASIS_MODULE.NUM_CONVS", "1",
-    "MODEL.BLENDMASK.ATTN_SIZE", "7", "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "TEST.SCORE_THRESH", "0.05",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
+def model_file(tmp_path_factory, finding_config):
     torch.manual_seed(0)
-    cfg = load_config(overrides=TINY)
+    cfg = finding_config("BlendMask")
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_weights(path, build_model(cfg).state_dict(), cfg, {"iteration": "7", "version": "1"})
     return path
@@ -90,7 +80,8 @@ def test_answers_are_in_the_coordinates_of_the_original(shape):
 def test_images_are_resized_by_the_short_and_long_side():
     predictor = patch_predictor(min_size=50, max_size=80)
     predictor.predict([np.zeros((100, 120, 3), np.uint8), np.zeros((300, 100, 3), np.uint8)])
-    assert predictor.model.sizes == [[(3, 50, 60), (3, 80, 27)]]
+    # Each alone: an image must not be padded to the size of another
+    assert predictor.model.sizes == [[(3, 50, 60)], [(3, 80, 27)]]
 
 
 def test_arrays_and_tensors_give_the_same():
@@ -160,8 +151,8 @@ def test_provenance_says_where_an_answer_comes_from(model_file):
     assert (provenance["score_threshold"], provenance["fake_threshold"]) == (0.05, 0.7)
 
 
-def test_temperature_of_the_file_is_applied(model_file, tmp_path):
-    cfg = load_config(overrides=TINY)
+def test_temperature_of_the_file_is_applied(model_file, tmp_path, finding_config):
+    cfg = finding_config("BlendMask")
     from_file = Predictor.from_file(model_file, "cpu")
     path = tmp_path / "calibrated.safetensors"
     save_weights(path, from_file.model.state_dict(), cfg, {"temperature": "2.5"})
@@ -175,8 +166,8 @@ def test_temperature_of_the_file_is_applied(model_file, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["warm", "nan"])
-def test_a_temperature_that_is_none_is_refused(model_file, tmp_path, text):
-    cfg = load_config(overrides=TINY)
+def test_a_temperature_that_is_none_is_refused(model_file, tmp_path, text, finding_config):
+    cfg = finding_config("BlendMask")
     path = tmp_path / "odd.safetensors"
     state = Predictor.from_file(model_file, "cpu").model.state_dict()
     save_weights(path, state, cfg, {"temperature": text})

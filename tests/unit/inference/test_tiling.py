@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from comics.config import load_config
+from comics.inference.placement import as_candidates
 from comics.inference.predictor import Predictor
 from comics.inference.tiling import (
     CUT_MARGIN,
@@ -156,7 +157,7 @@ def crowds(draw):
 @given(crowds(), st.sampled_from([0.3, 0.5]))
 def test_one_pass_alone_gives_what_a_picture_without_tiles_gives(faces, iou):
     rule = VerdictRule(merge_iou=iou)
-    places = find_places(faces, (0, 0, 90, 90), (90, 90), rule)
+    places = find_places(as_candidates(faces), (0, 0, 90, 90), (90, 90), rule)
     merged = merge_places([places], (90, 90), rule, with_masks=True)
     plain = form_verdicts(faces, rule)
     assert torch.equal(merged.boxes, plain.boxes)
@@ -174,7 +175,7 @@ def seen_in(window, entries):
         for b, label, score in entries
     ]
     faces = detections(moved, (bottom - top, right - left))
-    return find_places(faces, window, SIZE, VerdictRule())
+    return find_places(as_candidates(faces), window, SIZE, VerdictRule())
 
 
 def merge(*passes):

@@ -14,9 +14,8 @@ from comics.registry import DETECTORS
 
 
 @pytest.fixture(params=["fcos", "blendmask", "condinst", "solov2", "meinst", "meinst_dcn"])
-def reference(request, shared_dir):
-    path = shared_dir / "fixtures" / "adelaidet" / f"{request.param}.pt"
-    return request.param, torch.load(path, weights_only=True)
+def reference(request, adelaidet):
+    return request.param, adelaidet.model(request.param)
 
 
 ARCHITECTURES = {

@@ -159,9 +159,8 @@ def test_formats_are_recognised_by_their_names(names, expected):
 
 
 @pytest.mark.parametrize("name", ["fcos", "blendmask", "condinst", "meinst", "solov2"])
-def test_published_names_of_adelaidet_are_recognised(shared_dir, name):
-    path = shared_dir / "fixtures" / "adelaidet" / f"{name}.pt"
-    names = torch.load(path, weights_only=True)["full_r50_keys"]
+def test_published_names_of_adelaidet_are_recognised(adelaidet, name):
+    names = adelaidet.model(name)["full_r50_keys"]
     assert formats.recognise(names) == formats.ADELAIDET
 
 

@@ -10,7 +10,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from comics.config import load_config
 from comics.integrations.weights import convert_torchvision_resnet, load_matching
 from comics.modeling.backbone import FPN, TimmBackbone, build_backbone
-from comics.modeling.layers import ConvNorm, conv3x3_at_cells, make_norm
+from comics.modeling.detectors.cells import conv3x3_at_cells
+from comics.modeling.layers import ConvNorm, make_norm
 from comics.modeling.resnet import ResNet
 
 SMALL = [

@@ -7,6 +7,7 @@ from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.build import build_face_method
 from comics.modeling.faces.heat_map import gradient_heat_maps
 from comics.ops.crops import crop_faces
+from comics.registry import FACE_METHODS
 from comics.structures import Faces
 
 SIDE = 32
@@ -164,3 +165,29 @@ def test_heat_map_marks_what_speaks_for_fake():
         model.classifier.weight.fill_(-1.0)  # features are positive: nothing speaks for fake
     assert not gradient_heat_maps(model, torch.full((1, 3, SIDE, SIDE), 90.0)).any()
     assert len(gradient_heat_maps(model, torch.zeros(0, 3, SIDE, SIDE))) == 0
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in FACE_METHODS))
+def test_every_property_can_be_asked_for_before_training(name):
+    """torch.jit.trace, and with it the tools that count operations, ask for all of them."""
+    method = face_method(name)
+    for attribute in dir(method):
+        hasattr(method, attribute)  # anything but an AttributeError is raised
+
+
+def test_a_joined_model_can_be_traced():
+    class Tensors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = forensics()
+
+        def forward(self, image):
+            (faces,) = self.model([image])
+            return faces.boxes, faces.scores, faces.fake_probability
+
+    (image,) = pictures(1)
+    module = Tensors().eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(module, image.float(), check_trace=False)
+        for found, expected in zip(traced(image.float()), module(image.float()), strict=True):
+            torch.testing.assert_close(found, expected)

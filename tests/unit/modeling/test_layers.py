@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from comics.modeling.layers import DeformableConv
+from comics.modeling.layers import DeformableConv, StridedConv
 
 
 def bilinear(plane, y, x):
@@ -77,3 +77,21 @@ def test_deformable_convolution_under_autocast_and_backward():
 def test_unknown_kinds_are_refused():
     with pytest.raises(ValueError, match="DCNv3"):
         DeformableConv(3, 4, kind="DCNv3")
+
+
+def test_a_map_of_one_cell_has_exact_gradients_under_bfloat16_on_the_cpu():
+    torch.manual_seed(0)
+    conv = StridedConv(8, 8, 3, stride=2, padding=1)
+    x = torch.randn(2, 8, 1, 1)
+    exact = torch.autograd.grad(conv(x).square().sum(), list(conv.parameters()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x)
+    assert out.dtype == torch.bfloat16
+    # The output's own rounding is left: less than one part in 100
+    found = torch.autograd.grad(out.float().square().sum(), list(conv.parameters()))
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).abs().max() < 0.01 * other.abs().max()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        larger = conv(torch.randn(1, 8, 4, 6))
+    assert larger.shape == (1, 8, 2, 3)
+    assert conv.state_dict().keys() == {"weight", "bias"}

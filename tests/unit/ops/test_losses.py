@@ -14,11 +14,6 @@ from comics.ops.losses import (
 )
 
 
-@pytest.fixture(scope="module")
-def components(shared_dir):
-    return torch.load(shared_dir / "fixtures/adelaidet/components.pt", weights_only=True)
-
-
 def test_focal_loss_equals_the_formula():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20, 3, generator=generator) * 3

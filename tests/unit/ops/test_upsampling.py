@@ -1,5 +1,6 @@
 import pytest
 import torch
+from adelaidet_reference import assert_close
 
 from comics.ops.upsampling import aligned_upsample
 
@@ -32,11 +33,10 @@ def test_a_cell_keeps_its_value_at_the_pixel_it_stands_for(factor):
     torch.testing.assert_close(read, maps)
 
 
-def test_equals_the_reference(shared_dir):
-    path = shared_dir / "fixtures" / "adelaidet" / "components.pt"
-    case = torch.load(path, weights_only=True)["aligned_bilinear"]
+def test_equals_the_reference(components):
+    case = components["aligned_bilinear"]
     for factor, expected in case["out"].items():
-        torch.testing.assert_close(aligned_upsample(case["x"], int(factor)), expected)
+        assert_close(aligned_upsample(case["x"], int(factor)), expected)
 
 
 def test_no_maps_and_a_bad_factor():

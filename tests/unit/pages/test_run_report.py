@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_rows_are_those_of_the_results(run):
     assert [file["name"] for file in data["files"]] == [f["file_name"] for f in results["files"]]
     forged = named(data["files"], "forged.png")
     assert forged["verdict"] == "forged_face_found" and forged["size"] == [300, 200]
-    assert sorted(forged["ps"]) == [0.1, 0.8] and forged["p"] == 0.8 and forged["faces"] == 2
+    assert (
+        sorted(forged["ps"]) == [[0.1, 0], [0.8, 0]] and forged["p"] == 0.8 and forged["faces"] == 2
+    )
     failed = named(data["files"], "broken.jpg")
     assert failed["verdict"] == "failed" and "known format" in failed["reason"]
     assert failed["p"] is None and failed["thumb"] is None and failed["link"] is None
@@ -102,7 +105,7 @@ def test_rows_are_those_of_the_results(run):
     kept = [f for f in results["results"] if "track_id" not in f]
     assert [f["p"] for f in pictures] == [f["fake_probability"] for f in kept]
     assert [f["size"] for f in pictures] == [f["bbox"][2:] for f in kept]
-    assert [f["forged"] for f in pictures] == [f["category_id"] == 1 for f in kept]
+    assert [f["verdict"] for f in pictures] == [f["verdict"] for f in kept]
     names = [data["files"][f["file"]]["name"] for f in pictures]
     assert names == [f["file_name"] for f in kept]
 
@@ -138,7 +141,7 @@ def test_thumbnails_show_the_annotated_media(run):
         assert red.any(), end  # of the clip the frame is shown that has the forged face
         assert (folder / row["link"]).is_file()
     faces = [f for f in data["faces"] if data["files"][f["file"]]["name"].endswith("forged.png")]
-    by_label = {face["forged"]: decode(face["thumb"]).mean((0, 1)) for face in faces}
+    by_label = {face["verdict"] == "fake": decode(face["thumb"]).mean((0, 1)) for face in faces}
     assert by_label[True][0] > by_label[True][2] and by_label[False][2] > by_label[False][0]
 
 
@@ -177,6 +180,7 @@ def test_nothing_from_outside_is_markup_and_only_our_script_may_run(run):
 
 def test_paths_in_the_results_lead_nowhere_else(run, tmp_path):
     folder = run(video=False)
+    shutil.rmtree(folder / ".comics")  # whose thumbnails need no path
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
     results = json.loads((folder / "results.json").read_text())
     for file, target in zip(
@@ -195,6 +199,11 @@ def test_a_run_without_its_media_and_tracks_still_has_a_report(run):
     folder = run()
     for path in [*folder.glob("media/*"), *folder.glob("videos/*")]:
         path.unlink()
+    write_run_report(folder)
+    _, _, data = page(folder)
+    assert not [file for file in data["files"] if file["link"]]
+    assert named(data["files"], "clip.mp4")["thumb"]  # of the run's record
+    shutil.rmtree(folder / ".comics")
     write_run_report(folder)
     html, _, data = page(folder)
     assert not [file for file in data["files"] if file["thumb"] or file["link"]]
@@ -259,7 +268,7 @@ def test_an_empty_run(tmp_path, patch_predictor):
     ("change", "said"),
     [
         (lambda r: r.pop("schema_version"), "schema_version None"),
-        (lambda r: r.update(schema_version="2.0"), "schema_version '2.0'"),
+        (lambda r: r.update(schema_version="3.0"), "schema_version '3.0'"),
         (lambda r: r.update(files=[{"file_name": 3}]), r"files\[0\]"),
         (lambda r: r.update(files=["a"]), r"files\[0\]"),
         (lambda r: r["results"][0].update(fake_probability=2), "an entry of results"),
@@ -305,3 +314,36 @@ def test_a_run_of_the_command_ends_with_a_report(
     _, _, data = page(folder)
     assert [file["verdict"] for file in data["files"]] == ["forged_face_found"]
     assert main(arguments) == 0  # nothing to do; the report of an earlier run is no input
+
+
+def test_thumbnails_of_the_record_have_nothing_drawn_on_them(run):
+    """A face's picture is its own pixels: what is drawn on the annotated picture is not there."""
+    folder = run(video=False)
+    write_run_report(folder)
+    _, _, data = page(folder)
+    forged = next(
+        place for place, f in enumerate(data["files"]) if f["name"].endswith("forged.png")
+    )
+    (red,) = [f for f in data["faces"] if f["file"] == forged and f["verdict"] == "fake"]
+    with_record = decode(red["thumb"])
+    shutil.rmtree(folder / ".comics")
+    write_run_report(folder)
+    _, _, data = page(folder)
+    (red,) = [f for f in data["faces"] if f["file"] == forged and f["verdict"] == "fake"]
+    from_media = decode(red["thumb"])
+    # Boxes have a white rim; the picture itself has nothing that is so bright
+    assert (from_media.min(-1) > 225).any() and not (with_record.min(-1) > 180).any()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\n", b"[]\n", b"null\n", b'["javascript:1", []]\t{"file_name": "a"}\n', b"[1, 2]\t{}\n"],
+)
+def test_a_record_that_is_none_is_passed_over(run, line):
+    folder = run(video=False)
+    path = folder / ".comics" / "entries.tsv"
+    name = json.loads((folder / "results.json").read_text())["files"][0]["file_name"]
+    path.write_bytes(line.replace(b'"a"', json.dumps(name).encode()))
+    write_run_report(folder)
+    html, _, data = page(folder)
+    assert "javascript:1" not in html and data["files"]

@@ -10,6 +10,7 @@ from comics.inference.files import FileOutputs
 from comics.pages.run_report import write_run_report
 from comics.runs.outputs import FileStatus, results_file
 from comics.runs.pictures import write_picture
+from comics.runs.records import ImageRecord
 from comics.structures import Faces
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,11 @@ def faces_with(probabilities, size):
     return Faces(boxes, size, labels, torch.full((count,), 0.9), fake_probability=p)
 
 
+def add_image(results, name, found):
+    record = ImageRecord.of(name, found)
+    results.add_texts(record.image_text, record.face_texts)
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The report of a run with P(fake) 0, 1/130, 2/130, ... and a few odd files."""
@@ -38,16 +44,16 @@ def report(tmp_path_factory):
             name = HOSTILE if number == 100 else f"picture-{number:03}.jpg"
             size = (40 + number, 60)
             found = faces_with([number / PICTURES], size)
-            results.add_image(name, found)
+            add_image(results, name, found)
             outputs = FileOutputs(folder, PurePath(str(number)))
             picture = generator.integers(0, 255, (*size, 3), dtype=np.uint8)
             output = write_picture(outputs, "media", "", picture)
             forged = number / PICTURES >= THRESHOLD
-            verdict = "forged_face_found" if forged else "all_faces_real"
+            verdict = "forged_face_found" if forged else "no_forgery_found"
             results.add_file(
                 FileStatus(name, "image", "ok", verdict, 1, int(forged), output=output)
             )
-        results.add_image("empty.jpg", faces_with([], (50, 50)))
+        add_image(results, "empty.jpg", faces_with([], (50, 50)))
         results.add_file(FileStatus("empty.jpg", "image", "ok", "no_face_found"))
         results.add_file(FileStatus("broken.jpg", "image", "failed", reason=HOSTILE))
     return write_run_report(folder)
@@ -118,7 +124,7 @@ def test_sorting_by_every_column_with_the_keyboard(page):
     widths = [float(text.split(" × ")[0]) for text in column(page, "faces", 5)]
     assert widths == sorted(widths, reverse=True)
     assert sort("files", "Size") == "descending" and sort("files", "Size") == "ascending"
-    areas = [int(w) * int(h) for w, h in (t.split(" × ") for t in column(page, "files", 7))]
+    areas = [int(w) * int(h) for w, h in (t.split(" × ") for t in column(page, "files", 8))]
     assert areas == sorted(areas) and areas[:3] == [40 * 60, 41 * 60, 50 * 50]
     assert page.locator("#files th[aria-sort]").count() == 1
     assert sort("files", "P(fake)") == "descending" and sort("files", "P(fake)") == "ascending"
@@ -138,7 +144,8 @@ def test_filters(page):
     until(page, "document.getElementById('status').textContent.startsWith('132')")
     forged = sum(n / PICTURES >= THRESHOLD for n in range(PICTURES))
     for choice, files, faces in (
-        ("forged", forged, forged), ("real", PICTURES - forged, PICTURES - forged),
+        ("forged", forged, forged), ("unclear", 0, 0),
+        ("no forgery found", PICTURES - forged, PICTURES - forged),
         ("no face found", 1, 0), ("failed", 1, 0), ("read in part", 0, 0),
     ):  # fmt: skip
         page.get_by_label("Show").select_option(choice)

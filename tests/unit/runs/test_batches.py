@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comics.runs.batches import LOOK_AHEAD_BATCHES, MAX_WASTE, WAITING_BYTES, size_batches
+from comics.runs.batches import LOOK_AHEAD_BATCHES, WAITING_BYTES, size_batches
 
 PORTRAIT, LANDSCAPE = (1024, 768), (768, 1024)
 
@@ -11,18 +11,17 @@ def batches_of(shapes, batch_size, **options):
     return list(size_batches(items, lambda item: item[1], batch_size, **options))
 
 
-shapes = st.tuples(st.integers(1, 1000), st.integers(1, 1000))
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 4))  # few, so that some are alike
 
 
 @given(st.lists(shapes, max_size=60), st.integers(1, 6))
-def test_every_item_once_in_batches_of_similar_size(given_shapes, batch_size):
+def test_every_item_once_in_batches_of_one_size(given_shapes, batch_size):
     batches = batches_of(given_shapes, batch_size)
     assert sorted(item for batch in batches for item in batch) == list(enumerate(given_shapes))
     for batch in batches:
         assert 1 <= len(batch) <= batch_size
         assert [position for position, _ in batch] == sorted(position for position, _ in batch)
-        padded = max(h for _, (h, _) in batch) * max(w for _, (_, w) in batch)
-        assert all(padded <= MAX_WASTE * h * w for _, (h, w) in batch)
+        assert len({shape for _, shape in batch}) == 1  # nothing is padded
 
 
 @given(st.lists(shapes, max_size=80), st.integers(1, 5))

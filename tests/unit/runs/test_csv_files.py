@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from comics.runs.csv_files import FACE_COLUMNS, csv_table, face_row
 
-FACE = {"bbox": [1.5, 2, 3, 4], "score": 0.9, "fake_probability": 0.25, "category_id": 0}
+FACE = {
+    "bbox": [1.5, 2, 3, 4],
+    "score": 0.9,
+    "fake_probability": 0.25,
+    "category_id": 0,
+    "verdict": "unclear",
+    "unclear_because": ["small", "compressed"],
+}
 
 
 def rows_of(path):
@@ -24,6 +31,7 @@ def test_a_line_per_face(tmp_path):
     assert first == {
         "file_name": "a.jpg", "frame": "", "time_s": "", "track_id": "", "x": "1.5", "y": "2",
         "width": "3", "height": "4", "score": "0.9", "fake_probability": "0.25", "label": "real",
+        "verdict": "unclear", "unclear_because": "small compressed",
     }  # fmt: skip
     assert (second["frame"], second["time_s"], second["track_id"]) == ("5", "0.2", "3")
     assert second["label"] == "fake"
@@ -36,7 +44,25 @@ def test_any_name_survives_and_none_is_a_formula(tmp_path_factory, name):
         table.add(face_row({"file_name": name}, FACE))
     (row,) = rows_of(path)
     assert row["file_name"].removeprefix("./") == name.replace("\r", " ").removeprefix("./")
-    assert row["file_name"][0] not in "=+-@"
+    assert row["file_name"][0] not in "=+-@＝＋－＠\t\r\n"
+    assert row["file_name"].lstrip()[:1] not in tuple("=+-@＝＋－＠")
+
+
+@pytest.mark.parametrize("space", ["", " ", "\t", "\r", "\u3000", "\xa0 "])
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+def test_a_formula_is_none_however_it_begins(tmp_path, space, sign):
+    name = f"{space}{sign}cmd.png"
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": name}, FACE))
+    (row,) = rows_of(tmp_path / "r.csv")
+    assert row["file_name"] == "./" + name.replace("\r", " ")
+
+
+@pytest.mark.parametrize("name", ["a=b.png", "photo 1.png", " leading.png", "x＝1.png", "中.png"])
+def test_other_names_stay_as_they_are(tmp_path, name):
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": name}, FACE))
+    assert rows_of(tmp_path / "r.csv")[0]["file_name"] == name
 
 
 def test_an_exception_writes_nothing(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comics.inference.files import OutputNames, atomic_path, display_name, safe_name, write_bytes
+from comics.files import atomic_path, write_bytes
+from comics.inference.files import OutputNames, display_name, safe_name
 
 
 def test_file_appears_whole_and_alone(tmp_path):

@@ -12,10 +12,16 @@ from pycocotools.cocoeval import COCOeval
 
 import comics.runs
 from comics.runs.outputs import FileStatus, results_file, summarise, verdict_of
+from comics.runs.records import ImageRecord
 from comics.structures import FAKE, REAL, Faces
 
 SIZE = (30, 40)
 SCHEMA = json.loads((Path(comics.runs.__file__).parent / "results.schema.json").read_text())
+
+
+def add_image(results, *args, **kwargs):
+    record = ImageRecord.of(*args, **kwargs)
+    return results.add_texts(record.image_text, record.face_texts)
 
 
 def two_faces():
@@ -34,9 +40,9 @@ def two_faces():
 
 def write(path):
     with results_file(path, {"model": "test"}) as results:
-        results.add_image("a.jpg", two_faces())
-        results.add_image("b.jpg", Faces.empty(SIZE))
-        results.add_image("c.mp4", two_faces(), frame=5, time_s=0.2, track_ids=[7, 3])
+        add_image(results, "a.jpg", two_faces())
+        add_image(results, "b.jpg", Faces.empty(SIZE))
+        add_image(results, "c.mp4", two_faces(), frame=5, time_s=0.2, track_ids=[7, 3])
         results.add_file(FileStatus("a.jpg", "image", "ok", "forged_face_found", 2, 1))
         results.add_file(FileStatus("b.jpg", "image", "ok", "no_face_found"))
         results.add_file(FileStatus("bad.jpg", "image", "failed", reason="empty"))
@@ -53,7 +59,7 @@ def test_document_follows_its_schema(tmp_path):
     assert document["summary"]["complete"] is True and document["summary"]["pending"] == 0
     assert document["files"][2] == {
         "file_name": "bad.jpg", "kind": "image", "status": "failed", "verdict": None,
-        "faces": 0, "forged_faces": 0, "reason": "empty",
+        "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": "empty",
     }  # fmt: skip
 
 
@@ -109,11 +115,12 @@ def test_the_schema_is_one_and_knows_every_member_of_a_status():
         {"more": 1},
         {"results": [{"image_id": 1}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "failed", "verdict": None,
-                    "faces": 0, "forged_faces": 0, "reason": None}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": None,
-                    "faces": 0, "forged_faces": 0, "reason": None}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None}]},
         {"files": [{"file_name": "a", "kind": "image", "status": "ok", "verdict": "no_face_found",
-                    "faces": 0, "forged_faces": 0, "reason": None, "output": "../a.jpg"}]},
+                    "faces": 0, "forged_faces": 0, "unclear_faces": 0, "reason": None,
+                    "output": "../a.jpg"}]},
         {"images": [{"id": 1, "file_name": "v", "width": 1, "height": 1, "frame": 0}]},
     ],
 )  # fmt: skip
@@ -133,7 +140,7 @@ def test_what_is_left_is_said(tmp_path):
 
 def test_crops_are_named_face_by_face(tmp_path):
     with results_file(tmp_path / "r.json", {}) as results:
-        results.add_image("a.jpg", two_faces(), crops=["crops/a.1.jpg", "crops/a.2.jpg"])
+        add_image(results, "a.jpg", two_faces(), crops=["crops/a.1.jpg", "crops/a.2.jpg"])
     document = json.loads((tmp_path / "r.json").read_text())
     jsonschema.validate(document, SCHEMA)
     assert [entry["crop"] for entry in document["results"]] == ["crops/a.1.jpg", "crops/a.2.jpg"]
@@ -141,42 +148,48 @@ def test_crops_are_named_face_by_face(tmp_path):
 
 def test_an_exception_writes_nothing(tmp_path):
     with pytest.raises(RuntimeError), results_file(tmp_path / "r.json", {}) as results:
-        results.add_image("a.jpg", two_faces())
+        add_image(results, "a.jpg", two_faces())
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_faces_without_masks(tmp_path):
     with results_file(tmp_path / "r.json", {}) as results:
-        results.add_image("a.jpg", replace(two_faces(), masks=None))
+        add_image(results, "a.jpg", replace(two_faces(), masks=None))
     assert "segmentation" not in json.loads((tmp_path / "r.json").read_text())["results"][0]
 
 
 @pytest.mark.parametrize(
-    ("faces", "forged", "verdict"),
-    [(0, 0, "no_face_found"), (3, 0, "all_faces_real"), (3, 1, "forged_face_found")],
+    ("verdicts", "verdict"),
+    [
+        ([], "no_face_found"),
+        (["real"] * 3, "no_forgery_found"),
+        (["real", "fake", "unclear"], "forged_face_found"),
+        (["real", "unclear"], "unclear"),
+    ],
 )
-def test_no_face_is_not_all_real(faces, forged, verdict):
-    assert verdict_of(faces, forged) == verdict
+def test_no_face_is_not_no_forgery(verdicts, verdict):
+    assert verdict_of(verdicts) == verdict
 
 
 def test_summary_counts():
     files = [
         FileStatus("a", "image", "ok", "forged_face_found", 3, 1),
-        FileStatus("b", "video", "partial", "all_faces_real", 2, 0),
+        FileStatus("b", "video", "partial", "no_forgery_found", 2, 0),
         FileStatus("c", "image", "failed", reason="x"),
     ]
     summary = summarise(files)
     assert summary == {
-        "files": 3, "ok": 1, "partial": 1, "failed": 1, "no_face_found": 0, "all_faces_real": 1,
-        "forged_face_found": 1, "faces": 5, "forged_faces": 1,
+        "files": 3, "ok": 1, "partial": 1, "failed": 1, "no_face_found": 0, "no_forgery_found": 1,
+        "unclear": 0,
+        "forged_face_found": 1, "faces": 5, "forged_faces": 1, "unclear_faces": 0,
     }  # fmt: skip
 
 
 def test_nothing_accumulates_in_memory(tmp_path):
     with results_file(tmp_path / "r.json", {}) as results:
         for number in range(300):
-            results.add_image("v.mp4", two_faces(), frame=number, time_s=number / 25)
+            add_image(results, "v.mp4", two_faces(), frame=number, time_s=number / 25)
         held = [v for v in vars(results).values() if isinstance(v, (list, dict, np.ndarray))]
         assert not any(held)
     assert len(json.loads((tmp_path / "r.json").read_text())["results"]) == 600

@@ -44,7 +44,7 @@ def test_pictures_and_videos_of_a_folder(tmp_path, encode_video, make_scene, pat
     assert {f.file_name: f.verdict for f in files} == {
         str(folder / "fake.png"): "forged_face_found",
         str(folder / "none.png"): "no_face_found",
-        str(folder / "real.png"): "all_faces_real",
+        str(folder / "real.png"): "no_forgery_found",
         str(folder / "sub" / "both.png"): "forged_face_found",
         str(folder / "video.mp4"): "forged_face_found",
     }
@@ -215,11 +215,20 @@ def test_options_below_one_are_refused(tmp_path, name):
 
 def test_lines_for_people():
     assert describe(FileStatus("a.jpg", "image", "ok", "no_face_found")).endswith("no face found")
-    real = FileStatus("a.jpg", "image", "ok", "all_faces_real", 2)
+    real = FileStatus("a.jpg", "image", "ok", "no_forgery_found", 2)
     assert describe(real).endswith("a.jpg: 2 faces, none forged")
     failed = FileStatus("a.jpg", "image", "failed", reason="the file is empty")
     assert describe(failed) == "FAILED   a.jpg: the file is empty"
     counts = dict.fromkeys(
-        ("files", "forged_face_found", "all_faces_real", "no_face_found", "partial", "failed"), 1
+        (
+            "files",
+            "forged_face_found",
+            "unclear",
+            "no_forgery_found",
+            "no_face_found",
+            "partial",
+            "failed",
+        ),
+        1,
     )
     assert describe_summary(counts).startswith("1 file: 1 with a forged face")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import FileStatus
+from comics.runs.records import ImageRecord
 from comics.runs.state import (
     ENTRIES,
     FILES,
@@ -40,9 +41,14 @@ def files(tmp_path):
     return [InputFile(folder / name, PurePath(name)) for name in names]
 
 
+def images(state, finished):
+    """(entry of the picture or frame, entries of its faces) of a finished file."""
+    return [(one.image, one.faces) for one in state.file_record(finished).images()]
+
+
 def finish(state, file, frames=1):
     for frame in range(frames):
-        state.add_image(file.name, one_face(), frame, frame / 25, track_ids=[4])
+        state.add(ImageRecord.of(file.name, one_face(), frame, frame / 25, track_ids=[4]))
     status = FileStatus(file.name, "video", "ok", "forged_face_found", frames, frames)
     return state.finish(file_key(file), status, PurePath("sub/x"))
 
@@ -51,14 +57,14 @@ def test_what_is_finished_is_known_again_with_its_entries(tmp_path, files):
     with open_state(tmp_path / "out", SETTINGS) as state:
         assert not any(state.finished(file) for file in files)
         before = [finish(state, files[0], 3), finish(state, files[2], 0)]
-        entries = list(state.entries(before[0]))
+        entries = list(images(state, before[0]))
     with open_state(tmp_path / "out", SETTINGS) as state:
         assert [state.finished(f) for f in files] == [before[0], None, before[1]]
-        assert list(state.entries(before[0])) == entries
-        assert list(state.entries(before[1])) == []
+        assert list(images(state, before[0])) == entries
+        assert list(images(state, before[1])) == []
         assert state.bases() == [PurePath("sub/x")] * 2
         after = finish(state, files[1])
-        assert len(list(state.entries(after))) == 1
+        assert len(list(images(state, after))) == 1
     image, faces = entries[2]
     assert (image["frame"], image["width"], image["height"]) == (2, 12, 10)
     assert faces[0]["bbox"] == [1, 2, 4, 6] and faces[0]["track_id"] == 4
@@ -93,9 +99,9 @@ def test_whatever_a_killed_run_leaves_behind_is_cut_off(tmp_path_factory, shares
             whole = length <= ends[0] and finished.end <= ends[1]
             if whole:
                 assert state.finished(file) == finished
-                assert len(list(state.entries(finished))) == 1 + position
+                assert len(list(images(state, finished))) == 1 + position
         again = [finish(state, file) for file in files if state.finished(file) is None]
-        assert all(len(list(state.entries(one))) == 1 for one in again)
+        assert all(len(list(images(state, one))) == 1 for one in again)
     with open_state(out, SETTINGS) as state:
         assert all(state.finished(file) for file in files)
 
@@ -112,10 +118,10 @@ def test_a_file_that_changed_is_not_finished(tmp_path, files):
 def test_entries_of_a_file_that_is_given_up_are_dropped(tmp_path, files):
     with open_state(tmp_path / "out", SETTINGS) as state:
         first = finish(state, files[0])
-        state.add_image("half", one_face())
+        state.add(ImageRecord.of("half", one_face()))
         state.discard()
         second = finish(state, files[1], 2)
-        assert [i["file_name"] for i, _ in state.entries(second)] == [files[1].name] * 2
+        assert [i["file_name"] for i, _ in images(state, second)] == [files[1].name] * 2
         assert first.end == second.start
 
 
@@ -123,7 +129,7 @@ def test_live_sources_are_not_remembered(tmp_path):
     live = InputFile(Path("webcam:0"), PurePath("webcam_0"), live="webcam:0")
     assert file_key(live) is None
     with open_state(tmp_path / "out", SETTINGS) as state:
-        assert len(list(state.entries(finish(state, live, 2)))) == 2
+        assert len(list(images(state, finish(state, live, 2)))) == 2
     with open_state(tmp_path / "out", SETTINGS) as state:
         assert state.finished(live) is None
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from comics.structures import Faces
-
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
 pytest.importorskip("python_multipart", reason="needs the extra 'serve'")
+
+from comics.server.connections import limited_protocol  # noqa: E402
+from comics.server.limits import ServerLimits  # noqa: E402
+from comics.structures import Faces  # noqa: E402
 
 RED, BLUE, GREY = (220, 20, 20), (20, 20, 220), (128, 128, 128)
 
@@ -97,9 +99,13 @@ def listening():
     """Context manager that serves an application; yields its address."""
 
     @contextlib.contextmanager
-    def serve(app, grace_s=10):
+    def serve(app, grace_s=10, limits=None):
         config = uvicorn.Config(
-            app, port=0, log_config=None, http="h11", timeout_graceful_shutdown=grace_s
+            app,
+            port=0,
+            log_config=None,
+            http=limited_protocol(limits or ServerLimits()),
+            timeout_graceful_shutdown=grace_s,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)

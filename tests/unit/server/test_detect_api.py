@@ -1,16 +1,23 @@
+import errno
+import io
 import json
 import re
+import struct
+import tempfile
+import zlib
 from importlib.resources import files
 
 import jsonschema
 import numpy as np
 import pytest
+import starlette.formparsers
 from PIL import Image
 from starlette.testclient import TestClient
 
 from comics.server import app as server_app
-from comics.server import gate
+from comics.server import detection, gate
 from comics.server.app import build_app
+from comics.server.detection import frames_at_once
 from comics.server.errors import CODES
 from comics.server.limits import ServerLimits
 
@@ -23,7 +30,7 @@ HOSTILE = '../../etc/"><script>alert(1)</script>\u202e.jpg'
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Where uploads lie for a while."""
-    monkeypatch.setattr(server_app.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
@@ -47,7 +54,7 @@ def refused(answer, status, code):
 
 @pytest.mark.parametrize(
     ("colour", "verdict", "labels"),
-    [(RED, "forged_face_found", [1]), (BLUE, "all_faces_real", [0]), (GREY, "no_face_found", [])],
+    [(RED, "forged_face_found", [1]), (BLUE, "no_forgery_found", [0]), (GREY, "no_face_found", [])],
 )
 def test_a_picture(client, make_picture, colour, verdict, labels, folders):
     answer = send(client, make_picture(colour))
@@ -137,6 +144,32 @@ def test_a_video_that_is_cut_is_looked_at_up_to_the_cut(client, make_video):
     assert file["verdict"] == "forged_face_found"
 
 
+@pytest.mark.parametrize("side", [14_000, 20_000, 30_000])  # Pillow has limits of its own
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"])
+def test_hundreds_of_megapixels_are_too_many_in_every_format(client, form, side, predictor):
+    """Of files whose headers say so; their pixels are not there."""
+    refused(send(client, headers_of(form, side), "a"), 413, "too_many_pixels")
+    assert predictor.pictures == 0
+
+
+def headers_of(form, side):
+    """A file of a format that says it has side x side pixels, made by patching a small one."""
+    small = io.BytesIO()
+    Image.new("RGB", (251, 241)).save(small, form)
+    content = small.getvalue()
+    if form == "PPM":
+        return content.replace(b"251 241", f"{side} {side}".encode(), 1)
+    if form == "PNG":
+        header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+        check = struct.pack(">I", zlib.crc32(header))
+        return content[:12] + header + check + content[33:]
+    size = {"GIF": "<H", "BMP": "<i", "TIFF": "<I", "JPEG2000": ">I"}[form]
+    for old in (251, 241):
+        assert struct.pack(size, old) in content, form
+        content = content.replace(struct.pack(size, old), struct.pack(size, side))
+    return content
+
+
 def test_limits_of_pixels_and_length(client, make_picture, make_video, predictor):
     message = refused(send(client, make_picture(size=(300, 400))), 413, "too_many_pixels")
     assert "120000" in message and "100000" in message
@@ -146,10 +179,30 @@ def test_limits_of_pixels_and_length(client, make_picture, make_video, predictor
     assert send(client, make_video(1.9)).status_code == 200
 
 
+def test_large_frames_go_through_the_model_one_by_one():
+    limits = ServerLimits(decoded_bytes=1_000_000)
+    assert frames_at_once(1000, limits) == 4
+    assert frames_at_once(50_000, limits) == 2  # 3 x 2 x 150 kB are within, 3 x 3 x are not
+    assert frames_at_once(500_000, limits) == frames_at_once(50_000_000, limits) == 1
+
+
+@pytest.mark.parametrize("side, most", [(32, 4), (160, 1)])
+def test_frames_at_once_depend_on_their_bytes(predictor, folders, make_video, side, most):
+    predict, at_once = predictor.predict, []
+
+    def counted(images):
+        at_once.append(len(images))
+        return predict(images)
+
+    predictor.predict = counted
+    limits = ServerLimits(video_fps=50, decoded_bytes=200_000)
+    with TestClient(build_app(predictor, limits)) as client:
+        assert send(client, make_video(1.2, size=(side, side)), "a.mp4").status_code == 200
+    assert max(at_once) == most and sum(at_once) == 12
+
+
 def test_a_video_that_hides_its_length(client, make_video, monkeypatch):
     """Frames are counted by their times, whatever the header says."""
-    from comics.server import detection
-
     monkeypatch.setattr(detection.av, "time_base", 10**12)
     refused(send(client, make_video(2.6)), 413, "video_too_long")
 
@@ -229,12 +282,17 @@ def test_pages_of_other_sites_may_not_use_it(predictor, make_picture):
             {"host": "evil.example"}, {"host": ""}, {"host": "[::1"},
             {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
             {"origin": "https://evil.example"}, {"origin": "null"},
+            {"origin": "http://localhost:9000"}, {"origin": "http://localhost"},
+            {"origin": "https://localhost:8000"}, {"origin": "http://[::1"},
         ):  # fmt: skip
             refused(send(client, make_picture(), headers=headers), 403, "forbidden")
         for headers in (
             {"host": "[::1]:8000"}, {"host": "LOCALHOST"},
             {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"},
-            {"origin": "http://localhost:8000"},
+            {"origin": "http://localhost:8000"}, {"origin": "HTTP://LocalHost:8000"},
+            {"origin": "http://localhost", "host": "localhost"},
+            {"origin": "http://localhost", "host": "localhost:80"},
+            {"origin": "https://localhost", "host": "localhost:443", "x-forwarded-proto": "https"},
         ):  # fmt: skip
             assert send(client, make_picture(), headers=headers).status_code == 200, headers
 
@@ -251,6 +309,47 @@ def test_the_page_lets_only_its_own_script_run(client):
     assert "://" not in re.sub(r"http://www.w3.org/2000/svg", "", answer.text)
 
 
+def test_head_is_answered_as_get_without_a_body(client):
+    for path in ("/", "/healthz"):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code == 200, path
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def full_disk(*_args, **_options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_not_the_clients_fault(client, make_picture, monkeypatch, caplog, folders):
+    """Wherever it shows: in the form, in the upload's folder, in its copy, in the results."""
+    for place, name in (
+        (starlette.formparsers.SpooledTemporaryFile, "write"),
+        (tempfile, "mkdtemp"),
+        (server_app, "_save"),
+        (detection, "run_inference"),
+    ):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full_disk)
+            answer = send(client, make_picture())
+            assert "space" in refused(answer, 507, "storage_full"), name
+        assert int(answer.headers["retry-after"]) > 0
+        assert [r.levelname for r in caplog.records if "No space left" in r.getMessage()] == [
+            "ERROR"
+        ]
+        assert list(folders.iterdir()) == []
+    assert send(client, make_picture()).status_code == 200
+
+
+def test_other_faults_of_the_disk_are_no_full_disk(predictor, make_picture, monkeypatch, folders):
+    def broken(*_args, **_options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(detection, "run_inference", broken)
+    with TestClient(build_app(predictor), raise_server_exceptions=False) as client:
+        refused(send(client, make_picture()), 500, "internal_error")
+
+
 def test_health_and_description(client):
     health = client.get("/healthz").json()
     assert health["status"] == "ok" and health["places"] == 3 and health["uploads"] == 0
@@ -258,7 +357,7 @@ def test_health_and_description(client):
     description = client.get("/openapi.json").json()
     operation = description["paths"]["/api/detect"]["post"]
     assert set(operation["responses"]) == {
-        "200", "400", "403", "408", "413", "415", "422", "500", "503",
+        "200", "400", "403", "408", "413", "415", "422", "500", "503", "507",
     }  # fmt: skip
     references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(description))
     assert "components/schemas/Results" in references

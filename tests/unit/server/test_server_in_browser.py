@@ -94,7 +94,7 @@ def test_the_results_can_be_saved(page, make_picture):
         page.get_by_text("Download the results").click()
     results = json.loads(download.value.path().read_text())
     assert results["files"][0]["file_name"] == "photo.png"
-    assert page.locator("#verdict").inner_text() == "All faces real"
+    assert page.locator("#verdict").inner_text() == "No forgery found"
 
 
 def test_a_video_with_its_boxes_and_timeline(page, make_video):

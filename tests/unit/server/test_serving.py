@@ -3,12 +3,12 @@
 import concurrent.futures
 import json
 import socket
+import tempfile
 import threading
 import time
 
 import pytest
 
-from comics.server import app as server_app
 from comics.server import gate
 from comics.server.app import build_app
 from comics.server.limits import ServerLimits
@@ -19,7 +19,7 @@ httpx = pytest.importorskip("httpx2")
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Where uploads lie for a while."""
-    monkeypatch.setattr(server_app.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from comics.inference.draw import draw_faces
 from comics.video.frames import Selection
-from comics.video.reader import Frame, VideoError, VideoReader, upright
+from comics.video.reader import Frame, VideoError, VideoReader
 from comics.video.stream import process_video
 
 MAX_PIXELS = 1_000_000
@@ -85,14 +85,6 @@ def test_rotated_video_is_turned_upright(
         first = next(container.decode(video=0))
     assert (first.height, first.width) == expected.shape[:2]
     assert first.rotation == 0
-
-
-@pytest.mark.parametrize("rotation", [0, 90, -90, 180, 270, 89, -181])
-def test_upright_agrees_with_pillow(rotation):
-    image = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
-    nearest = round(rotation / 90) * 90
-    expected = np.asarray(Image.fromarray(image).rotate(nearest, expand=True))
-    assert (upright(image, rotation) == expected).all()
 
 
 def test_odd_sizes_are_padded_to_even(tmp_path, encode_video, make_scene, patch_predictor):

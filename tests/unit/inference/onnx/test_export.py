@@ -26,8 +26,6 @@ from comics.inference.onnx.graphs import Graph, detector_graphs  # noqa: E402
 from comics.inference.onnx.models import OnnxFaceMethod  # noqa: E402
 from comics.inference.onnx.predictor import OnnxPredictor  # noqa: E402
 
-PLAIN = sorted(name for name, _ in DETECTORS)
-ALL = [*PLAIN, *(f"COMICS{name}" for name in PLAIN)]
 QUICK = "COMICSBlendMask"  # tracing takes ten seconds or so: one of the detectors stands for all
 # So that a network of random weights finds faces whose scores differ
 EAGER = [
@@ -41,10 +39,6 @@ FACE = ["MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallRes
 BATCHES = [(1, (140, 200)), (3, (225, 130))]  # number of images, their size
 TOLERANCE = 1e-4
 CALIBRATION_STEPS = 30  # with a momentum of 0.1, what is left of the initial statistics is 4 %
-
-
-def slow_unless(quick, names):
-    return [n if n == quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def save_eager(path, cfg, metadata=None, calibrated=False):
@@ -136,9 +130,8 @@ def assert_same(found, expected, outliers=0.0):
             assert (ours.masks ^ theirs.masks).sum() <= 1e-4 * theirs.masks.sum()
 
 
-@pytest.mark.parametrize("name", slow_unless(QUICK, ALL))
-def test_a_detector_finds_the_same(exported, name):
-    weights, path = exported(name)
+def test_a_detector_finds_the_same(exported, any_detector):
+    weights, path = exported(any_detector)
     model, _, _ = load_model(weights)
     ours = load_predictor(path, "cpu")
     assert isinstance(ours, OnnxPredictor)
@@ -149,10 +142,10 @@ def test_a_detector_finds_the_same(exported, name):
             expected = model(images, output_sizes=sizes)
         assert all(len(faces) > 3 for faces in expected)
         assert any(faces.masks is not None and faces.masks.any() for faces in expected) == (
-            "FCOS" not in name
+            "FCOS" not in any_detector
         )
         # A cell at the threshold of a mask is part of its mean score, or is not
-        outliers = 0.02 if "SOLOv2" in name else 0.0
+        outliers = 0.02 if "SOLOv2" in any_detector else 0.0
         assert_same(ours.model(images, output_sizes=sizes), expected, outliers)
     theirs = load_predictor(weights, "cpu")
     for image in pictures(2, (300, 250)):  # verdicts
@@ -357,7 +350,7 @@ def test_differences(found, difference):
         def forward(self, x):
             return torch.tensor([1.0, -4.0]), torch.zeros(2) + 0.5
 
-    graph = Graph(Module(), {}, {}, ("a", "b"), ({"x": torch.zeros(1)},))
+    graph = Graph(Module(), (), ({"x": torch.zeros(1)},))
     value = compare(graph, Runs(torch.tensor(found), torch.zeros(2) + 0.5))
     assert value == pytest.approx(difference)
     assert compare(graph, Runs(torch.tensor([1.0, -4.0]), torch.full((2,), 0.75))) == 0.25

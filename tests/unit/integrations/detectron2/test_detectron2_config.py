@@ -21,10 +21,19 @@ from comics.integrations.detectron2.config import (  # noqa: E402
     load_config,
     to_comics_config,
 )
+from comics.integrations.runtime import (  # noqa: E402
+    DETECTRON2_MODELS,
+    architecture_of,
+    read_yaml,
+)
+from comics.modeling.face_forensics import FACE_METHOD  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
+# By what they hold, not by where they lie: face methods run in the native runtime only
 DETECTOR_CONFIGS = [
-    p for p in sorted(CONFIGS.rglob("*.yaml")) if not {"Face", "Detectron2"} & set(p.parts)
+    path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if architecture_of(read_yaml(path), []) not in (FACE_METHOD, *DETECTRON2_MODELS)
 ]
 OWN = CONFIGS / "Detectron2" / "COMICS-Mask-RCNN_R_50_FPN_1x.yaml"
 ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -39,6 +48,62 @@ def test_a_shipped_file_means_the_same_in_both_runtimes(path):
     plain.merge_from_file(str(path))
     plain.MODEL.DEVICE = "cpu"
     assert leaves(to_comics_config(plain)) == native
+
+
+def test_adding_our_keys_touches_none_of_detectron2s():
+    before = leaves(get_cfg())
+    cfg = get_cfg()
+    add_comics_config(cfg)
+    after = leaves(cfg)
+    assert {key: after[key] for key in before} == before
+    assert {key: type(after[key]) for key in before} == {k: type(v) for k, v in before.items()}
+    assert leaves(get_comics_cfg()).keys() <= after.keys()
+    assert leaves(get_cfg()) == before  # Detectron2's own are not ours to change
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ZOO,
+        "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml",
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+        "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
+        "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
+    ],
+)
+def test_a_file_of_the_model_zoo_is_what_it_is_without_our_keys(name):
+    path = model_zoo.get_config_file(name)
+    theirs, with_ours = get_cfg(), get_cfg()
+    add_comics_config(with_ours)
+    for cfg in (theirs, with_ours):
+        cfg.merge_from_file(path)
+        cfg.merge_from_list(["SOLVER.BASE_LR", "0.5"])
+    found = leaves(with_ours)
+    assert {key: found[key] for key in leaves(theirs)} == leaves(theirs)
+    assert leaves(with_ours.clone()) == found and type(with_ours.clone()) is type(with_ours)
+
+
+def test_our_defaults_come_with_the_name_of_our_model():
+    cfg = get_cfg()
+    add_comics_config(cfg)
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "COMICSBlendMask"])
+    expected = leaves(load_native()) | {"MODEL.DEVICE": cfg.MODEL.DEVICE}
+    assert leaves(to_comics_config(cfg)) == expected
+    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
+    cfg.merge_from_list(["INPUT.FORMAT", "BGR"])  # a default of Detectron2's, but set
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "COMICSFCOS"])
+    assert cfg.INPUT.FORMAT == "BGR"
+
+
+def test_detectron2s_rcnn_with_comics_keeps_its_defaults():
+    before = leaves(get_cfg())
+    cfg = get_cfg()
+    add_comics_config(cfg)
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "COMICSGeneralizedRCNN"])
+    found = leaves(cfg)
+    changed = {key for key in before if found[key] != before[key]}
+    assert changed == {"MODEL.META_ARCHITECTURE"}
+    assert cfg.MODEL.COMICS.PROPOSAL.LEVELS == ["p2", "p3", "p4", "p5"]
 
 
 def test_every_key_of_both_is_there_in_its_own_type():

@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from comics.config import get_cfg
+from comics.config import CfgNode, get_cfg
+from comics.config.renamed import with_new_names, words_with_new_names
 from comics.integrations.weights import convert_adelaidet
 from comics.modeling.detectors.base import Detector
 from comics.modeling.weights import load_state
@@ -32,7 +33,7 @@ def unpack(bits: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Reference:
-    """A fixture file, and models built from it."""
+    """A recording, full or as it ships, and models built from it."""
 
     data: dict
     architecture: str
@@ -40,10 +41,11 @@ class Reference:
 
     def model(self, *overrides) -> Detector:
         cfg = get_cfg()
-        take_known(cfg.MODEL, yaml.safe_load(self.data["cfg_yaml"])["MODEL"])
+        theirs = with_new_names(CfgNode(yaml.safe_load(self.data["cfg_yaml"])))
+        take_known(cfg.MODEL, theirs.MODEL)
         cfg.INPUT.FORMAT = "BGR"
         cfg.MODEL.BLENDMASK.PASTE_CLIPPED = True  # the peer's rule
-        cfg.merge_from_list([*self.settings, *overrides])
+        cfg.merge_from_list(words_with_new_names([*self.settings, *overrides]))
         model = DETECTORS.get(self.architecture).from_config(cfg)
         converted, unmatched = convert_adelaidet(self.data["state_dict"])
         assert unmatched == []
@@ -86,53 +88,46 @@ def extra_buffers(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def load_reference(
-    shared_dir, name: str, architecture: str, settings: tuple[str, ...] = ()
+    adelaidet, name: str, architecture: str, settings: tuple[str, ...] = ()
 ) -> Reference:
-    path = shared_dir / "fixtures" / "adelaidet" / f"{name}.pt"
-    return Reference(torch.load(path, weights_only=True), architecture, settings)
+    return Reference(adelaidet.model(name), architecture, settings)
 
 
 @pytest.fixture(scope="module")
-def fcos_reference(shared_dir) -> Reference:
-    return load_reference(shared_dir, "fcos", "FCOS")
+def fcos_reference(adelaidet) -> Reference:
+    return load_reference(adelaidet, "fcos", "FCOS")
 
 
 @pytest.fixture(scope="module")
-def blendmask_reference(shared_dir) -> Reference:
-    return load_reference(shared_dir, "blendmask", "BlendMask")
+def blendmask_reference(adelaidet) -> Reference:
+    return load_reference(adelaidet, "blendmask", "BlendMask")
 
 
 @pytest.fixture(scope="module")
-def condinst_reference(shared_dir) -> Reference:
-    return load_reference(shared_dir, "condinst", "CondInst")
+def condinst_reference(adelaidet) -> Reference:
+    return load_reference(adelaidet, "condinst", "CondInst")
 
 
 @pytest.fixture(scope="module")
-def solov2_reference(shared_dir) -> Reference:
+def solov2_reference(adelaidet) -> Reference:
     settings = ("MODEL.FPN.TOP_BLOCK", "pool", "MODEL.SOLOV2.MASK_TARGETS", "opencv")
-    return load_reference(shared_dir, "solov2", "SOLOv2", settings)
+    return load_reference(adelaidet, "solov2", "SOLOv2", settings)
 
 
-def load_meinst(shared_dir, name: str) -> Reference:
+def load_meinst(adelaidet, name: str) -> Reference:
     """With the basis of the state dict, and the peer's way of pasting."""
     settings = ("MODEL.MEInst.FLAG_PARAMETERS", "True", "MODEL.MEInst.PASTE_CLIPPED", "True")
-    return load_reference(shared_dir, name, "MEInst", settings)
+    return load_reference(adelaidet, name, "MEInst", settings)
 
 
 @pytest.fixture(scope="module")
-def meinst_reference(shared_dir) -> Reference:
-    return load_meinst(shared_dir, "meinst")
+def meinst_reference(adelaidet) -> Reference:
+    return load_meinst(adelaidet, "meinst")
 
 
 @pytest.fixture(scope="module")
-def meinst_dcn_reference(shared_dir) -> Reference:
-    return load_meinst(shared_dir, "meinst_dcn")
-
-
-@pytest.fixture(scope="session")
-def components(shared_dir) -> dict:
-    path = shared_dir / "fixtures" / "adelaidet" / "components.pt"
-    return torch.load(path, weights_only=True)
+def meinst_dcn_reference(adelaidet) -> Reference:
+    return load_meinst(adelaidet, "meinst_dcn")
 
 
 @pytest.fixture(scope="session")

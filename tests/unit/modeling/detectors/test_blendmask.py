@@ -5,10 +5,10 @@ import torch
 from torch import distributed
 
 from comics.config import load_config
-from comics.modeling.detectors.blendmask import BlendMask, semantic_labels
-from comics.modeling.detectors.fcos import FCOS
-from comics.modeling.detectors.fcos_losses import FCOSLoss, mean_over_processes
-from comics.modeling.detectors.fcos_selection import Detections
+from comics.modeling.detectors.blendmask import BlendMask
+from comics.modeling.detectors.blendmask.detector import semantic_labels
+from comics.modeling.detectors.fcos import FCOS, Detections
+from comics.modeling.detectors.fcos.training import FCOSLoss, mean_over_processes
 from comics.structures import Faces
 
 TINY = [

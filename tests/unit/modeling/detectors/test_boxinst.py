@@ -7,7 +7,8 @@ import torch
 
 from comics.config import load_config
 from comics.modeling.detectors.base import ImageBatch
-from comics.modeling.detectors.boxinst import (
+from comics.modeling.detectors.condinst import CondInst
+from comics.modeling.detectors.condinst.boxinst import (
     BoxSupervision,
     box_bitmaps,
     colour_similarity,
@@ -15,7 +16,6 @@ from comics.modeling.detectors.boxinst import (
     projection_loss,
     rgb_pixels,
 )
-from comics.modeling.detectors.condinst import CondInst
 from comics.structures import Faces
 
 TINY = [

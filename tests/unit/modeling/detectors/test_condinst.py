@@ -7,15 +7,15 @@ from torch.nn import functional
 from comics.config import load_config
 from comics.modeling.build import build_model
 from comics.modeling.detectors.condinst import CondInst
-from comics.modeling.detectors.condinst_masks import (
+from comics.modeling.detectors.condinst.dynamic_head import (
     DynamicMaskHead,
     MaskQueries,
     best_per_face,
-    full_size_masks,
     random_subset,
-    sampled_masks,
 )
-from comics.modeling.detectors.mask_branch import MaskBranch, pad_masks, smallest_mask_labels
+from comics.modeling.detectors.condinst.mask_branch import MaskBranch, smallest_mask_labels
+from comics.modeling.detectors.target_masks import pad_masks, sampled_masks
+from comics.ops.mask_parts import draw_parts, grid_parts
 from comics.ops.upsampling import aligned_upsample
 from comics.structures import Faces
 
@@ -92,6 +92,11 @@ def test_dynamic_head_equals_a_loop_over_cells(coordinates, layers):
                     values = values if index == layers - 1 else values.relu()
                 assert found[n, row, column].item() == pytest.approx(values.item(), abs=1e-4)
     assert next(numbers, None) is None
+
+
+def full_size_masks(soft, stride, size, output_size):
+    parts = grid_parts(soft, stride=stride, size=size, output_size=output_size, aligned=True)
+    return draw_parts(parts, output_size)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +245,7 @@ def test_a_batch_gives_each_image_its_own_masks():
 
 
 def test_nothing_found_gives_empty_masks():
-    model = tiny("MODEL.FCOS.INFERENCE_TH_TEST", "0.999").eval()
+    model = tiny("MODEL.FCOS.SCORE_THRESH_TEST", "0.999").eval()
     with torch.no_grad():
         found = model([sample()[0]])[0]
     assert found.masks.shape == (0, 64, 96)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from adelaidet_reference import assert_close
 
-from comics.modeling.detectors.fcos_targets import level_locations
+from comics.modeling.detectors.cells import level_locations
 
 VARIANTS = (
     "thresh_0.3",
@@ -38,7 +39,7 @@ def test_pyramid_and_head(fcos_reference):
     features = model.extract_features(batch)
     expected = fcos_reference.data["intermediate"]
     for level, value in expected["features"].items():
-        torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
+        assert_close(features[level], value, rtol=1e-3, atol=2e-3)
     head = model.head([features[level] for level in model.levels])
     for ours, theirs in (
         (head.class_logits, expected["cls_logits"]),
@@ -46,7 +47,7 @@ def test_pyramid_and_head(fcos_reference):
         (head.quality_logits, expected["ctr_logits"]),
     ):
         for mine, value in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-3)
+            assert_close(mine, value, rtol=1e-3, atol=1e-3)
     (found,) = model.detections(model.dense(features))
     before = expected["detections_before_postprocess"]
     torch.testing.assert_close(found.boxes, before["boxes"], rtol=0, atol=0.02)

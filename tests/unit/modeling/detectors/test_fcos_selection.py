@@ -5,7 +5,7 @@ import math
 import torch
 from torchvision.ops import box_iou
 
-from comics.modeling.detectors.fcos_selection import Selector
+from comics.modeling.detectors.fcos import Selector
 
 STRIDES = (8, 16)
 

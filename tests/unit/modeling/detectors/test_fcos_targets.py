@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comics.modeling.detectors.fcos_targets import TargetAssigner, level_locations
+from comics.modeling.detectors.cells import level_locations
+from comics.modeling.detectors.fcos import TargetAssigner
 
 STRIDES, BOUNDS = (8, 16, 32), (24, 48)
 SIZES = [(8, 10), (4, 5), (2, 3)]

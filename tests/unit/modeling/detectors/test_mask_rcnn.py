@@ -7,9 +7,10 @@ from torch.testing import assert_close
 from comics.config import load_config
 from comics.integrations.weights import convert_detectron2
 from comics.modeling.detectors.base import LevelProposals
-from comics.modeling.detectors.mask_rcnn import MaskRCNN, to_faces
-from comics.modeling.detectors.mask_rcnn_heads import BoxDetections
-from comics.modeling.detectors.mask_rcnn_sampling import SampledProposals
+from comics.modeling.detectors.mask_rcnn import MaskRCNN
+from comics.modeling.detectors.mask_rcnn.detector import to_candidates
+from comics.modeling.detectors.mask_rcnn.heads import BoxDetections
+from comics.modeling.detectors.mask_rcnn.sampling import SampledProposals
 from comics.ops.boxes import box_iou
 from comics.structures import Faces
 
@@ -196,7 +197,7 @@ def test_boxes_and_masks_are_scaled_clipped_and_pasted():
     soft = torch.zeros(3, 28, 28)
     soft[0] = 1.0
     soft[2, :14] = 1.0
-    faces = to_faces(found, soft, (50, 60), (100, 60))
+    faces = to_candidates(found, soft, (50, 60)).drawn((100, 60))
     assert faces.boxes.tolist() == [[10, 20, 30, 80], [0, 0, 60, 100]]
     assert faces.labels.tolist() == [1, 0]
     middle = faces.masks[0, 50].nonzero()[:, 0]  # bilinear sampling rounds a mask's corners

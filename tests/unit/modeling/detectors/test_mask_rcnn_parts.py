@@ -8,15 +8,15 @@ from torch.nn import functional
 from torch.testing import assert_close
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from comics.modeling.detectors.mask_rcnn_heads import BoxHead, MaskHead, mask_loss
-from comics.modeling.detectors.mask_rcnn_pooler import PyramidPooler
-from comics.modeling.detectors.mask_rcnn_rpn import (
+from comics.modeling.detectors.anchors import PyramidAnchors
+from comics.modeling.detectors.mask_rcnn.heads import BoxHead, MaskHead, mask_loss
+from comics.modeling.detectors.mask_rcnn.proposals import (
     OverlapMatcher,
     ProposalHead,
     ProposalNetwork,
-    PyramidAnchors,
 )
-from comics.modeling.detectors.mask_rcnn_sampling import ProposalSampler, SampledProposals
+from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, SampledProposals
+from comics.modeling.detectors.pooling import PyramidPooler
 from comics.structures import Faces
 
 LEVELS, STRIDES = ("p2", "p3", "p4", "p5"), (4, 8, 16, 32)

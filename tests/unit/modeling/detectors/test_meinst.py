@@ -10,10 +10,9 @@ from scipy.fft import dctn
 from comics.config import load_config
 from comics.modeling.build import load_model
 from comics.modeling.detectors.base import TrainingOutput
-from comics.modeling.detectors.fcos import FCOS
-from comics.modeling.detectors.fcos_selection import Detections
-from comics.modeling.detectors.meinst import GlobalConv, MEInst, with_fcos_keys
-from comics.modeling.detectors.meinst_coding import (
+from comics.modeling.detectors.fcos import FCOS, Detections
+from comics.modeling.detectors.meinst import MEInst
+from comics.modeling.detectors.meinst.coding import (
     MaskBasis,
     MaskBasisError,
     MaskCoding,
@@ -21,6 +20,7 @@ from comics.modeling.detectors.meinst_coding import (
     read_basis,
     soft_logits,
 )
+from comics.modeling.detectors.meinst.detector import GlobalConv, with_fcos_keys
 from comics.modeling.layers import DeformableConv
 from comics.modeling.weights import save_weights
 from comics.structures import Faces

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from comics.config import load_config
-from comics.modeling.detectors.solov2 import SOLOv2, pyramid_cells
-from comics.modeling.detectors.solov2_heads import InstanceOutput
-from comics.modeling.detectors.solov2_selection import MaskDetections
+from comics.modeling.detectors.solov2 import SOLOv2
+from comics.modeling.detectors.solov2.detector import pyramid_cells
+from comics.modeling.detectors.solov2.heads import InstanceOutput
+from comics.modeling.detectors.solov2.selection import MaskDetections
 from comics.structures import Faces
 
 STAGES = "['res2', 'res3', 'res4', 'res5']"
@@ -130,7 +131,7 @@ def test_without_masks_the_boxes_are_the_same():
 
 
 def test_nothing_found_gives_empty_results_of_the_right_types():
-    model = tiny("MODEL.SOLOV2.SCORE_THR", "0.99").eval()
+    model = tiny("MODEL.SOLOV2.SCORE_THRESH_TEST", "0.99").eval()
     with torch.no_grad():
         (faces,) = model([sample()[0]], output_sizes=[(30, 40)])
     assert len(faces) == 0

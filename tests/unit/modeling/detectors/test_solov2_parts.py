@@ -6,17 +6,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from comics.modeling.detectors.solov2_heads import with_coordinates
-from comics.modeling.detectors.solov2_selection import (
+from comics.modeling.detectors.solov2.heads import with_coordinates
+from comics.modeling.detectors.solov2.selection import (
     MaskSelector,
-    enlarge_masks,
     greedy_nms,
-    mask_boxes,
     matrix_decay,
     same_class_overlap,
     suppress_points,
 )
-from comics.modeling.detectors.solov2_targets import CellAssigner, shrink_masks
+from comics.modeling.detectors.solov2.targets import CellAssigner, shrink_masks
+from comics.ops.mask_parts import draw_parts, grid_parts, mask_boxes, part_boxes
 from comics.structures import Faces
 
 
@@ -167,7 +166,7 @@ def test_points_survive_where_no_neighbour_before_them_is_larger():
 @pytest.mark.parametrize("at_once", [3, 256])
 def test_selection_is_that_of_loops(monkeypatch, at_once):
     """Scores and order without suppression (mask NMS that nothing is strict enough for)."""
-    monkeypatch.setattr("comics.modeling.detectors.solov2_selection.MASKS_AT_ONCE", at_once)
+    monkeypatch.setattr("comics.modeling.detectors.solov2.selection.MASKS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(3)
     logits = [torch.randn(1, 2, s, s, generator=generator) for s in (4, 3)]
     kernels = [torch.randn(1, 6, s, s, generator=generator) for s in (4, 3)]
@@ -181,7 +180,7 @@ def test_selection_is_that_of_loops(monkeypatch, at_once):
         nms_type="mask",
     )
     monkeypatch.setattr(
-        "comics.modeling.detectors.solov2_selection.greedy_nms",
+        "comics.modeling.detectors.solov2.selection.greedy_nms",
         lambda overlap, threshold: torch.arange(len(overlap)),
     )
     (found,) = selector.select(logits, kernels, features)
@@ -203,6 +202,18 @@ def test_selection_is_that_of_loops(monkeypatch, at_once):
     assert found.scores.tolist() == pytest.approx([w[0] for w in wanted[:7]], rel=1e-5)
     assert found.labels.tolist() == [w[1] for w in wanted[:7]]
     torch.testing.assert_close(found.masks, torch.stack([w[2] for w in wanted[:7]]))
+
+
+def enlarge_masks(soft, *, stride, size, output_size, threshold):
+    parts = grid_parts(
+        soft,
+        stride=stride,
+        size=size,
+        output_size=output_size,
+        aligned=False,
+        threshold=threshold,
+    )
+    return draw_parts(parts, output_size), part_boxes(parts)
 
 
 def test_boxes_of_masks():

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from adelaidet_reference import assert_close
 
 from comics.integrations.weights import convert_adelaidet
-from comics.modeling.detectors.solov2_heads import even_scales
-from comics.modeling.detectors.solov2_selection import (
+from comics.modeling.detectors.solov2.heads import even_scales
+from comics.modeling.detectors.solov2.selection import (
     greedy_nms,
     matrix_decay,
     same_class_overlap,
     suppress_points,
 )
-from comics.modeling.detectors.solov2_targets import shrink_masks
+from comics.modeling.detectors.solov2.targets import shrink_masks
 from comics.ops.masks import centre_of_mass
 
 INFERENCE_VARIANTS = ("linear_nms", "sigma_1", "mask_nms", "defaults", "nothing_passes")
@@ -64,7 +65,7 @@ def test_pyramid_classes_kernels_and_mask_map(solov2_reference):
     expected = solov2_reference.data["intermediate"]
     assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
     for level, value in expected["features"].items():
-        torch.testing.assert_close(features[level], value, rtol=1e-3, atol=2e-3)
+        assert_close(features[level], value, rtol=1e-3, atol=2e-3)
     dense, mask_features = model.heads(features)
     for ours, theirs in (
         (dense.class_logits, expected["cate_logits"]),
@@ -72,7 +73,7 @@ def test_pyramid_classes_kernels_and_mask_map(solov2_reference):
         ([mask_features], [expected["mask_features"]]),
     ):
         for mine, value in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, value, rtol=1e-3, atol=1e-3)
+            assert_close(mine, value, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

@@ -78,7 +78,10 @@ def test_the_tables_are_complete():
 
 
 def test_every_key_of_the_face_methods_has_a_comment():
-    lines = (ROOT / "comics" / "config" / "faces.py").read_text(encoding="utf-8").splitlines()
+    folder = ROOT / "comics" / "config"
+    files = [*sorted((folder / "faces").glob("*.py")), folder / "face_data.py"]
+    assert len(files) > 6
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     bare = []
     for number, line in enumerate(map(str.strip, lines)):
         is_key = line.startswith(("_C.", "_F.")) and " = " in line and "CfgNode()" not in line
@@ -88,11 +91,12 @@ def test_every_key_of_the_face_methods_has_a_comment():
 
 
 def test_defaults_are_the_papers_constants():
+    """docs/methods.md#dcl, #realcentric, #guidespace, #compressionrelation."""
     face = get_cfg().MODEL.FACE
     dcl, guide, relation = face.DCL, face.GUIDE_SPACE, face.COMPRESSION_RELATION
-    assert (dcl.KEY_MOMENTUM, dcl.TEMPERATURE, dcl.BANK_SIZE) == (0.99, 0.07, 30000)  # 000, 4.1
+    assert (dcl.KEY_MOMENTUM, dcl.TEMPERATURE, dcl.BANK_SIZE) == (0.99, 0.07, 30000)
     assert (dcl.WARMUP_WEIGHT, dcl.WARMUP_EPOCHS, dcl.CONTRAST_WEIGHT) == (0.1, 5, 0.5)
-    assert (face.REAL_CENTRIC.TEMPERATURE, face.REAL_CENTRIC.DIM) == (0.1, 128)  # 001, 4.1
-    assert (guide.BANK_SIZE, guide.NEIGHBOURS, guide.NUM_CLUSTERS) == (5120, 55, 500)  # METHODS 5
-    assert (relation.WEAK_TEMPERATURE, relation.STRONG_TEMPERATURE) == (0.04, 0.1)  # 004, 4.3
+    assert (face.REAL_CENTRIC.TEMPERATURE, face.REAL_CENTRIC.DIM) == (0.1, 128)
+    assert (guide.BANK_SIZE, guide.NEIGHBOURS, guide.NUM_CLUSTERS) == (5120, 55, 500)
+    assert (relation.WEAK_TEMPERATURE, relation.STRONG_TEMPERATURE) == (0.04, 0.1)
     assert (relation.BANK_SIZE, face.EMBEDDING.DIM) == (16384, 512)

@@ -9,7 +9,7 @@ from comics.modeling.faces.encoder import TimmEncoder, build_encoder, read_encod
 from comics.modeling.weights import save_weights
 
 PAPERS = {  # name -> (channels, cells per side at 299 px)
-    "efficientnet_b4": (1792, 10),  # METHODS 3
+    "efficientnet_b4": (1792, 10),  # docs/methods.md#dcl-embedding
     "legacy_xception": (2048, 10),
     "resnet50": (2048, 10),
     "dpn68": (832, 10),

@@ -47,7 +47,8 @@ def test_guides_exist_in_the_smallest_space(n, spare, angle, seed):
 def test_four_domains_at_120_degrees_are_orthogonal():
     guides = guide_embeddings(4, 1792, 120.0)
     gram = guides[1:] @ guides[1:].T
-    assert torch.allclose(gram, torch.eye(4), atol=1e-5)  # METHODS 5: phi = 90
+    # phi = 90: docs/methods.md#guidespace-guides
+    assert torch.allclose(gram, torch.eye(4), atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 6])
