@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from comics.data.faces.manifest_files import read_manifest
 from comics.data.images import read_image
-from comics.data.leaks.equalise import BEST_QUALITY, equalise, matched
+from comics.data.leaks.equalise import equalise, matched
 from comics.data.leaks.properties import (
     face_properties,
     jpeg_quality,
@@ -26,6 +26,12 @@ def textured(rng, side=64, brightness=0.0):
     coarse = rng.integers(40, 200, (6, 6, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
     return np.clip(smooth + brightness + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def photographed(rng, side, brightness):
+    """A large picture made small, as all photos are: as sharp at every size."""
+    large = Image.fromarray(textured(rng, 240, brightness))
+    return np.array(large.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def plain(rng, fake):
@@ -164,7 +170,7 @@ def test_equalised_copies_have_no_leak(save, tmp_path):
     def coloured(rng, fake):  # what was grey would stay grey, which the content tells
         return {name: value for name, value in save(rng, fake).items() if name != "mode"}
 
-    manifest = make_set(tmp_path, coloured)
+    manifest = make_set(tmp_path, coloured, picture=photographed)
     done = equalise(manifest, tmp_path / "copies")
     assert (done.count, done.faults) == (2 * COUNT, ())
     copies = read_manifest(done.manifest)
@@ -254,10 +260,9 @@ def test_properties_of_one_file(tmp_path):
     assert values["mean luminance"][0] == pytest.approx(100, abs=2)  # the crop, not the black bar
 
 
-@pytest.mark.parametrize("quality", [1, 10, 50, 75, 95, 100])
+@pytest.mark.parametrize("quality", [25, 50, 75, 95, 100])
 def test_quality_of_the_common_encoder(quality):
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
     found = jpeg_quality(Image.open(file).quantization)
-    assert found == pytest.approx(quality, abs=1.5 if quality > 1 else 40)
-    assert BEST_QUALITY <= 100
+    assert found == pytest.approx(quality, abs=1.5)
