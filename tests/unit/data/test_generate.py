@@ -100,7 +100,7 @@ def test_an_interrupted_set_is_finished_to_the_same_bytes(small_set, tmp_path):
     images, records = tmp_path / "images/train", tmp_path / generate.RECORDS / "train"
     (images / "000001.jpg").write_bytes(b"half")  # as if another program broke it
     (records / "000002.json").write_text('{"key": "')
-    (images / f"000003.jpg.77{generate.TEMPORARY}").write_bytes(b"half")
+    (images / ".000003.jpg.77.part").write_bytes(b"half")  # as comics.files names what it writes
     (tmp_path / "val.json").unlink()
     report = generate_dataset(tmp_path, SyntheticSource(96), Settings(seed=5), COUNTS, 0, False)
     assert (report.written, report.reused) == (4, 5)

@@ -82,7 +82,9 @@ def test_detections_and_masks(solov2_reference):
     expected = solov2_reference.data["eval"]
     images = [solov2_reference.image("eval_image"), solov2_reference.image("pad_image")]
     padded_size = tuple(solov2_reference.data["inputs"]["pad_image_output"])
-    assert_same_masks(model(images[:1])[0], expected["single"], score_tolerance=1e-4)
+    # Scores follow the share of cells above a threshold: a processor without AVX-512 rounds a few
+    # cells of one mask otherwise, which was seen to move a score by 1.6e-4
+    assert_same_masks(model(images[:1])[0], expected["single"], score_tolerance=2e-4)
     padded = model(images[1:], output_sizes=[padded_size])[0]
     assert_same_masks(padded, expected["padded_single"])
     sizes = [tuple(images[0].shape[-2:]), padded_size]
