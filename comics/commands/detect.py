@@ -40,8 +40,8 @@ become one: "mean_logit" (their logits' mean), "face" or "detector" (that one al
 
 "No face found" is told apart from "no forgery found" (among the faces that were found). A face is
 unclear where the model should not be relied on: P(fake) near the threshold, a small face, strong
-compression, or a picture unlike those it was trained on. A score is the model's estimate, no
-proof: it says how much a face looks like the forgeries that the model was trained on.
+compression, or a picture unlike those it was trained on. A score is the model's estimate and is
+no proof: it says how much a face looks like the forgeries that the model was trained on.
 """
 EPILOG = """\
 Exit code: 0 all inputs read; 2 unusable arguments; 3 some inputs failed or ended early (each is

@@ -4,5 +4,3 @@ Multi-face sets (COCO annotations) are in this package, crops of single faces in
 ``comics.data.faces``, forgeries in ``comics.data.forgery``. Samples go to ``comics.engine``, which
 trains the models of ``comics.modeling``; neither of those is imported here.
 """
-
-import comics.data.catalog  # noqa: F401  (fills the table of data sets)

@@ -240,7 +240,7 @@ def test_help_and_wrong_arguments(run, capsys):
         run("--help")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert "exit codes" in text
+    assert "Exit code" in text
     assert "PATH_COMPONENTS" in text
     with pytest.raises(SystemExit) as stopped:
         run("set.json")
