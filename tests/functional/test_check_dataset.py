@@ -65,7 +65,9 @@ def test_faults_are_listed_with_file_and_id(run, source, tmp_path):
     )
     done = run(source, "--json", tmp_path / "report.json")
     assert done.returncode == 1, done.stderr
-    assert "set.json, image 0, annotation 0: bbox [35, 2, 10, 10] reaches outside" in done.stdout
+    assert (
+        "image 0, annotation 0: annotations[0]: bbox [35, 2, 10, 10] reaches outside" in done.stdout
+    )
     assert "a.png, image 0: no such file [missing-image: training replaces" in done.stdout
     (report,) = json.loads((tmp_path / "report.json").read_text())
     assert [fault["code"] for fault in report["faults"]] == ["box-clipped", "missing-image"]

@@ -80,7 +80,7 @@ def test_unusable_arguments_are_2_and_an_unwritable_output_1(tool, face, tmp_pat
 
 
 def test_missing_packages_are_named(tool, face, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "NEEDED", ("onnx", "no_such_package"))
+    monkeypatch.setattr("comics.commands.export.NEEDED", ("onnx", "no_such_package"))
     assert tool.main([str(face)]) == 2
     assert "no_such_package not found: pip install" in capsys.readouterr().err
 

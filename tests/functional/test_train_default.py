@@ -43,7 +43,7 @@ def write_photos(folder):
 
 def run(tool, *words):
     return subprocess.run(
-        [sys.executable, ROOT / "tools" / tool, *words],
+        [sys.executable, ROOT / "tools" / "lab" / tool, *words],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
 

@@ -135,9 +135,9 @@ def face_properties(row: FaceRow, max_pixels: int = DEFAULT_MAX_PIXELS) -> Value
     pixels = decode_image(data, row.path, max_pixels)
     values: Values = {}
     # The file as it is: the project's own reader leaves out what says nothing about pixels
-    with contextlib.suppress(Image.UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        with Image.open(io.BytesIO(data)) as image:
-            values = _file_properties(image, len(data))
+    faults = (Image.UnidentifiedImageError, OSError, ValueError, SyntaxError)
+    with contextlib.suppress(*faults), Image.open(io.BytesIO(data)) as image:
+        values = _file_properties(image, len(data))
     height, width = pixels.shape[:2]
     if row.box is not None:
         x0, y0, x1, y1 = row.box
