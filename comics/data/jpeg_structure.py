@@ -30,17 +30,14 @@ NEEDED = FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD}
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 # In a scan, what is neither a stuffed byte, nor a restart, nor filling
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
 MPF, MP_ENTRIES, MP_ENTRY = b"MPF\0", 0xB002, 16
 THUMBNAIL_TYPES = frozenset({0x010001, 0x010002})  # "large thumbnail" of the first picture
 MAX_MPF = 1 << 16
 # Entropy-coded bytes that no picture ends with: any will do that holds no marker
 OTHER_ENDING = bytes((37 * n * n + 11 * n + 90) % 255 for n in range(4096))
-# The same with a restart of each number before every part of it: a decoder that waits for one
-# passes over everything else
-RESTARTED_ENDING = b"".join(
-    bytes([0xFF, 0xD0 + part % 8]) + OTHER_ENDING[64 * part : 64 * (part + 1)] for part in range(64)
-)
+ENDING_PART = 64  # bytes of it between two restarts
 
 
 @dataclass
@@ -56,6 +53,7 @@ class Jpeg:
             to its last bit; told from their headers.
         is_progressive: whether each scan only refines the picture.
         has_restarts: whether its scans can be entered at several places.
+        next_restart: number, 0 to 7, of the restart that would come next in the last scan.
         others: further pictures that the multi-picture index names, thumbnails not counted.
     """
 
@@ -66,6 +64,7 @@ class Jpeg:
     others: int = 0
     is_progressive: bool = False
     has_restarts: bool = False
+    next_restart: int = 0
     _components: set[int] = field(default_factory=set)
     _left: dict[tuple[int, int], int] = field(default_factory=dict)  # bits of (component, number)
 
@@ -79,8 +78,15 @@ class Jpeg:
 
     @property
     def other_ending(self) -> bytes:
-        """Bytes that show in the pixels of a picture that is cut off, and in no other."""
-        return RESTARTED_ENDING if self.has_restarts else OTHER_ENDING
+        """Bytes that show in the pixels of a picture that is cut off, and in no other.
+
+        A decoder that waits for a restart passes over everything else, so restarts are among them.
+        """
+        if not self.has_restarts:
+            return OTHER_ENDING
+        parts = [OTHER_ENDING[at : at + ENDING_PART] for at in range(0, 2048, ENDING_PART)]
+        marks = [bytes([0xFF, 0xD0 + (self.next_restart + n) % 8]) for n in range(len(parts))]
+        return b"".join(part + mark for part, mark in zip(parts, marks, strict=True))
 
     def with_ending(self, ending: bytes = b"") -> list[Part]:
         """The parts of a whole file, with ``ending`` before its end marker."""
@@ -118,6 +124,8 @@ def read_jpeg(stream: BinaryIO, scans: bool = True) -> Jpeg:
         if code == SOS:
             start, at = at, _end_of_scan(stream, at, size)
             jpeg.parts.append((start, at - start))
+            if jpeg.has_restarts:
+                jpeg.next_restart = _next_restart(stream, start, at)
     jpeg.end = size
     return jpeg
 
@@ -144,6 +152,17 @@ def _end_of_scan(stream: BinaryIO, at: int, size: int) -> int:
         at += max(1, len(block) - 1)
     # Half a marker is no pixel
     return size - 1 if read_at(stream, size - 1, 1) == b"\xff" else size
+
+
+def _next_restart(stream: BinaryIO, start: int, end: int) -> int:
+    """What the last restart of a scan is followed by; 0 of a scan that has none yet."""
+    while end > start:
+        first = max(start, end - BLOCK)
+        found = RESTART.findall(read_at(stream, first, end - first))
+        if found:
+            return (found[-1][1] - 0xD0 + 1) % 8
+        end = first + 1 if first > start else start  # a marker may lie across
+    return 0
 
 
 def _note_segment(jpeg: Jpeg, code: int, body: bytes) -> None:
