@@ -30,14 +30,14 @@ NEEDED = FRAMES | {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD}
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 # In a scan, what is neither a stuffed byte, nor a restart, nor filling
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 COEFFICIENTS = 64
 MPF, MP_ENTRIES, MP_ENTRY = b"MPF\0", 0xB002, 16
 THUMBNAIL_TYPES = frozenset({0x010001, 0x010002})  # "large thumbnail" of the first picture
 MAX_MPF = 1 << 16
 # Entropy-coded bytes that no picture ends with: any will do that holds no marker
 OTHER_ENDING = bytes((37 * n * n + 11 * n + 90) % 255 for n in range(4096))
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-PART = 64  # bytes of that ending between two restarts
+ENDING_PART = 64  # bytes of it between two restarts
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Jpeg:
             to its last bit; told from their headers.
         is_progressive: whether each scan only refines the picture.
         has_restarts: whether its scans can be entered at several places.
-        last_restart: number, 0-7, of the last restart in the last scan; -1 before the first.
+        next_restart: number, 0 to 7, of the restart that would come next in the last scan.
         others: further pictures that the multi-picture index names, thumbnails not counted.
     """
 
@@ -64,7 +64,7 @@ class Jpeg:
     others: int = 0
     is_progressive: bool = False
     has_restarts: bool = False
-    last_restart: int = -1
+    next_restart: int = 0
     _components: set[int] = field(default_factory=set)
     _left: dict[tuple[int, int], int] = field(default_factory=dict)  # bits of (component, number)
 
@@ -80,16 +80,13 @@ class Jpeg:
     def other_ending(self) -> bytes:
         """Bytes that show in the pixels of a picture that is cut off, and in no other.
 
-        With restarts, those that are due next stand between its parts: a decoder that waits for
-        one passes over everything else.
+        A decoder that waits for a restart passes over everything else, so restarts are among them.
         """
         if not self.has_restarts:
             return OTHER_ENDING
-        parts = (OTHER_ENDING[at : at + PART] for at in range(0, len(OTHER_ENDING), PART))
-        return b"".join(
-            part + bytes([0xFF, 0xD0 + (self.last_restart + 1 + number) % 8])
-            for number, part in enumerate(parts)
-        )
+        parts = [OTHER_ENDING[at : at + ENDING_PART] for at in range(0, 2048, ENDING_PART)]
+        marks = [bytes([0xFF, 0xD0 + (self.next_restart + n) % 8]) for n in range(len(parts))]
+        return b"".join(part + mark for part, mark in zip(parts, marks, strict=True))
 
     def with_ending(self, ending: bytes = b"") -> list[Part]:
         """The parts of a whole file, with ``ending`` before its end marker."""
@@ -126,8 +123,9 @@ def read_jpeg(stream: BinaryIO, scans: bool = True) -> Jpeg:
             break
         if code == SOS:
             start, at = at, _end_of_scan(stream, at, size)
-            jpeg.last_restart = _last_restart(stream, start, at) if jpeg.has_restarts else -1
             jpeg.parts.append((start, at - start))
+            if jpeg.has_restarts:
+                jpeg.next_restart = _next_restart(stream, start, at)
     jpeg.end = size
     return jpeg
 
@@ -143,17 +141,6 @@ def _next_marker(stream: BinaryIO, at: int, size: int) -> tuple[int, int] | None
     return None
 
 
-def _last_restart(stream: BinaryIO, start: int, end: int) -> int:
-    """Number of the last restart between two places; -1 where there is none."""
-    while end > start:
-        first = max(start, end - BLOCK)
-        found = RESTART.findall(read_at(stream, first, end - first))
-        if found:
-            return found[-1][1] - 0xD0
-        end = first + 1 if first > start else start  # a marker may lie across two blocks
-    return -1
-
-
 def _end_of_scan(stream: BinaryIO, at: int, size: int) -> int:
     while at < size:
         block = read_at(stream, at, BLOCK)
@@ -165,6 +152,17 @@ def _end_of_scan(stream: BinaryIO, at: int, size: int) -> int:
         at += max(1, len(block) - 1)
     # Half a marker is no pixel
     return size - 1 if read_at(stream, size - 1, 1) == b"\xff" else size
+
+
+def _next_restart(stream: BinaryIO, start: int, end: int) -> int:
+    """What the last restart of a scan is followed by; 0 of a scan that has none yet."""
+    while end > start:
+        first = max(start, end - BLOCK)
+        found = RESTART.findall(read_at(stream, first, end - first))
+        if found:
+            return (found[-1][1] - 0xD0 + 1) % 8
+        end = first + 1 if first > start else start  # a marker may lie across
+    return 0
 
 
 def _note_segment(jpeg: Jpeg, code: int, body: bytes) -> None:

@@ -113,7 +113,7 @@ def test_a_share_of_train_can_be_corrupted(tmp_path):
 def test_the_help_teaches():
     result = run("--help")
     assert result.returncode == 0
-    for word in ("examples", "upsampling_grid", "--unseen-methods", "exit codes", "continues"):
+    for word in ("Examples", "upsampling_grid", "--unseen-methods", "Exit code", "continues"):
         assert word in result.stdout
 
 

@@ -43,7 +43,7 @@ def write_photos(folder):
 
 def run(tool, *words):
     return subprocess.run(
-        [sys.executable, ROOT / "tools" / "lab" / tool, *words],
+        [sys.executable, ROOT / "tools" / tool, *words],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_every_stage_of_the_recipe_fits_the_next(tmp_path):
     output = tmp_path / "out"
     words = ["--photos", tmp_path / "photos", "--imagenet", tmp_path / "imagenet.pth",
              "--output", output, "--train-images", "10", "--iterations", "1"]  # fmt: skip
-    done = run("train_default.py", *words)
+    done = run("lab/train_default.py", *words)
     # A detector of three steps finds nothing, so there is nothing to choose a threshold on
     assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
     assert "benchmark_photos.py: " in done.stderr
@@ -68,7 +68,7 @@ def test_every_stage_of_the_recipe_fits_the_next(tmp_path):
     predictor = Predictor.from_file(output / "joined.safetensors", "cpu")
     assert {p.dtype for p in predictor.model.parameters()} == {torch.float32}
     stamp = (output / "joined.safetensors").stat().st_mtime_ns
-    again = run("train_default.py", *words)
+    again = run("lab/train_default.py", *words)
     assert again.stdout.count("$ python") == 1  # what is done is not done again
     assert (output / "joined.safetensors").stat().st_mtime_ns == stamp
 
@@ -83,16 +83,16 @@ def test_thresholds_are_chosen_on_one_split_and_measured_on_another(tmp_path):
     source, chosen = tmp_path / "source.safetensors", tmp_path / "chosen.safetensors"
     save_weights(source, shipped.state, load_config_text(shipped.metadata["config"]), metadata)
     words = ["--weights", source, "--data", data, "--output", tmp_path / "out"]
-    done = run("benchmark_photos.py", *words, "--choose", "val", "--store", chosen)
+    done = run("lab/benchmark_photos.py", *words, "--choose", "val", "--store", chosen)
     assert done.returncode == 0, done.stderr
     file = read_weights(chosen)
     assert file.metadata["temperature_fitted_on"].startswith("val of data")
     assert float(file.metadata["temperature"]) > 0
-    twice = run("benchmark_photos.py", "--weights", chosen, *words[2:], "--choose", "val",
+    twice = run("lab/benchmark_photos.py", "--weights", chosen, *words[2:], "--choose", "val",
                 "--store", tmp_path / "again.safetensors")  # fmt: skip
     assert twice.returncode == 2
     assert "calibrated already" in twice.stderr
-    done = run("benchmark_photos.py", "--weights", chosen, *words[2:], "--splits", "test_dev",
+    done = run("lab/benchmark_photos.py", "--weights", chosen, *words[2:], "--splits", "test_dev",
                "--limit", "3", "--conditions", "jpeg:50")  # fmt: skip
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out/figures.json").read_text(encoding="utf-8"))
@@ -115,14 +115,14 @@ def test_thresholds_are_chosen_on_one_split_and_measured_on_another(tmp_path):
     ],
 )
 def test_measuring_that_cannot_start(tmp_path, words, message):
-    done = run("benchmark_photos.py", "--weights", tmp_path / "none.safetensors", "--data",
+    done = run("lab/benchmark_photos.py", "--weights", tmp_path / "none.safetensors", "--data",
                tmp_path, "--output", tmp_path / "out", *words)  # fmt: skip
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_a_stage_that_fails_stops_the_recipe(tmp_path):
-    done = run("train_default.py", "--photos", tmp_path / "nowhere", "--imagenet", "x.pth",
+    done = run("lab/train_default.py", "--photos", tmp_path / "nowhere", "--imagenet", "x.pth",
                "--output", tmp_path / "out")  # fmt: skip
     assert done.returncode == 2
     assert "nowhere" in done.stderr
