@@ -114,7 +114,6 @@ def run_serve(options: argparse.Namespace) -> int:
     except ImportError as error:
         return stop(
             options,
-            options,
             f"{error.name} is not installed: pip install 'comics-forensics[serve]'",
             EXIT_ARGUMENTS,
         )
