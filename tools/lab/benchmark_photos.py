@@ -126,7 +126,8 @@ def _verdicts(predictor, truth: Path, condition, limit: int | None) -> tuple[Map
     for image in tqdm(images, desc=truth.stem, unit="photo"):
         pixels = read_image(truth.parent / image["file_name"])
         found = predictor.predict([pixels if condition is None else condition(pixels)])[0]
-        entries += faces_to_entries(found, image["id"], image["file_name"])
+        own = faces_to_entries(found, image["file_name"])
+        entries += [{"image_id": image["id"], **entry} for entry in own]
     return {**content, "images": images, "annotations": faces}, entries
 
 
