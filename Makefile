@@ -31,6 +31,7 @@ test: $(STAMP)  ## the whole test suite, a process for every core
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/hadolint --config .hadolint.yaml docker/Dockerfile
 
 clean:

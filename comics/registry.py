@@ -7,6 +7,7 @@ imports every such module, so a table is complete as soon as its package is impo
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from fvcore.common.registry import Registry as _FvcoreRegistry
 
@@ -14,7 +15,7 @@ from fvcore.common.registry import Registry as _FvcoreRegistry
 class Registry(_FvcoreRegistry):
     """fvcore's registry, whose error for an unknown name lists the choices."""
 
-    def get(self, name: str):
+    def get(self, name: str) -> Any:
         """Return the entry called ``name``; raise ``KeyError`` naming the choices if absent."""
         if name in self:
             return super().get(name)
