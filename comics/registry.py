@@ -1,7 +1,8 @@
 """Tables of names to classes, so that a configuration can name what it wants.
 
 A class enters a table where it is defined (``@DETECTORS.register()``); the package's ``__init__``
-imports every such module, so a table is complete as soon as its package is imported.
+imports every module beside it, so a table is complete as soon as its package is imported, and a new
+module needs no list to be edited.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Registry(_FvcoreRegistry, Generic[Entry]):
 DETECTORS: Registry[Any] = Registry("detector")
 FACE_METHODS: Registry[Any] = Registry("face method")
 ENCODERS: Registry[Any] = Registry("encoder")
+# Further views of a face sample: see comics.data.faces.own_views
+FACE_VIEWS: Registry[Any] = Registry("view of faces")
 DATASETS: Registry[Any] = Registry("dataset")
 # Backbones of other libraries: MODEL.BACKBONE.NAME "<source>/<name>" is built by source(cfg)
 BACKBONE_SOURCES: Registry[Callable[[Any], Any]] = Registry("source of backbones")

@@ -95,36 +95,8 @@ TINY = [
     "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28", "MODEL.COMICS.PROPOSAL.BANK_SIZE", "64",
     "MODEL.COMICS.PROPOSAL.DIM", "16", "MODEL.COMICS.PROPOSAL.MATCH", "assigned",
 ]  # fmt: skip
-# What a detector needs besides, plain and as its COMICS variant
-TINY_OF = {
-    "MEInst": [
-        "MODEL.MEInst.NUM_CLS_CONVS", "1", "MODEL.MEInst.NUM_BOX_CONVS", "1",
-        "MODEL.MEInst.NUM_MASK_CONVS", "1", "MODEL.MEInst.DIM_MASK", "20",
-    ],
-    "SOLOv2": [
-        "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.TOP_BLOCK", "pool", "MODEL.SOLOV2.NUM_GRIDS", "[16, 12, 8, 6, 4]",
-        "MODEL.SOLOV2.INSTANCE_CHANNELS", "32", "MODEL.SOLOV2.NUM_INSTANCE_CONVS", "1",
-        "MODEL.SOLOV2.MASK_CHANNELS", "32", "MODEL.SOLOV2.NUM_KERNELS", "32",
-        "MODEL.SOLOV2.NUM_MASKS", "32",
-        "MODEL.COMICS.PROPOSAL.LEVELS", "['p2', 'p3', 'p4', 'p5', 'p6']",
-    ],
-    "MaskRCNN": [
-        "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']",
-        "MODEL.FPN.TOP_BLOCK", "pool", "MODEL.ROI_BOX_HEAD.FC_DIM", "64",
-        "MODEL.ROI_MASK_HEAD.CONV_DIM", "32", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2",
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "200", "MODEL.RPN.PRE_NMS_TOPK_TEST", "100",
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "50",
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32",
-        "MODEL.COMICS.PROPOSAL.LEVELS", "['p2', 'p3', 'p4', 'p5']",
-        "MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS", "[0.1, 0.2, 0.4, 0.7]",
-    ],
-    "CondInst": [
-        "MODEL.CONDINST.MASK_BRANCH.CHANNELS", "16", "MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "1",
-    ],
-}  # fmt: skip
+# What a detector needs besides, plain and as its COMICS variant: "KEY: VALUE" lines of its own file
+TINY_FOLDER = FIXTURES / "tiny"
 # A model of random weights that finds faces, in small pictures
 FINDING = [
     "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
@@ -140,7 +112,9 @@ FINDING = [
 
 def words_of(name: str) -> list[str]:
     """KEY VALUE pairs of a tiny model of that architecture."""
-    own = TINY_OF.get(name.removeprefix("COMICS"), [])
+    path = TINY_FOLDER / f"{name.removeprefix('COMICS')}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    own = [word for line in lines for word in line.split(": ", 1)]
     return [*TINY, *own, "MODEL.META_ARCHITECTURE", name]
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 
 from comics.config.detectors import add_detector_config
-from comics.config.faces import add_face_config, add_face_data_config
+from comics.config.face_data import add_face_data_config
+from comics.config.faces import add_face_config
 from comics.config.files import parse_config, read_config_file
 from comics.config.renamed import with_new_names, words_with_new_names
 
@@ -64,7 +65,7 @@ _C.MODEL.FPN.NORM = ""  # "" or "GN"
 # or "pool" (Detectron2's own pyramid: p6 is every second cell of p5)
 _C.MODEL.FPN.TOP_BLOCK = "conv"
 
-add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors.py
+add_detector_config(_C)  # MODEL.FCOS, MODEL.BLENDMASK, ...: in comics/config/detectors/
 
 # COMICS: the additions of its paper, each switched on its own (docs/methods.md#comics)
 _C.MODEL.COMICS = CfgNode()
@@ -104,7 +105,7 @@ _C.MODEL.COMICS.PIXEL.SAMPLING = "far"  # "far" drops them, "close" keeps only t
 _C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # the only choice: masks as annotated
 _C.MODEL.COMICS.PIXEL.PAIRS = "batch"  # inter-face pairs within the "batch" or the "image"
 
-add_face_config(_C)  # MODEL.FACE: the face methods, in comics/config/faces.py
+add_face_config(_C)  # MODEL.FACE: in comics/config/faces/
 
 # ---------------------------------------------------------------------------------------------
 # Data
@@ -153,7 +154,7 @@ _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
 _C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
 
-add_face_data_config(_C)  # INPUT.FACE: crops of single faces, in comics/config/faces.py
+add_face_data_config(_C)  # INPUT.FACE: in comics/config/face_data.py
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 2  # processes that read and augment; 0 = the training process itself

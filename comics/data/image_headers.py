@@ -61,6 +61,7 @@ class OpenedImage:
         orientation: as EXIF counts; None: Pillow is to be asked.
         page: of a TIFF, the one that is open.
         jpeg: of a JPEG, its layout.
+        is_cut: whether the file ends earlier than it says; of a WebP only.
         decode: gives the stored pixels, [H, W, 3] uint8, of what Pillow does not read.
     """
 
@@ -69,6 +70,7 @@ class OpenedImage:
     orientation: int | None = None
     page: Page | None = None
     jpeg: Jpeg | None = None
+    is_cut: bool = False
     decode: Callable[[], np.ndarray] | None = None
 
     @classmethod
@@ -150,7 +152,7 @@ def open_image(stream: BinaryIO, name: str | os.PathLike, whole: bool = True) ->
         if form == "WEBP":
             webp = read_webp(stream)
             image = _open(spliced(stream, webp.parts), form, name)
-            return OpenedImage.of(image, orientation=webp.orientation)
+            return OpenedImage.of(image, orientation=webp.orientation, is_cut=webp.is_cut)
         if form == "TIFF":
             return _open_tiff(stream, name)
         stream.seek(0)
@@ -252,12 +254,10 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener(thumbnails=False)
 
 
-def too_many_pixels(width: int, height: int, max_pixels: int) -> str:
+def too_many_pixels(width: int, height: int, max_pixels: int, frames: bool = False) -> str:
     """The reason for refusing a picture, or a video's frames."""
-    return (
-        f"{width}x{height} is {width * height} pixels, more than the {max_pixels} allowed "
-        "(INPUT.MAX_PIXELS)"
-    )
+    what = f"frames of {width}x{height} are" if frames else f"{width}x{height} is"
+    return f"{what} {width * height} pixels, more than the {max_pixels} allowed (INPUT.MAX_PIXELS)"
 
 
 def _pillow_limit() -> int:

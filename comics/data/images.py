@@ -42,7 +42,7 @@ from comics.data.image_headers import (
     open_image,
     too_many_pixels,
 )
-from comics.data.jpeg_structure import OTHER_ENDING, Jpeg
+from comics.data.jpeg_structure import Jpeg
 from comics.data.orientation import upright
 from comics.data.spliced import spliced
 from comics.data.tiff_structure import WHITE_IS_ZERO, Page
@@ -141,7 +141,7 @@ def _decode(stream: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.nd
                 return upright(opened.decode(), opened.orientation)
             opened.image.load()
             if opened.jpeg is not None and _misses_pixels(stream, opened.image, opened.jpeg):
-                raise ImageError(name, "cut off: a part of its pixels is missing")
+                raise ImageError(name, "truncated: a part of its pixels is missing")
             return upright_rgb(opened, name)
         except (ImageError, MemoryError):
             raise
@@ -163,7 +163,7 @@ def _misses_pixels(stream: BinaryIO, image: Image.Image, jpeg: Jpeg) -> bool:
         )
         if (corner != corner[-1, -1]).any():
             return False
-    one, other = (_with_ending(stream, jpeg, ending) for ending in (b"", OTHER_ENDING))
+    one, other = (_with_ending(stream, jpeg, ending) for ending in (b"", jpeg.other_ending))
     return not np.array_equal(one, other)
 
 

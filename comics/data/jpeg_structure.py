@@ -36,6 +36,11 @@ THUMBNAIL_TYPES = frozenset({0x010001, 0x010002})  # "large thumbnail" of the fi
 MAX_MPF = 1 << 16
 # Entropy-coded bytes that no picture ends with: any will do that holds no marker
 OTHER_ENDING = bytes((37 * n * n + 11 * n + 90) % 255 for n in range(4096))
+# The same with a restart of each number before every part of it: a decoder that waits for one
+# passes over everything else
+RESTARTED_ENDING = b"".join(
+    bytes([0xFF, 0xD0 + part % 8]) + OTHER_ENDING[64 * part : 64 * (part + 1)] for part in range(64)
+)
 
 
 @dataclass
@@ -71,6 +76,11 @@ class Jpeg:
             return False
         numbers = range(COEFFICIENTS) if self.is_progressive else (0,)
         return all(self._left.get((c, n), 1) == 0 for c in self._components for n in numbers)
+
+    @property
+    def other_ending(self) -> bytes:
+        """Bytes that show in the pixels of a picture that is cut off, and in no other."""
+        return RESTARTED_ENDING if self.has_restarts else OTHER_ENDING
 
     def with_ending(self, ending: bytes = b"") -> list[Part]:
         """The parts of a whole file, with ``ending`` before its end marker."""

@@ -40,15 +40,22 @@ EXTREME_ASPECT = 16  # of a pixel; what is beyond is a fault of the file
 PROBED_PACKETS = 500  # in which a raw stream must have a frame
 
 
+class _Nameless:
+    """A file without its name, which may hold bytes that are not UTF-8, look like an FFmpeg URL, or
+    have an ending that FFmpeg would believe rather than the content."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
 def open_container(file: BinaryIO) -> av.container.InputContainer:
     """FFmpeg's view of an open file.
 
     Raises:
         av.FFmpegError, OSError: if it is none of ``CONTAINERS``, or cannot be read.
     """
-    # A Python file, since a name may hold bytes that are not UTF-8, or look like an FFmpeg URL
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-    return av.open(file, metadata_errors="replace", options=options)
+    return av.open(_Nameless(file), metadata_errors="replace", options=options)
 
 
 def picture_streams(container: av.container.InputContainer) -> list[av.VideoStream]:

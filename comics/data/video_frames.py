@@ -271,7 +271,7 @@ def _video_stream(
     context = streams[0].codec_context
     if context.width * context.height > max_pixels:
         reason = too_many_pixels(context.width, context.height, max_pixels)
-        raise ClipError(path, f"frames of {reason}")
+        raise ClipError(path, f"frames too large: {reason}")
     return streams[0]
 
 

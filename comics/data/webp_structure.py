@@ -27,11 +27,13 @@ class Webp:
         parts: of a whole file.
         orientation: as EXIF counts.
         frames: pictures in it; of an animation its frames.
+        is_cut: whether the file ends earlier than it says, elsewhere than within metadata.
     """
 
     parts: list[Part] = field(default_factory=list)
     orientation: int = AS_STORED
     frames: int = 0
+    is_cut: bool = False
 
 
 def read_webp(stream: BinaryIO) -> Webp:
@@ -41,7 +43,8 @@ def read_webp(stream: BinaryIO) -> Webp:
         OSError: if the file cannot be read.
     """
     webp, at, size = Webp(), 12, file_size(stream)
-    total = 4
+    (stated,) = struct.unpack("<I", read_at(stream, 4, 4).ljust(4, b"\0"))
+    total, name = 4, EXTENDED
     while len(head := read_at(stream, at, 8)) == 8:
         name, length = struct.unpack("<4sI", head)
         there = min(length, size - at - 8)
@@ -57,5 +60,6 @@ def read_webp(stream: BinaryIO) -> Webp:
         elif name == EXIF and there <= MAX_EXIF:
             webp.orientation = exif_orientation(read_at(stream, at + 8, there))
         at += 8 + length + length % 2
+    webp.is_cut = size < stated + 8 and name in NEEDED
     webp.parts.insert(0, b"RIFF" + struct.pack("<I", total) + b"WEBP")
     return webp

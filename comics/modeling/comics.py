@@ -152,7 +152,7 @@ class Comics(TrainingLifeCycle):
         """As ``Detector.candidates``."""
         batch = self.detector.preprocess(images)
         dense = self.detector.dense(self._features(images, batch))
-        return self.detector.select(dense, batch.sizes)
+        return self.detector.checked_select(dense, batch.sizes)
 
     def _features(self, images: Sequence[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
         """The detector's pyramid, after the frequency attention."""

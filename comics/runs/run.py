@@ -28,6 +28,7 @@ import torch
 
 from comics.data.content import VIDEO_EXTENSIONS
 from comics.data.images import ImageError
+from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
@@ -366,6 +367,7 @@ class _Run:
             faces=len(faces),
             forged_faces=verdicts["fake"],
             unclear_faces=verdicts["unclear"],
+            reason=parts_left_out(job.file.path),
             output=media,
             heat_map=heat_map,
         )
@@ -424,7 +426,8 @@ class _Run:
         unchanged = job.key is not None and job.key == file_key(job.file)
         before = self._outputs_of(job.earlier)
         finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
-        self._remove(before - self._outputs_of(finished))
+        if before:
+            self._remove(before - self._outputs_of(finished))
         self._done[job.position] = finished
         self._report(describe(status))
 
@@ -445,8 +448,8 @@ class _Run:
         status = finished.status
         names = {status.output, status.heat_map, status.timeline, status.tracks_file}
         if self._options.crops:
-            entries = self._state.entries(finished)
-            names.update(face.get("crop") for _, faces in entries for face in faces)
+            images = self._state.file_record(finished).images()
+            names.update(face.get("crop") for one in images for face in one.faces)
         return names - {None}
 
     def _remove(self, names: set[str]) -> None:

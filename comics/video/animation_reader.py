@@ -71,7 +71,8 @@ class AnimationReader:
                 self._opened = resources.enter_context(open_image(stream, path))
                 self._opened.check_pixels(path, max_pixels)
             except TooManyPixels as error:
-                raise VideoTooLarge(path, f"frames of {error.reason}") from error
+                reason = "frames of " + error.reason.replace(" is ", " are ", 1)
+                raise VideoTooLarge(path, reason) from error
             except ImageError as error:
                 raise VideoError(path, f"not a readable animation: {error.reason}") from error
             self._picture: Image.Image = self._opened.image
@@ -140,7 +141,7 @@ class AnimationReader:
                     yield Frame(image, index, pts, duration, time_s, analysed)
                     del image
             pts += duration
-        if self._picture.format == "GIF" and not _ends_whole(self.path):
+        if self._opened.is_cut or (self._picture.format == "GIF" and not _ends_whole(self.path)):
             self.fault = f"the file is cut off after frame {count - 1}"
 
 

@@ -379,6 +379,6 @@ def _video_stream(
         raise VideoError(path, "no video stream in the file")
     context = streams[0].codec_context
     if context.width * context.height > max_pixels:
-        reason = too_many_pixels(context.width, context.height, max_pixels)
-        raise VideoTooLarge(path, f"frames of {reason}")
+        reason = too_many_pixels(context.width, context.height, max_pixels, frames=True)
+        raise VideoTooLarge(path, reason)
     return streams[0]

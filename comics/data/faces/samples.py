@@ -8,6 +8,8 @@ Views, by the name that methods ask for them with:
 * "strong": the query's frame under strong compression, same crop, same augmentation;
 * "other": another frame of the clip, as weakly compressed as the query, drawn on its own.
 
+* any other name: a function of that name in ``comics.registry.FACE_VIEWS``.
+
 A view that a row cannot have is None. A row may also make a twin: a sample of the same geometry and
 augmentation with a label of its own, for every face method alike (self-blended images).
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import comics.data.faces.own_views  # noqa: F401  (fills the table of views)
 from comics.data.compression import compress_to
 from comics.data.faces.crops import crop_mask, crop_with_margin
 from comics.data.faces.manifest import FaceRow, Manifest
@@ -31,6 +34,7 @@ from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
 from comics.data.forgery.self_blended import BlendedPair
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
 from comics.ops.masks import segmentation_to_bitmap
+from comics.registry import FACE_VIEWS
 from comics.structures import FAKE, REAL
 
 VIEWS = ("key", "paired_real", "positive", "strong", "other")
@@ -123,7 +127,7 @@ class SampleMaker:
         manifest, pairs: the rows, and which belong together.
         reader: of crops.
         augmenter: draws augmentations.
-        views: names to make, of ``VIEWS``.
+        views: names to make, of ``VIEWS`` or ``FACE_VIEWS``.
         with_masks: also make masks.
         pairing: levels that "positive" is drawn from, of ``LEVELS``.
         pairing_frames: reach of the temporal level, in sampled frames.
@@ -150,7 +154,7 @@ class SampleMaker:
 
     def __post_init__(self) -> None:
         for what, names, choices in (
-            ("view", self.views, VIEWS),
+            ("view", self.views, (*VIEWS, *(name for name, _ in FACE_VIEWS))),
             ("pairing level", self.pairing, LEVELS),
         ):
             unknown = sorted(set(names) - set(choices))
@@ -182,6 +186,8 @@ class SampleMaker:
                 sample.views[view] = None if real is None else augmentation.image(real)
             elif view == "strong":
                 sample.views[view] = self._strong(row, augmentation, sample, pair)
+            elif view not in VIEWS:
+                sample.views[view] = FACE_VIEWS.get(view)(self, sample, plain, rng)
             else:
                 make = {"key": self._key, "positive": self._positive, "other": self._other}[view]
                 sample.views[view] = make(plain, real, sample, rng)
@@ -209,6 +215,8 @@ class SampleMaker:
                 picture = self.augmenter.draw(rng).image(pair.blend)
             elif view == "strong" and self.compress_missing:
                 picture = augmentation.image(compress_to(pair.blend, self.strong))
+            elif view not in VIEWS:
+                picture = FACE_VIEWS.get(view)(self, twin, pair.blend, rng)
             twin.views[view] = picture
         if self.with_masks:
             twin.mask = augmentation.mask(pair.soft > TWIN_MASK_LEVEL)

@@ -12,6 +12,8 @@ from comics.data.content import content_kind
 from comics.data.file_kinds import is_beside, is_side_file
 from comics.data.picture_parts import parts_left_out
 
+Image.init()  # which fills Image.SAVE
+
 COLOURS = ("red", "green", "blue")
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 from comics.data.images import ImageError, NoImageError, decode_image, read_image_size
 from comics.data.jpeg_structure import read_jpeg
 
+Image.init()  # which fills Image.SAVE
+
 LARGE = b"x" * ((1 << 20) + 1)  # more than Pillow takes of one text
 UPRIGHT = {  # EXIF 2.3, 4.6.4
     1: lambda a: a,
@@ -159,7 +161,7 @@ def test_a_jpeg_is_complete_when_its_pixels_are(kind, mode):
     for share in (0.5, 0.75, 0.9, 0.97):
         cut = data[: int(share * len(data))]
         for broken in (cut, cut + b"\xff", cut + b"\xff\xd9"):
-            with pytest.raises(ImageError, match="cut off|cannot be decoded|cannot be opened"):
+            with pytest.raises(ImageError, match="truncated|cannot be decoded|cannot be opened"):
                 decode_image(broken)
 
 
@@ -178,7 +180,7 @@ def test_a_progressive_jpeg_whose_last_scans_are_missing_is_cut_off():
     assert len(scans) > 4 and tables > scans[-2]
     assert read_jpeg(io.BytesIO(data[:-2])).has_all_scans
     assert not read_jpeg(io.BytesIO(data[:tables])).has_all_scans
-    with pytest.raises(ImageError, match="cut off"):
+    with pytest.raises(ImageError, match="truncated"):
         decode_image(data[:tables])
 
 

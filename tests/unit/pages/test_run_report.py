@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -179,6 +180,7 @@ def test_nothing_from_outside_is_markup_and_only_our_script_may_run(run):
 
 def test_paths_in_the_results_lead_nowhere_else(run, tmp_path):
     folder = run(video=False)
+    shutil.rmtree(folder / ".comics")  # whose thumbnails need no path
     Image.new("RGB", (20, 20)).save(tmp_path / "secret.jpg")
     results = json.loads((folder / "results.json").read_text())
     for file, target in zip(
@@ -197,6 +199,11 @@ def test_a_run_without_its_media_and_tracks_still_has_a_report(run):
     folder = run()
     for path in [*folder.glob("media/*"), *folder.glob("videos/*")]:
         path.unlink()
+    write_run_report(folder)
+    _, _, data = page(folder)
+    assert not [file for file in data["files"] if file["link"]]
+    assert named(data["files"], "clip.mp4")["thumb"]  # of the run's record
+    shutil.rmtree(folder / ".comics")
     write_run_report(folder)
     html, _, data = page(folder)
     assert not [file for file in data["files"] if file["thumb"] or file["link"]]
@@ -307,3 +314,36 @@ def test_a_run_of_the_command_ends_with_a_report(
     _, _, data = page(folder)
     assert [file["verdict"] for file in data["files"]] == ["forged_face_found"]
     assert main(arguments) == 0  # nothing to do; the report of an earlier run is no input
+
+
+def test_thumbnails_of_the_record_have_nothing_drawn_on_them(run):
+    """A face's picture is its own pixels: what is drawn on the annotated picture is not there."""
+    folder = run(video=False)
+    write_run_report(folder)
+    _, _, data = page(folder)
+    forged = next(
+        place for place, f in enumerate(data["files"]) if f["name"].endswith("forged.png")
+    )
+    (red,) = [f for f in data["faces"] if f["file"] == forged and f["verdict"] == "fake"]
+    with_record = decode(red["thumb"])
+    shutil.rmtree(folder / ".comics")
+    write_run_report(folder)
+    _, _, data = page(folder)
+    (red,) = [f for f in data["faces"] if f["file"] == forged and f["verdict"] == "fake"]
+    from_media = decode(red["thumb"])
+    # Boxes have a white rim; the picture itself has nothing that is so bright
+    assert (from_media.min(-1) > 225).any() and not (with_record.min(-1) > 180).any()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff\n", b"[]\n", b"null\n", b'["javascript:1", []]\t{"file_name": "a"}\n', b"[1, 2]\t{}\n"],
+)
+def test_a_record_that_is_none_is_passed_over(run, line):
+    folder = run(video=False)
+    path = folder / ".comics" / "entries.tsv"
+    name = json.loads((folder / "results.json").read_text())["files"][0]["file_name"]
+    path.write_bytes(line.replace(b'"a"', json.dumps(name).encode()))
+    write_run_report(folder)
+    html, _, data = page(folder)
+    assert "javascript:1" not in html and data["files"]

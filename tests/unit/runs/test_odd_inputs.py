@@ -1,6 +1,8 @@
 """Runs over files that are not what they seem, are unreadable or change; odd output folders."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +14,9 @@ from comics.runs.inputs import NO_MEDIA, SIDE_FILE, expand_inputs
 from comics.runs.messages import describe_passed_over
 from comics.runs.options import RunOptions
 from comics.runs.run import run_inference
+from comics.runs.state import ENTRIES, FILES, LOCK, SETTINGS
+
+Image.init()  # which fills Image.SAVE
 
 SCHEMA = Path(__file__).resolve().parents[3] / "comics" / "runs" / "results.schema.json"
 MEM = Path("/proc/self/mem")  # a regular file whose first byte is an input/output error
@@ -136,8 +141,6 @@ def test_the_changed_input_is_remembered_and_its_old_state_is_not(tmp_path, run)
     run([path])
     assert any("continued" in line for line in run([path])[1])
     path.write_bytes(old[0])
-    import os
-
     os.utime(path, ns=(old[1].st_atime_ns, old[1].st_mtime_ns))
     document, lines = run([path])
     assert document["files"][0]["verdict"] == "forged_face_found"
@@ -155,13 +158,13 @@ def test_links_in_the_output_folder_are_not_followed(tmp_path, run, name):
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("name", ["lock", "entries.jsonl", "files.jsonl"])
+@pytest.mark.parametrize("name", [LOCK, ENTRIES, FILES, SETTINGS])
 def test_links_in_the_state_are_not_followed(tmp_path, run, name):
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / "out" / ".comics").mkdir(parents=True)
     (tmp_path / "out" / ".comics" / name).symlink_to(target)
-    with pytest.raises(OSError, match="symbolic link"):
+    with contextlib.suppress(OSError):  # a link may also be replaced by a file
         run([save(tmp_path / "a.png")])
     assert target.read_text() == "mine"
 

@@ -271,7 +271,7 @@ def test_a_thousand_files_of_which_a_hundred_are_broken(tmp_path, make_scene, pa
         (folder / f"cut{number}.png").write_bytes(noise[: len(noise) // 2 + number])
         (folder / f"empty{number}.jpg").write_bytes(b"")
         (folder / f"text{number}.jpg").write_text("not a picture")
-        (folder / f"video{number}.mp4").write_bytes(good)
+        (folder / f"video{number}.mp4").write_bytes(b"\0no video" * 20)
         (folder / f"bomb{number}.png").write_bytes(bomb)
         (folder / f"loop{number}.png").symlink_to(f"loop{number}.png")
         (folder / f"nothing{number}.png").symlink_to("nowhere")
@@ -294,9 +294,11 @@ def test_a_thousand_files_of_which_a_hundred_are_broken(tmp_path, make_scene, pa
     assert len(kinds) == 10
 
 
-def test_half_written_files_of_killed_runs_go_and_files_of_others_stay(predictor, folder, tmp_path):
+def test_half_written_files_of_killed_runs_go_and_files_of_others_stay(
+    patch_predictor, folder, tmp_path
+):
     output = tmp_path / "out"
-    _, first, _ = go(predictor, folder, output)
+    _, first, _ = go(patch_predictor, folder, output)
     gone = [
         ".a1.part",
         "media/.b2.part",
@@ -308,7 +310,7 @@ def test_half_written_files_of_killed_runs_go_and_files_of_others_stay(predictor
     for name in (*gone, *kept):
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_bytes(b"half")
-    _, second, _ = go(predictor, folder, output)
+    _, second, _ = go(patch_predictor, folder, output)
     assert without_paths(second) == without_paths(first)
     assert [name for name in gone if (output / name).exists()] == []
     assert all((output / name).exists() for name in kept)

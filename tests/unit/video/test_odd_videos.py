@@ -175,7 +175,7 @@ def test_large_frames_weigh_what_they_take():
 
 def test_too_large_frames_are_refused_as_pictures_are(tmp_path, encode_video, make_scene):
     path = encode_video(tmp_path / "a.mp4", [make_scene()] * 2)
-    with pytest.raises(VideoTooLarge, match=r"64x48 is 3072 pixels, more than the 3071 allowed"):
+    with pytest.raises(VideoTooLarge, match=r"64x48 are 3072 pixels, more than the 3071 allowed"):
         VideoReader(path, 3071)
 
 

@@ -80,12 +80,16 @@ def test_a_prediction_draws_the_survivors_only_and_once(finding_config, monkeypa
         return parts(self, size, output_size)
 
     monkeypatch.setattr(SquareMasks, "parts", noting)
-    predictor = Predictor(
-        model, VerdictRule(score_threshold=0.0), min_size=64, max_size=96, max_pixels=10**6
-    )
     image = np.random.default_rng(0).integers(0, 255, (90, 110, 3), dtype=np.uint8)
-    with torch.no_grad():
-        candidates = model.candidates([torch.from_numpy(image).permute(2, 0, 1)])[0]
-    (faces,) = predictor.predict([image])
-    assert drawn == [(len(faces), (90, 110))]
-    assert 0 < len(faces) < len(candidates)
+
+    def predict(threshold):
+        drawn.clear()
+        rule = VerdictRule(score_threshold=threshold)
+        predictor = Predictor(model, rule, min_size=64, max_size=96, max_pixels=10**6)
+        return predictor.predict([image])[0]
+
+    every = predict(0.0)
+    assert drawn == [(len(every), (90, 110))] and len(every) > 1
+    best = predict(every.scores.max().item())
+    assert drawn == [(1, (90, 110))]
+    assert torch.equal(best.masks, every.masks[:1])

@@ -6,11 +6,12 @@ import torch
 from comics.config import load_config
 from comics.modeling.faces.build import build_face_method
 from comics.modeling.faces.encoder import Encoder
-from comics.registry import ENCODERS
+from comics.registry import ENCODERS, FACE_VIEWS
 from comics.structures import FaceBatch
 
 SIDE = 64
-VIEWS = ("key", "paired_real", "positive", "strong", "other")
+STANDARD_VIEWS = ("key", "paired_real", "positive", "strong", "other")
+VIEWS = (*STANDARD_VIEWS, *(name for name, _ in FACE_VIEWS))
 TINY = [
     "MODEL.FACE.ENCODER", "ThreeConvolutions", "MODEL.FACE.CROP_SIZE", str(SIDE),
     "MODEL.FACE.DCL.BANK_SIZE", "16", "MODEL.FACE.DCL.SELECT_THRESHOLD", "-1.0",
