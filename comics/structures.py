@@ -6,8 +6,9 @@ Boxes are ``(x0, y0, x1, y1)`` in pixels, right and bottom edges exclusive, so w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +150,7 @@ class Faces:
         overlapped = torch.device(device).type != "cpu"
         return self._map(lambda tensor: tensor.to(device, non_blocking=overlapped))
 
-    def _map(self, function) -> Faces:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Faces:
         tensors = {
             field.name: function(value)
             for field in fields(self)
@@ -232,7 +233,7 @@ class FaceBatch:
     def to(self, device: torch.device | str) -> FaceBatch:
         """Move every tensor to ``device``."""
 
-        def move(value):
+        def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
             if isinstance(value, Mapping):

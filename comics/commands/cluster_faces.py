@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from comics.config import CfgNode
+    from comics.modeling.faces.base import FaceMethod
 
 DESCRIPTION = """\
 Number the content clusters of a manifest's faces: the column that GuideSpace decouples by.
@@ -44,7 +49,7 @@ def add_cluster_faces_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration, last")
 
 
-def load_encoder(options: argparse.Namespace):
+def load_encoder(options: argparse.Namespace) -> tuple[FaceMethod, CfgNode, str]:
     """The face method that holds the encoder, its configuration, and where its weights are from.
 
     Raises:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from comics.integrations.checkpoint_files import Checkpoint
+    from comics.integrations.matching import LoadReport
 
 DESCRIPTION = """\
 Make a model file of weights from elsewhere, for the model that a configuration describes.
@@ -112,7 +117,7 @@ def _check_output(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _print_report(program: str, source: str, report, *, everything: bool) -> None:
+def _print_report(program: str, source: str, report: LoadReport, *, everything: bool) -> None:
     print(f"{source}: recognised as {report.source_format}")
     kinds = {
         "match": report.loaded if everything else [],
@@ -129,7 +134,7 @@ def _print_report(program: str, source: str, report, *, everything: bool) -> Non
         print(f"{program}: warning: {warning}", file=sys.stderr)
 
 
-def _origin(checkpoint, source_format: str) -> dict[str, str]:
+def _origin(checkpoint: Checkpoint, source_format: str) -> dict[str, str]:
     import comics
     from comics.modeling.weights import file_sha256
 

@@ -19,6 +19,7 @@ from comics.evaluation.predictions import load_predictions
 from comics.evaluation.tables import cross_table, load_test_results
 
 if TYPE_CHECKING:
+    from comics.config import CfgNode
     from comics.evaluation.ground_truth import GroundTruth
 
 ROBUSTNESS_METRICS = ("AP", "AP50", "oLRP")  # of the last mode (masks, where there are any)
@@ -244,7 +245,7 @@ def _evaluate_entry(
     return clean
 
 
-def _calibrate(weights: str, metrics: Metrics, entry: str, cfg) -> float:
+def _calibrate(weights: str, metrics: Metrics, entry: str, cfg: CfgNode) -> float:
     from comics.evaluation.detector import calibrate_detector
 
     found = calibrate_detector(weights, metrics, entry, cfg.TEST.MISSING_SCORE)
@@ -267,7 +268,7 @@ def _provenance(run: _Run, temperature: float) -> dict[str, str]:
     }
 
 
-def _report(metrics: Metrics, folder: Path, title: str, **content) -> None:
+def _report(metrics: Metrics, folder: Path, title: str, **content: Any) -> None:
     from comics.pages.evaluation_report import build_report, write_report
 
     report = build_report(metrics, title, **content)

@@ -8,8 +8,12 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from comics.data.faces.folders import FolderRows, SplitShares
 
 DESCRIPTION = """\
 List the face pictures below folders of real and of forged ones in a manifest: the CSV file that
@@ -112,7 +116,7 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         raise ValueError(f"--group-pattern {text!r} is no regular expression: {error}") from error
 
 
-def _shares(text: str):
+def _shares(text: str) -> SplitShares | None:
     from comics.data.faces.folders import SPLITS, SplitShares
 
     if text == "none":
@@ -133,7 +137,7 @@ def _relative(rows: list[dict[str, str]], folder: Path) -> list[dict[str, str]]:
     return [row | {"path": Path(os.path.relpath(row["path"], folder)).as_posix()} for row in rows]
 
 
-def _report(found, options: argparse.Namespace) -> None:
+def _report(found: FolderRows, options: argparse.Namespace) -> None:
     from comics.data.faces.folders import lacking_splits
 
     _name("cannot be read, left out", [f"{path}: {why}" for path, why in found.unreadable])

@@ -12,7 +12,11 @@ from comics.commands.run_arguments import chosen_predictor
 from comics.commands.stopping import stop
 
 if TYPE_CHECKING:
+    from comics.inference.predictor import Predictor
+    from comics.runs.inputs import ExpandedInputs
+    from comics.runs.options import RunOptions
     from comics.runs.records import RunRecord
+    from comics.runs.shards import Shard
 
 EXIT_ARGUMENTS, EXIT_OUTPUT = 2, 1
 STDIN = "-"
@@ -86,7 +90,7 @@ def _write_outputs(output: Path, record: RunRecord) -> None:
     write_rows_report(output, collector.rows(output, record.provenance, record.summary))
 
 
-def _inputs(options: argparse.Namespace, videos_only: bool):
+def _inputs(options: argparse.Namespace, videos_only: bool) -> ExpandedInputs:
     """The files to go through.
 
     Raises:
@@ -117,7 +121,7 @@ def _inputs(options: argparse.Namespace, videos_only: bool):
     return inputs
 
 
-def _predictor(options: argparse.Namespace):
+def _predictor(options: argparse.Namespace) -> Predictor:
     predictor = chosen_predictor(options, amp=options.amp, compiled=options.compile)
     if options.heat_maps and not predictor.looks_at_faces:
         raise ValueError("--heat-maps needs a face method: give --face-weights")
@@ -126,7 +130,7 @@ def _predictor(options: argparse.Namespace):
     return predictor
 
 
-def _run_options(options: argparse.Namespace, shard, predictor):
+def _run_options(options: argparse.Namespace, shard: Shard, predictor: Predictor) -> RunOptions:
     from comics.commands.video_arguments import video_options
     from comics.runs.options import RunOptions
 

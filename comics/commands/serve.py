@@ -8,9 +8,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comics.commands.run_arguments import add_model_arguments, chosen_predictor
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from comics.server.limits import ServerLimits
 
 DESCRIPTION = """\
 Serve a page where one drops a photo or a short video and sees the verdict, and the API behind it:
@@ -132,7 +138,7 @@ def run_serve(options: argparse.Namespace) -> int:
     return _serve(options, app, limits)
 
 
-def _limits(options: argparse.Namespace):
+def _limits(options: argparse.Namespace) -> ServerLimits:
     from comics.server.limits import KIBIBYTE, MEBIBYTE, ServerLimits
 
     return ServerLimits(
@@ -172,7 +178,7 @@ def _allowed_hosts(host: str, given: list[str] | None) -> tuple[str, ...]:
     return LOOPBACK_HOSTS if host.lower() in LOOPBACK_HOSTS else ()
 
 
-def _serve(options: argparse.Namespace, app, limits) -> int:
+def _serve(options: argparse.Namespace, app: Starlette, limits: ServerLimits) -> int:
     """Listen until a signal says to end."""
     import logging
     import socket

@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from comics.commands.stopping import stop
+
+if TYPE_CHECKING:
+    from comics.config import CfgNode
+    from comics.integrations.runtime import Choice
 
 DESCRIPTION = """\
 Train a detector or a face method, or evaluate one.
@@ -107,7 +112,7 @@ def run_train(options: argparse.Namespace) -> int:
         return EXIT_SIGNAL + 2
 
 
-def _configure(options: argparse.Namespace):
+def _configure(options: argparse.Namespace) -> tuple[Choice, CfgNode]:
     """The runtime and its configuration.
 
     Raises:
@@ -132,7 +137,7 @@ def _configure(options: argparse.Namespace):
     return choice, load_config(options.config_file, overrides)
 
 
-def _detectron2(cfg, options: argparse.Namespace) -> int:
+def _detectron2(cfg: CfgNode, options: argparse.Namespace) -> int:
     from comics.integrations.detectron2.run import Processes, run
 
     processes = Processes(
@@ -144,7 +149,7 @@ def _detectron2(cfg, options: argparse.Namespace) -> int:
     return _unreadable(outcome.unreadable)
 
 
-def _train(cfg, resume: bool) -> int:
+def _train(cfg: CfgNode, resume: bool) -> int:
     from comics.engine.train import run_training
     from comics.integrations.weights import load_foreign_weights
 
@@ -154,7 +159,7 @@ def _train(cfg, resume: bool) -> int:
     return _unreadable(report.unreadable)
 
 
-def _evaluate(cfg) -> int:
+def _evaluate(cfg: CfgNode) -> int:
     from comics.engine.train import run_evaluation
     from comics.integrations.weights import load_foreign_weights
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comics.inference.verdict import VideoRule
+    from comics.runs.video import VideoOptions
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +57,7 @@ def parse_time(text: str) -> float:
     return seconds
 
 
-def video_options(options: argparse.Namespace, rule):
+def video_options(options: argparse.Namespace, rule: VideoRule) -> VideoOptions:
     """``VideoOptions`` from the parsed options.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from comics.data.animation_length import READERS, moves
 from comics.data.file_kinds import (
@@ -95,7 +96,7 @@ def _picture_kind(path: str | os.PathLike, form: str) -> str:
     return PICTURE
 
 
-def _is_motion_jpeg(stream, path: str | os.PathLike) -> bool:
+def _is_motion_jpeg(stream: BinaryIO, path: str | os.PathLike) -> bool:
     """Whether JPEG follows on JPEG without an index: what cameras stream."""
     if Path(path).suffix.lower() in MOTION_JPEG:
         return True

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Spreadsheets write ";" where "," separates decimals; the one that splits the heading best is meant
 DELIMITERS = ",;\t"
@@ -78,7 +79,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _rows(reader) -> Iterator[tuple[int, list[str]]]:
+def _rows(reader: Any) -> Iterator[tuple[int, list[str]]]:
     try:
         for values in reader:
             if values:

@@ -81,7 +81,7 @@ class OpenedImage:
     def __enter__(self) -> OpenedImage:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.image is not None:
             self.image.close()
 

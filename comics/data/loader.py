@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -268,7 +269,7 @@ def make_data_loader(
     cfg: CfgNode,
     dataset: torch.utils.data.Dataset,
     collate: Callable[[list], object] = collate,
-    **batches,
+    **batches: Any,
 ) -> DataLoader:
     """A loader with ``DATALOADER``'s workers.
 

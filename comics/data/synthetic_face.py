@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from comics.data.synthetic_person import (
     EYE,
@@ -96,7 +97,14 @@ def _window(
 class _Painter:
     """Paints one person into a window of the canvas, back to front."""
 
-    def __init__(self, canvas, origin, person: Person, light: Light, rng):
+    def __init__(
+        self,
+        canvas: np.ndarray,
+        origin: tuple[int, int],
+        person: Person,
+        light: Light,
+        rng: np.random.Generator,
+    ) -> None:
         self.canvas, self.person, self.light, self.rng = canvas, person, light, rng
         self.unit = person.height / 2  # pixels per head unit
         height, width = canvas.shape[:2]
@@ -128,18 +136,33 @@ class _Painter:
         """Coverage 0-1 of a shape from its signed distance (negative inside), in head units."""
         return np.clip(0.5 - distance * self.unit, 0, 1)
 
-    def _ellipse(self, x, y, x0, y0, a, b, tilt=0.0) -> np.ndarray:
+    def _ellipse(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        x0: float,
+        y0: float,
+        a: float,
+        b: float,
+        tilt: float = 0.0,
+    ) -> np.ndarray:
         """Coverage of an ellipse at (x0, y0) with half axes a, b, in the coordinates (x, y)."""
         dx, dy = x - x0, y - y0
         if tilt:
             dx, dy = dx + dy * tilt, dy - dx * tilt
         return self._edge((np.sqrt((dx / a) ** 2 + (dy / b) ** 2) - 1) * min(a, b))
 
-    def _mix(self, area: np.ndarray, colour) -> None:
+    def _mix(self, area: np.ndarray, colour: npt.ArrayLike) -> None:
         """Paint ``colour`` ([3], or [H, W, 3]) over the window where ``area`` (0-1) says."""
         self.canvas += area[..., None] * (np.float32(colour) - self.canvas)
 
-    def _lit(self, colour, normal_x, normal_y, normal_z) -> np.ndarray:
+    def _lit(
+        self,
+        colour: npt.ArrayLike,
+        normal_x: np.ndarray,
+        normal_y: np.ndarray,
+        normal_z: np.ndarray | float,
+    ) -> np.ndarray:
         """[H, W, 3]: ``colour`` lit by the scene's light on a surface with these normals."""
         x, y, z = self.light.direction
         diffuse = np.maximum(normal_x * x + normal_y * y + normal_z * z, 0)
@@ -202,7 +225,7 @@ class _Painter:
         self._nose()
         self._mouth()
 
-    def _skin(self, u, v, z) -> np.ndarray:
+    def _skin(self, u: np.ndarray, v: np.ndarray, z: np.ndarray) -> np.ndarray:
         fx, fy, person = self.fx, self.fy, self.person
         nose = 0.9 * fx / 0.02 * np.exp(-(fx**2) / 0.02 - (fy - 0.12) ** 2 / 0.06) * 0.06
         sockets = np.exp(-((np.abs(fx) - EYE[0]) ** 2) / 0.03 - (fy - EYE[1] + 0.02) ** 2 / 0.015)

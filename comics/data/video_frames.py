@@ -17,10 +17,13 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
 
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from comics.data.file_kinds import is_beside, is_side_file
 from comics.data.images import (
@@ -41,6 +44,9 @@ from comics.data.video_files import (
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+Item = TypeVar("Item")
+Choice = Callable[[int], Sequence[int]]  # given how many frames, the positions wanted
+
 INSIDE = "::"  # between the path of an archive and the folder inside of it
 
 
@@ -58,7 +64,7 @@ class ClipError(ValueError):
 
 def read_clip(
     path: str | os.PathLike,
-    choose: Callable[[int], Sequence[int]],
+    choose: Choice,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> dict[int, np.ndarray]:
     """The frames of a clip that ``choose`` names.
@@ -143,7 +149,7 @@ def sequences_in(archive: str | os.PathLike) -> list[str]:
 
 
 def _from_archive(
-    archive: str, folder: str, choose: Callable[[int], Sequence[int]], max_pixels: int
+    archive: str, folder: str, choose: Choice, max_pixels: int
 ) -> dict[int, np.ndarray]:
     with tarfile.open(archive) as tar:
         members = [
@@ -161,13 +167,18 @@ def _from_archive(
         return _pictures(f"{archive}{INSIDE}{folder}", members, choose, decode)
 
 
-def _pictures(path, items: Sequence, choose, decode: Callable) -> dict[int, np.ndarray]:
+def _pictures(
+    path: str | os.PathLike,
+    items: Sequence[Item],
+    choose: Choice,
+    decode: Callable[[Item], np.ndarray],
+) -> dict[int, np.ndarray]:
     if not items:
         raise ClipError(path, "no pictures in it")
     return {position: decode(items[position]) for position in sorted(choose(len(items)))}
 
 
-def _from_video(path, choose, max_pixels: int) -> dict[int, np.ndarray]:
+def _from_video(path: str | os.PathLike, choose: Choice, max_pixels: int) -> dict[int, np.ndarray]:
     count = _count_packets(path, max_pixels)
     wanted = set(choose(count))
     if not wanted:
@@ -216,14 +227,16 @@ def _count_packets(path: str | os.PathLike, max_pixels: int) -> int:
     return packets
 
 
-def _decoded(container, stream, path: str | os.PathLike) -> Iterator[av.VideoFrame]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, path: str | os.PathLike
+) -> Iterator[av.VideoFrame]:
     try:
         yield from container.decode(stream)
     except (av.FFmpegError, OSError) as error:
         raise ClipError(path, f"a frame cannot be decoded: {_describe(error)}") from error
 
 
-def _opened(path: str | os.PathLike):
+def _opened(path: str | os.PathLike) -> _Closing:
     try:
         file = open(path, "rb")  # noqa: SIM115  (closed with the container)
     except (OSError, ValueError) as error:
@@ -238,18 +251,20 @@ def _opened(path: str | os.PathLike):
 class _Closing:
     """A container and the file below it, closed together."""
 
-    def __init__(self, container, file) -> None:
+    def __init__(self, container: InputContainer, file: BinaryIO) -> None:
         self._container, self._file = container, file
 
-    def __enter__(self):
+    def __enter__(self) -> InputContainer:
         return self._container
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._container.close()
         self._file.close()
 
 
-def _video_stream(container, path: str | os.PathLike, max_pixels: int):
+def _video_stream(
+    container: InputContainer, path: str | os.PathLike, max_pixels: int
+) -> VideoStream:
     streams = picture_streams(container)
     if not streams:
         raise ClipError(path, "no video stream that can be decoded")

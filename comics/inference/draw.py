@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from comics.structures import FAKE, REAL, VERDICTS, Faces
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 UNCLEAR = 2  # beside the labels REAL and FAKE, of what is drawn
 COLOURS = {REAL: (0, 90, 160), FAKE: (194, 74, 0), UNCLEAR: (92, 92, 92)}  # RGB
 RIM = (255, 255, 255)
@@ -207,7 +209,7 @@ def _draw_labels(
     return np.asarray(picture).copy()
 
 
-def _fitting_font(text: str, style: Style, picture_width: int):
+def _fitting_font(text: str, style: Style, picture_width: int) -> tuple[Font, tuple[int, int]]:
     """The font, and the (width, height) of the text in it; smaller where the picture is narrow."""
     size = style.text
     while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comics.inference.predictor import Predictor
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ONNX_SUFFIX = ".onnx"
 
 
-def load_predictor(path: str | os.PathLike, device: str = "auto", **options) -> Predictor:
+def load_predictor(path: str | os.PathLike, device: str = "auto", **options: Any) -> Predictor:
     """``OnnxPredictor`` of a .onnx file, ``Predictor`` of any other.
 
     Args:

@@ -133,7 +133,7 @@ def run_preparer(
     return EXIT_SKIPPED if report.faults else 0
 
 
-def _box_source(options: argparse.Namespace):
+def _box_source(options: argparse.Namespace) -> DetectorBoxes | GivenBoxes | None:
     if options.detector:
         if not Path(options.detector).is_file():
             raise ValueError(f"there is no model file {options.detector}")

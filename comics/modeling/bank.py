@@ -25,6 +25,9 @@ class RingBuffer(nn.Module):
         ValueError: if ``size`` is not positive.
     """
 
+    storage: Tensor
+    pushed: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         if size < 1:
@@ -65,6 +68,9 @@ class Prototypes(nn.Module):
         dim: D.
         momentum: alpha; the share of the old prototype in the new one.
     """
+
+    vectors: Tensor
+    seen: Tensor
 
     def __init__(self, num_classes: int, dim: int, momentum: float) -> None:
         super().__init__()

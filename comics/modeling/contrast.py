@@ -158,7 +158,13 @@ class ProposalContrast(nn.Module):
         return loss, {**metrics, "proposal_pairs": count}
 
     def _pairs(
-        self, scale, query, key, key_projections, proposals, targets
+        self,
+        scale: str,
+        query: Mapping[str, Tensor],
+        key: Mapping[str, Tensor],
+        key_projections: nn.ModuleDict,
+        proposals: Mapping[str, LevelProposals],
+        targets: Sequence[Faces],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Unit projections of a scale's proposals in either view [P, D], and their labels [P]."""
         queries, keys, labels = [], [], []

@@ -6,6 +6,7 @@ docs/methods.md#comics-key-encoder. Momentum contrast, docs/papers.md#moco.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,6 @@ class MomentumEncoder(nn.Module):
             key.copy_(value)
 
     @torch.no_grad()
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """What the copied module computes, without gradient."""
         return self.encoder(*args, **kwargs)

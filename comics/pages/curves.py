@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from comics.pages.svg_plots import COLOURS, DASHES, figure_svg, svg_style
@@ -84,7 +85,7 @@ def _panel(name: str) -> str | None:
     return None
 
 
-def _draw_panel(axis, title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+def _draw_panel(axis: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
     looks = itertools.product(DASHES, COLOURS)
     for (name, points), (dash, colour) in zip(series.items(), looks, strict=False):
         marker = "o" if len(points) == 1 else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from comics.data.file_names import local_name
 from comics.data.images import ImageError, read_image
 from comics.data.transforms import resize_image
 from comics.evaluation.faces import FAKE_THRESHOLD, FaceVerdicts
+from comics.evaluation.ground_truth import GroundTruth
 from comics.evaluation.metrics import Metrics
 from comics.inference.draw import draw_faces
 from comics.structures import CLASS_NAMES, Faces
@@ -154,7 +155,14 @@ def _cut_out(
     return _draw_truth(part, truth, face, mode, shrink, (x0, y0, scale))
 
 
-def _draw_truth(part, truth, face: int, mode: str, shrink, place) -> np.ndarray:
+def _draw_truth(
+    part: np.ndarray,
+    truth: GroundTruth,
+    face: int,
+    mode: str,
+    shrink: Callable[[dict], np.ndarray],
+    place: tuple[int, int, float],
+) -> np.ndarray:
     """The true outline (box or mask) as a thin yellow line with a black rim."""
     x0, y0, scale = place
     canvas = np.ascontiguousarray(part)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -93,7 +94,9 @@ def clock(seconds: float) -> str:
     return sign + text + (f".{tenths}" if tenths else "")
 
 
-def _draw_track(axis, position: int, track: Track, points: np.ndarray, lost_seconds: float) -> None:
+def _draw_track(
+    axis: Axes, position: int, track: Track, points: np.ndarray, lost_seconds: float
+) -> None:
     times, values = thin_out(points[:, 0], points[:, 1])
     # Intervals that are longer than the time in which a face is lost are no gaps
     spacing = np.median(np.diff(times)) if len(times) > 1 else 0.0
@@ -112,7 +115,7 @@ def _draw_track(axis, position: int, track: Track, points: np.ndarray, lost_seco
     )
 
 
-def _add_legend(axis, left_out: int) -> None:
+def _add_legend(axis: Axes, left_out: int) -> None:
     if left_out:
         axis.plot([], [], " ", label=f"and {left_out} more")
     if axis.get_legend_handles_labels()[0]:

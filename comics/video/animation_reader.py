@@ -108,7 +108,7 @@ class AnimationReader:
         self._producer.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._producer.__exit__()
         self._resources.close()
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import av
@@ -72,7 +73,12 @@ class AnnotatedVideo:
             self._file = stack.pop_all()
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self._is_finished:
             # Without an exception, the half of a file that there is would get its name
             unfinished = error or _Unfinished()

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from comics.data.images import too_many_pixels
 from comics.data.orientation import SWAPPING, upright
@@ -178,7 +180,7 @@ class VideoReader:
         self._producer.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._producer.__exit__()
         self._resources.close()
 
@@ -367,7 +369,9 @@ def _is_frame(item: Frame | av.Packet) -> bool:
     return isinstance(item, Frame)
 
 
-def _video_stream(container, path: str | os.PathLike, max_pixels: int):
+def _video_stream(
+    container: InputContainer, path: str | os.PathLike, max_pixels: int
+) -> VideoStream:
     streams = picture_streams(container)
     if not streams:
         if any(stream.codec_context is None for stream in container.streams.video):

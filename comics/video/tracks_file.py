@@ -90,7 +90,7 @@ class TrackRecorder:
     def __enter__(self) -> TrackRecorder:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def add(self, frame: int, time_s: float, faces: Faces, track_ids: Sequence[int]) -> None:

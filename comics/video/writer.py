@@ -127,7 +127,7 @@ class VideoWriter:
             self.write_audio(packet)
         self._waiting.clear()
 
-    def _add_audio(self):
+    def _add_audio(self) -> av.AudioStream | None:
         source = self._reader.audio_stream
         if source is None:
             return None

@@ -19,6 +19,7 @@ Shape letters: S side of a crop.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -269,7 +270,13 @@ class SampleMaker:
 
     # -- the further views --------------------------------------------------------------------
 
-    def _key(self, plain, real, sample: FaceSample, rng: np.random.Generator) -> np.ndarray:
+    def _key(
+        self,
+        plain: np.ndarray,
+        real: np.ndarray | None,
+        sample: FaceSample,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
         """DCL: a view drawn on its own, of another frame where frame shift is drawn."""
         augmentation = self.augmenter.draw(rng)
         shift = getattr(self.augmenter, "frame_shift_prob", 0.0)
@@ -287,7 +294,13 @@ class SampleMaker:
                 real = self._paired_real(row, sample, augmentation) if mixes else None
         return augmentation.image(self._mixed(plain, real, augmentation))
 
-    def _positive(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
+    def _positive(
+        self,
+        plain: np.ndarray,
+        real: np.ndarray | None,
+        sample: FaceSample,
+        rng: np.random.Generator,
+    ) -> np.ndarray | None:
         """RealCentric: one level drawn uniformly among those that the row has.
 
         docs/methods.md#realcentric-pairing.
@@ -341,7 +354,13 @@ class SampleMaker:
             return None
         return None if crop is None else augmentation.image(crop)
 
-    def _other(self, plain, real, sample: FaceSample, rng) -> np.ndarray | None:
+    def _other(
+        self,
+        plain: np.ndarray,
+        real: np.ndarray | None,
+        sample: FaceSample,
+        rng: np.random.Generator,
+    ) -> np.ndarray | None:
         """CompressionRelation: x', another weakly compressed frame of the clip."""
         partner = self.pairs.other_frame(sample.row, rng)
         if partner is None:
@@ -352,7 +371,7 @@ class SampleMaker:
         return None if crop is None else augmentation.image(crop)
 
     @staticmethod
-    def _try(index: int, sample: FaceSample, read) -> np.ndarray | None:
+    def _try(index: int, sample: FaceSample, read: Callable[[], np.ndarray]) -> np.ndarray | None:
         """What ``read`` returns; None, and a note in the sample, if a picture is broken."""
         try:
             return read()

@@ -106,7 +106,9 @@ class Method:
         return self.donor == "generated" or bool(self.network)
 
 
-def self_blend(window: Window, rng, strength: float, material: Material) -> Altered:
+def self_blend(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """The face over itself: colour and frequency jitter, small affine and elastic warp.
 
     After Shiohara and Yamasaki 2022 (self-blended images); the parameters are our own.
@@ -117,14 +119,16 @@ def self_blend(window: Window, rng, strength: float, material: Material) -> Alte
     return Altered(patch, soft, {"colour": colour, "warp": geometry})
 
 
-def swap(window: Window, rng, strength: float, material: Material) -> Altered:
+def swap(window: Window, rng: np.random.Generator, strength: float, material: Material) -> Altered:
     """Another face, aligned by a similarity of the keypoints, in this face's colours."""
     patch, shown, record = _aligned_donor(window, material.donor, rng)
     soft = soft_face_mask(window.region & shown, rng)
     return Altered(transfer_colour(patch, shown, window.patch, window.region), soft, record)
 
 
-def part_swap(window: Window, rng, strength: float, material: Material) -> Altered:
+def part_swap(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """Eyes, nose or mouth of another face."""
     parts = _draw_parts(rng)
     patch, shown, record = _aligned_donor(window, material.donor, rng)
@@ -133,7 +137,9 @@ def part_swap(window: Window, rng, strength: float, material: Material) -> Alter
     return Altered(coloured, soft, {"parts": parts, **record})
 
 
-def part_warp(window: Window, rng, strength: float, material: Material) -> Altered:
+def part_warp(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """Eyes, nose or mouth of the same face, moved and bent (more than in self-blending)."""
     parts = _draw_parts(rng)
     amount = min(1.6 * strength, 3.0)
@@ -142,7 +148,9 @@ def part_warp(window: Window, rng, strength: float, material: Material) -> Alter
     return Altered(patch, soft, {"parts": parts, "warp": record})
 
 
-def part_reblend(window: Window, rng, strength: float, material: Material) -> Altered:
+def part_reblend(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """Eyes, nose or mouth of the same face, resynthesised and blended in again."""
     parts = _draw_parts(rng)
     patch, colour = traces.jitter_colour(window.patch, rng, 0.5 * strength)
@@ -151,7 +159,9 @@ def part_reblend(window: Window, rng, strength: float, material: Material) -> Al
     return Altered(patch, soft, {"parts": parts, "colour": colour, **record})
 
 
-def generated_swap(window: Window, rng, strength: float, material: Material) -> Altered:
+def generated_swap(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """A generated face, as OpenForensics was made: aligned, recoloured, inside the inner face."""
     patch, shown, record = _aligned_donor(window, material.donor, rng)
     inner = inner_region(window.region, window.keypoints, rng) & shown
@@ -164,7 +174,9 @@ def generated_swap(window: Window, rng, strength: float, material: Material) -> 
     return Altered(patch, soft_face_mask(inner, rng), record | {"softened": sigma})
 
 
-def neural_trace(window: Window, rng, strength: float, material: Material) -> Altered:
+def neural_trace(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """The face as an image network draws it, at a drawn working size."""
     picture, record = _working(window.patch, rng, material.network)
     drawn = material.network.round_trip(picture[None])[0]
@@ -172,7 +184,9 @@ def neural_trace(window: Window, rng, strength: float, material: Material) -> Al
     return Altered(patch, soft_face_mask(window.region, rng), record)
 
 
-def neural_mix(window: Window, rng, strength: float, material: Material) -> Altered:
+def neural_mix(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """The decoded mixture of the latents of this face and of an aligned other one."""
     donor, shown, record = _aligned_donor(window, material.donor, rng)
     donor = transfer_colour(donor, shown, window.patch, window.region)
@@ -187,7 +201,9 @@ def neural_mix(window: Window, rng, strength: float, material: Material) -> Alte
     return Altered(patch, soft, {"weight": weight, **size, **record})
 
 
-def self_blended_image(window: Window, rng, strength: float, material: Material) -> Altered:
+def self_blended_image(
+    window: Window, rng: np.random.Generator, strength: float, material: Material
+) -> Altered:
     """The face over its changed, moved copy, as Shiohara and Yamasaki 2022 do it."""
     changed, colour = change_colour(window.patch, rng, SBI)
     patch, soft, geometry = moved_source(
@@ -211,7 +227,9 @@ def self_blended_image(window: Window, rng, strength: float, material: Material)
 def _whole_face(trace: Callable) -> Callable:
     """A method that applies ``trace`` to the whole face."""
 
-    def method(window: Window, rng, strength: float, material: Material) -> Altered:
+    def method(
+        window: Window, rng: np.random.Generator, strength: float, material: Material
+    ) -> Altered:
         patch, record = trace(window.patch, rng, strength)
         return Altered(patch, soft_face_mask(window.region, rng), record)
 

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -298,7 +299,7 @@ def open_network(path: Path, threads: int = 1) -> object:
     return session
 
 
-def _image_input(path: Path, session) -> tuple[tuple[int, int] | None, bool]:
+def _image_input(path: Path, session: Any) -> tuple[tuple[int, int] | None, bool]:
     """(h, w) that a network insists on, or None; and whether it takes batches.
 
     Raises:

@@ -176,7 +176,9 @@ class _Copier:
             cv2.imwrite(str(target), mask.astype(np.uint8) * 255)
         return copy
 
-    def _mask(self, row: FaceRow, box, margin: float, side: int) -> np.ndarray | None:
+    def _mask(
+        self, row: FaceRow, box: Sequence[float], margin: float, side: int
+    ) -> np.ndarray | None:
         if not row.mask:
             return None
         part = FaceRow(row.path, tuple(box), "", row.mask, row.label, "", row.place)

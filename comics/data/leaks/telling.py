@@ -114,7 +114,16 @@ def _part(
     return PartLeaks(part, len(labels), total, tuple(tellings))
 
 
-def _telling(part, name, features, labels, groups, limit, alpha, seed) -> Telling:
+def _telling(
+    part: str,
+    name: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    limit: float,
+    alpha: float,
+    seed: int,
+) -> Telling:
     rng = np.random.default_rng(seed)
     ranks = _tried(name, features, labels, groups, rng)
     auc = weighted_auc(labels, ranks, np.ones((1, len(labels))))[0]
@@ -141,7 +150,13 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
         return (fakes * below).sum(axis=1) / (fakes.sum(axis=1) * reals.sum(axis=1))
 
 
-def _tried(name, features, labels, groups, rng: np.random.Generator) -> np.ndarray:
+def _tried(
+    name: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """[N] rank of each face, 0-1, within its fold, by a classifier that did not see its group."""
     folds = _folds(labels, groups, rng)
     ranks = np.full(len(labels), 0.5)
@@ -157,7 +172,7 @@ def _tried(name, features, labels, groups, rng: np.random.Generator) -> np.ndarr
     return ranks
 
 
-def _classifier(name: str, count: int, seed: int):
+def _classifier(name: str, count: int, seed: int) -> ExtraTreesClassifier | DecisionTreeClassifier:
     leaf = max(5, count // 100)
     if name == ALL:
         return ExtraTreesClassifier(
@@ -180,7 +195,13 @@ def _folds(labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _beyond_chance(
-    auc: float, name, features, labels, groups, alpha: float, rng: np.random.Generator
+    auc: float,
+    name: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    alpha: float,
+    rng: np.random.Generator,
 ) -> bool:
     """Whether shuffled labels have such an AUC with a probability under ``alpha``.
 
@@ -205,7 +226,9 @@ def _beyond_chance(
     return False
 
 
-def _interval(labels, ranks, groups, rng: np.random.Generator) -> tuple[float, float]:
+def _interval(
+    labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
     """95 % interval of the AUC: groups are drawn with repetition."""
     total = int(groups.max()) + 1
     drawn = [

@@ -5,7 +5,7 @@ Shape letters: B images; H, W their height and width; N crops; S side of a crop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,8 @@ class OnnxFaceMethod(nn.Module):
         crop_size: S in pixels.
     """
 
+    pixel_mean: Tensor
+
     def __init__(self, session: Session, crop_size: int) -> None:
         super().__init__()
         self.session = session
@@ -131,7 +133,7 @@ def face_crop_size(cfg: CfgNode) -> int:
     return cfg.MODEL.FACE.CROP_SIZE or FACE_METHODS.get(cfg.MODEL.FACE.METHOD).crop_size
 
 
-def _runner(session: Session):
+def _runner(session: Session) -> Callable[..., Tensor | tuple[Tensor, ...]]:
     """A head's ``forward``: one tensor, or a tuple of them."""
 
     def forward(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -18,6 +18,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from torch import Tensor
 
 from comics.data.catalog import DatasetFiles, dataset_files, datasets_root
 from comics.data.coco_parser import parse_coco
@@ -30,7 +31,7 @@ from comics.data.views import PhotometricView
 from comics.engine import distributed
 from comics.integrations.detectron2.instances import batch_to_inputs, sample_to_input
 from comics.ops.masks import segmentation_to_rle
-from comics.structures import CLASS_NAMES, FAKE, REAL, DetectionBatch
+from comics.structures import CLASS_NAMES, FAKE, REAL, DetectionBatch, Faces
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,13 @@ class ComicsDatasetMapper:
         )
         return self._input(sample.image, sample.key_image, sample.faces, record)
 
-    def _input(self, image, key_image, faces, record: ImageRecord) -> dict[str, Any]:
+    def _input(
+        self,
+        image: Tensor,
+        key_image: Tensor | None,
+        faces: Faces | None,
+        record: ImageRecord,
+    ) -> dict[str, Any]:
         return sample_to_input(
             image,
             key_image,

@@ -6,6 +6,7 @@ Shape letters: B images; C channels; P proposals; F faces; N detections or faces
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -192,7 +193,7 @@ class ComicsRCNN(ListOfDicts, Comics):
     model zoo loads as it is, and ``GeneralizedRCNN`` takes what was trained without the attention.
     """
 
-    def __init__(self, detector: RCNNDetector, **additions) -> None:
+    def __init__(self, detector: RCNNDetector, **additions: Any) -> None:
         super().__init__(detector, **additions)
         self.register_state_dict_post_hook(_without_detector)
         self.register_load_state_dict_pre_hook(_with_detector)
@@ -232,7 +233,7 @@ def _without_detector(module: nn.Module, state: dict, prefix: str, _metadata: di
     _rename(state, prefix + DETECTOR_PREFIX, prefix)
 
 
-def _with_detector(module: nn.Module, state: dict, prefix: str, *_unused) -> None:
+def _with_detector(module: nn.Module, state: dict, prefix: str, *_unused: object) -> None:
     for name, _ in module.detector.named_children():
         _rename(state, f"{prefix}{name}.", f"{prefix}{DETECTOR_PREFIX}{name}.")
 

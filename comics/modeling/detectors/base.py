@@ -95,6 +95,9 @@ class Detector(TrainingLifeCycle):
             and returning tensors of one row per box: networks of their own.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     selection_parts: tuple[str, ...] = ()
     pooled_heads: tuple[str, ...] = ()
 

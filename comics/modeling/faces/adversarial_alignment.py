@@ -6,12 +6,15 @@ Shape letters: D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceTrainingOutput
 from comics.modeling.faces.embedding import EmbeddingMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import LevelDiscriminator, binary_cross_entropy
 from comics.registry import FACE_METHODS
 from comics.structures import FaceBatch
@@ -33,7 +36,13 @@ class AdversarialAlignment(EmbeddingMethod):
     views = ("strong",)
 
     def __init__(
-        self, encoder, *, weight: float, reversal: float, discriminator_dim: int, **shared
+        self,
+        encoder: Encoder,
+        *,
+        weight: float,
+        reversal: float,
+        discriminator_dim: int,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         self.weight = weight

@@ -41,6 +41,9 @@ class TrainingClock(nn.Module):
         step: int64 scalar, optimiser steps taken.
     """
 
+    epoch: Tensor
+    step: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("epoch", torch.tensor(-1))
@@ -66,6 +69,9 @@ class FaceMethod(TrainingLifeCycle):
         pixel_mean, pixel_std: three values each, RGB, 0-255 scale; None = the encoder's own.
         crop_size: S; 0 = the method's own.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     views: tuple[str, ...] = ()
     needs_masks: bool = False

@@ -7,6 +7,7 @@ Shape letters: B samples; V of them with some view; M rows of the banks; D dimen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from comics.config import CfgNode
 from comics.modeling.bank import RingBuffer, gather_rows
 from comics.modeling.faces.base import FaceTrainingOutput
 from comics.modeling.faces.embedding import EmbeddingMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import binary_cross_entropy, full_precision
 from comics.modeling.momentum import MomentumEncoder
 from comics.ops.contrastive import info_nce, mean_or_zero, soft_cross_entropy, zero_of
@@ -92,7 +94,7 @@ class CompressionRelation(EmbeddingMethod):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         relation: bool,
         contrast: bool,
@@ -105,7 +107,7 @@ class CompressionRelation(EmbeddingMethod):
         beta: Sequence[float],
         warmup_beta: Sequence[float],
         warmup_steps: int,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         if test_with not in TEST_CHOICES:

@@ -7,11 +7,14 @@ Shape letters: N crops; C channels; h, w of the feature map.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod, FaceTrainingOutput
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import binary_cross_entropy
 from comics.registry import FACE_METHODS
 from comics.structures import FaceBatch
@@ -29,7 +32,7 @@ class CrossEntropy(FaceMethod):
     views = ("strong",)
     crop_size = 299
 
-    def __init__(self, encoder, *, mixed: bool = False, **shared) -> None:
+    def __init__(self, encoder: Encoder, *, mixed: bool = False, **shared: Any) -> None:
         super().__init__(encoder, **shared)
         self.views = type(self).views if mixed else ()
         self.classifier = nn.Linear(encoder.num_features, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +132,7 @@ class DCL(FaceMethod):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         inter: bool,
         intra: bool,
@@ -146,7 +147,7 @@ class DCL(FaceMethod):
         contrast_weight: float,
         warmup_weight: float,
         warmup_epochs: int,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         self.inter = inter

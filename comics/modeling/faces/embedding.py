@@ -7,11 +7,14 @@ D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import two_layers
 from comics.structures import FaceBatch
 
@@ -28,7 +31,9 @@ class EmbeddingMethod(FaceMethod):
 
     crop_size = 224
 
-    def __init__(self, encoder, *, dim: int, hidden_dim: int, predictor_dim: int, **shared) -> None:
+    def __init__(
+        self, encoder: Encoder, *, dim: int, hidden_dim: int, predictor_dim: int, **shared: Any
+    ) -> None:
         super().__init__(encoder, **shared)
         self.dim = dim
         self.projector = two_layers(encoder.num_features, hidden_dim, dim)

@@ -6,6 +6,8 @@ n forgery domains; M rows of the feature bank F.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +16,7 @@ from comics.config import CfgNode
 from comics.modeling.bank import gather_rows
 from comics.modeling.faces.base import FaceMethod, FaceTrainingOutput
 from comics.modeling.faces.domains import forgery_domains
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.feature_bank import FeatureBank, LabelledFeatures
 from comics.modeling.faces.guide_losses import (
     draw_columns,
@@ -40,6 +43,10 @@ class Guides(nn.Module):
         embeddings: [1 + n, C]; row 0 is the real guide.
         momentum: share of the old mean in the new one.
     """
+
+    embeddings: Tensor
+    means: Tensor
+    known: Tensor
 
     def __init__(self, embeddings: Tensor, momentum: float) -> None:
         super().__init__()
@@ -106,7 +113,7 @@ class GuideSpace(FaceMethod):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         num_domains: int,
         angle: float,
@@ -124,7 +131,7 @@ class GuideSpace(FaceMethod):
         other_fake_weight: float,
         set_size: int,
         classifier_input: str,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         if classifier_input not in CLASSIFIER_INPUTS:

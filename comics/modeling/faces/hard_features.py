@@ -26,6 +26,11 @@ class HardFeatureMemory(nn.Module):
         dim: D.
     """
 
+    real_sum: Tensor
+    real_count: Tensor
+    hard: Tensor
+    held: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("real_sum", torch.zeros(dim))

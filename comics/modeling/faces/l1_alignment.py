@@ -7,11 +7,14 @@ Shape letters: B samples; V of them with a strong view; D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceTrainingOutput
 from comics.modeling.faces.embedding import EmbeddingMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import binary_cross_entropy
 from comics.ops.contrastive import mean_or_zero
 from comics.registry import FACE_METHODS
@@ -30,7 +33,7 @@ class L1Alignment(EmbeddingMethod):
 
     views = ("strong",)
 
-    def __init__(self, encoder, *, weight: float, **shared) -> None:
+    def __init__(self, encoder: Encoder, *, weight: float, **shared: Any) -> None:
         super().__init__(encoder, **shared)
         self.weight = weight
 

@@ -5,6 +5,8 @@ Shape letters: N samples; D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,12 +35,12 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 class _Reverse(torch.autograd.Function):
     @staticmethod
-    def forward(context, x: Tensor, factor: float) -> Tensor:
+    def forward(context: Any, x: Tensor, factor: float) -> Tensor:
         context.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -context.factor * gradient, None
 
 

@@ -8,6 +8,7 @@ Shape letters: B samples; V of them with a strong view; D dimensions.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceTrainingOutput, average_statistics
 from comics.modeling.faces.embedding import EmbeddingMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import LevelDiscriminator, binary_cross_entropy
 from comics.ops.contrastive import mean_or_zero
 from comics.ops.similarity import unit
@@ -63,7 +65,7 @@ class MetricLearning(EmbeddingMethod):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         branch: str,
         weight: float,
@@ -71,7 +73,7 @@ class MetricLearning(EmbeddingMethod):
         adversarial_weight: float,
         reversal: float,
         discriminator_dim: int,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         if branch not in BRANCHES:

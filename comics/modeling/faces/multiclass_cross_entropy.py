@@ -7,12 +7,15 @@ Shape letters: N crops; C channels; h, w of the feature map; n forgery methods.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod, FaceTrainingOutput
 from comics.modeling.faces.domains import forgery_domains
+from comics.modeling.faces.encoder import Encoder
 from comics.registry import FACE_METHODS
 from comics.structures import REAL, FaceBatch
 
@@ -29,7 +32,7 @@ class MulticlassCrossEntropy(FaceMethod):
     needs_methods = True
     crop_size = 299
 
-    def __init__(self, encoder, *, num_domains: int, **shared) -> None:
+    def __init__(self, encoder: Encoder, *, num_domains: int, **shared: Any) -> None:
         super().__init__(encoder, **shared)
         self.num_domains = num_domains
         self.classifier = nn.Linear(encoder.num_features, 1 + num_domains)

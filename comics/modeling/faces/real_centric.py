@@ -5,11 +5,14 @@ Shape letters: Q embeddings of a batch; E synthesised positives; K mixed feature
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.bank import gather_rows
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.hard_features import HardFeatureMemory, mix, smooth
 from comics.modeling.faces.supervised_contrastive import SupervisedContrastive, margin_loss
 from comics.registry import FACE_METHODS
@@ -48,7 +51,7 @@ class RealCentric(SupervisedContrastive):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         positives: bool,
         hard_size: int,
@@ -60,7 +63,7 @@ class RealCentric(SupervisedContrastive):
         local_hard: int,
         mixed_neighbours: int,
         mix_beta: float,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         if fusion not in FUSIONS:

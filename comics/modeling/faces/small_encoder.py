@@ -34,6 +34,8 @@ class SmallResNet(Encoder):
     a side. About 0.3 million parameters. Source: decision.
     """
 
+    filters: Tensor
+
     num_features = STAGES[-1][0]
     pixel_mean = (HALF_RANGE,) * 3
     pixel_std = (HALF_RANGE,) * 3

@@ -8,11 +8,14 @@ positive view; Q = B + V embeddings; N crops; C channels; h, w of the map; D dim
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod, FaceTrainingOutput
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import binary_cross_entropy, full_precision, two_layers
 from comics.ops.contrastive import mean_or_zero, supervised_contrastive, zero_of
 from comics.ops.similarity import unit
@@ -48,13 +51,13 @@ class SupervisedContrastive(FaceMethod):
 
     def __init__(
         self,
-        encoder,
+        encoder: Encoder,
         *,
         dim: int,
         hidden_dim: int,
         temperature: float,
         stage1_epochs: int,
-        **shared,
+        **shared: Any,
     ) -> None:
         super().__init__(encoder, **shared)
         self.dim = dim

@@ -7,12 +7,15 @@ Shape letters: B samples; D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceTrainingOutput
 from comics.modeling.faces.embedding import EmbeddingMethod
+from comics.modeling.faces.encoder import Encoder
 from comics.modeling.faces.layers import binary_cross_entropy
 from comics.ops.contrastive import mean_or_zero
 from comics.registry import FACE_METHODS
@@ -47,7 +50,7 @@ class Triplet(EmbeddingMethod):
         encoder: see ``EmbeddingMethod``, as further keyword arguments.
     """
 
-    def __init__(self, encoder, *, weight: float, margin: float, **shared) -> None:
+    def __init__(self, encoder: Encoder, *, weight: float, margin: float, **shared: Any) -> None:
         super().__init__(encoder, **shared)
         self.weight = weight
         self.margin = margin

@@ -11,6 +11,7 @@ square masks; P positive locations or detections; F faces of the batch; H, W pad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class BlendMask(SquareMaskFCOS):
         label_step: int = 8,
         paste_clipped: bool = False,
         mask_on: bool = True,
-        **fcos,
+        **fcos: Any,
     ) -> None:
         super().__init__(paste_clipped=paste_clipped, mask_on=mask_on, **fcos)
         self.basis_module = basis_module

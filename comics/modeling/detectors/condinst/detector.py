@@ -12,6 +12,7 @@ batch; H, W padded image; s stride of the mask features; o stride of the masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class CondInst(FCOS):
         topk_per_image: int = ALL,
         box_supervision: BoxSupervision | None = None,
         mask_on: bool = True,
-        **fcos,
+        **fcos: Any,
     ) -> None:
         super().__init__(**fcos)
         if max_proposals != ALL and topk_per_image != ALL:

@@ -57,6 +57,9 @@ class DynamicMaskHead(nn.Module):
         ValueError: if ``num_layers`` is below 1 or ``out_stride`` does not divide ``stride``.
     """
 
+    sizes_of_interest: Tensor
+    iterations: Tensor
+
     def __init__(
         self,
         in_channels: int,

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -476,7 +477,7 @@ class SquareMaskFCOS(FCOS):
         fcos: arguments of ``FCOS``.
     """
 
-    def __init__(self, *, paste_clipped: bool, mask_on: bool, **fcos) -> None:
+    def __init__(self, *, paste_clipped: bool, mask_on: bool, **fcos: Any) -> None:
         super().__init__(**fcos)
         self.paste_clipped = paste_clipped
         self.mask_on = mask_on

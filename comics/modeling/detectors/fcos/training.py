@@ -276,6 +276,8 @@ class FCOSLoss(nn.Module):
         ValueError: for an unknown choice.
     """
 
+    moving_positives: Tensor
+
     def __init__(
         self,
         num_classes: int,

@@ -16,6 +16,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,6 +170,10 @@ class MaskCoding(nn.Module):
         ValueError: if a mask has fewer pixels than the code coefficients.
     """
 
+    components: Tensor
+    means: Tensor
+    explained_variances: Tensor
+
     def __init__(
         self,
         dim: int = 60,
@@ -242,6 +247,6 @@ class MaskCoding(nn.Module):
     def _deviations(self) -> Tensor:
         return self.explained_variances.float().sqrt()
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments: Any) -> None:
         self._loaded |= f"{prefix}components" in state_dict
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class MEInstHead(FCOSHead):
         num_mask_convs: int = 4,
         code_dim: int = 60,
         global_kernel: int | None = None,
-        **fcos,
+        **fcos: Any,
     ) -> None:
         super().__init__(in_channels, **fcos)
         self.mask_tower = make_tower(
@@ -196,7 +197,7 @@ class MEInst(SquareMaskFCOS):
         mask_loss: str = "mse",
         paste_clipped: bool = False,
         mask_on: bool = True,
-        **fcos,
+        **fcos: Any,
     ) -> None:
         super().__init__(paste_clipped=paste_clipped, mask_on=mask_on, **fcos)
         if mask_loss not in MASK_LOSSES:
