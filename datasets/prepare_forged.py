@@ -28,9 +28,10 @@ from comics.data.faces.checks import shared_groups
 from comics.data.faces.difference_masks import difference_mask
 from comics.data.faces.manifest_files import read_manifest, write_manifest
 from comics.data.images import read_image, read_image_size
-from comics.data.jobs import claim_folder, run_jobs, write_atomically
+from comics.data.jobs import claim_folder, run_jobs
 from comics.data.preparation import MANIFEST, Clip, ClipGroup, CropSettings, FaceCutter
 from comics.data.records import DatasetError
+from comics.files import write_bytes
 from comics.inference.default_weights import default_weights
 from comics.inference.preparation import EXIT_BAD_ARGUMENTS, EXIT_SKIPPED, DetectorBoxes
 from comics.structures import FAKE, REAL
@@ -164,7 +165,7 @@ class PictureRows:
         done, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
         if not done:
             raise ValueError(f"{path}: could not be encoded")
-        write_atomically(target, data.tobytes())
+        write_bytes(target, data.tobytes())
         return path.as_posix()
 
     def relative(self, file: str) -> str:
