@@ -25,7 +25,8 @@ TRIAL_SIDE = 64  # pixels of the picture that a network is tried on
 # Values of an image may overshoot its range by this share of it before they are clipped; beyond it
 # the range is another one than was stated
 OVERSHOOT = 0.5
-INSTALL = "pip install 'comics-forensics[onnx]'"
+INSTALL = "pip install 'comics-forensics[onnx]'"from comics.files import write_bytes
+
 
 
 class NetworkError(ValueError):
@@ -261,13 +262,10 @@ class FaceNetwork:
         if self.cache is None:
             return
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not done:
             raise ValueError(f"{path}: a result of shape {image.shape} could not be written")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
+        write_bytes(path, data.tobytes(), durable=False)
 
 
 def open_network(path: Path, threads: int = 1) -> object:

@@ -80,7 +80,7 @@ def test_a_dropped_picture(page, make_picture):
     assert drawn["width"] == pytest.approx(60 * scale, abs=6)
     assert page.locator("#stage text").text_content() == "FAKE 90%"
     assert page.locator("#faces tbody td").all_inner_texts() == [
-        "1", "Fake", "0.900", "0.800", "60 × 40",
+        "1", "Fake", "0.900", "0.800", "60 × 40", "",
     ]  # fmt: skip
     assert "Model: colours, SHA-256 000000000000…" in page.locator("#origin").inner_text()
     assert page.evaluate("document.activeElement.id") == "result"  # screen readers go on there
