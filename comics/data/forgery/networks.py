@@ -20,13 +20,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from comics.files import write_bytes
+
 MULTIPLE = 8  # of the sides that networks are given; the usual ones halve the picture three times
 TRIAL_SIDE = 64  # pixels of the picture that a network is tried on
 # Values of an image may overshoot its range by this share of it before they are clipped; beyond it
 # the range is another one than was stated
 OVERSHOOT = 0.5
-INSTALL = "pip install 'comics-forensics[onnx]'"from comics.files import write_bytes
-
+INSTALL = "pip install 'comics-forensics[onnx]'"
 
 
 class NetworkError(ValueError):
