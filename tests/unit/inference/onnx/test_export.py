@@ -74,8 +74,12 @@ def exported(tmp_path_factory, tiny_config):
             folder = tmp_path_factory.mktemp(name)
             cfg = tiny_config(name, *EAGER, *overrides)
             weights = save_eager(folder / "model.safetensors", cfg, {"iteration": "7"})
-            files = export_model(weights, folder)
-            assert all(file.difference <= TOLERANCE for file in files)
+            # Where to sample is computed too, so rounding is amplified: 1.1e-4 was seen on a
+            # processor without AVX-512
+            deformable = "MODEL.MEInst.USE_DEFORMABLE" in overrides
+            tolerance = 2 * TOLERANCE if deformable else TOLERANCE
+            files = export_model(weights, folder, tolerance)
+            assert all(file.difference <= tolerance for file in files)
             made[name, overrides] = weights, files[0].path
         return made[name, overrides]
 
