@@ -73,12 +73,12 @@ def _add_degradation(_F: CfgNode) -> None:
     """What a face's window goes through before it is resized to a crop; all values are decisions"""
     _F.DEGRADE = CfgNode()
     _F.DEGRADE.PROB = 0.0  # that anything is done at all
-    _F.DEGRADE.RESIZE_PROB = 0.6
+    _F.DEGRADE.RESIZE_PROB = 0.6  # of those, how many are scaled
     _F.DEGRADE.SIDES = [28.0, 320.0]  # longer side after it, pixels, drawn evenly in octaves
     _F.DEGRADE.GROWTH = 1.5  # nothing is enlarged more
-    _F.DEGRADE.BLUR_PROB = 0.1
+    _F.DEGRADE.BLUR_PROB = 0.1  # Gaussian blur
     _F.DEGRADE.BLUR_SIGMA = [0.3, 1.5]  # pixels
-    _F.DEGRADE.NOISE_PROB = 0.15
+    _F.DEGRADE.NOISE_PROB = 0.15  # Gaussian noise
     _F.DEGRADE.NOISE_SIGMA = [1.0, 6.0]  # on the 0-255 scale
     _F.DEGRADE.CODEC_PROB = 0.7  # a first lossy codec
     _F.DEGRADE.AGAIN_PROB = 0.3  # and a second one after it

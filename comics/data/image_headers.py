@@ -189,14 +189,25 @@ def _open(stream: BinaryIO, form: str | None, name: str | os.PathLike) -> Image.
         detail = _header_fault(stream, form)
         raise ImageError(name, f"a {form} picture that cannot be opened: {detail}") from error
     except Image.DecompressionBombError as error:
-        stream.seek(0)
-        width, height = Image.OPEN[form][0](stream, "").size
-        raise TooManyPixels(name, too_many_pixels(width, height, _pillow_limit())) from error
+        raise TooManyPixels(name, _too_large(stream, form)) from error
     except OSError:
         raise
     # Plugins meet broken headers with many kinds of exception
     except Exception as error:
         raise ImageError(name, f"cannot be opened: {describe(error)}") from error
+
+
+def _too_large(stream: BinaryIO, form: str | None) -> str:
+    """The reason for refusing a picture that Pillow finds too large, with its size if it is known.
+
+    Some plugins (WebP) check the size themselves, before they tell it.
+    """
+    stream.seek(0)
+    try:
+        width, height = Image.OPEN[form or ""][0](stream, "").size
+    except (KeyError, Image.DecompressionBombError):
+        return f"it has more than the {_pillow_limit()} pixels allowed"
+    return too_many_pixels(width, height, _pillow_limit())
 
 
 def _header_fault(stream: BinaryIO, form: str) -> str:

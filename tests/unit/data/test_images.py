@@ -1,6 +1,7 @@
 """Decoding of sound, odd and broken image files."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from comics.data import image_headers
+from comics.data.image_headers import TooManyPixels
 from comics.data.images import (
     FORMATS,
     ImageError,
@@ -146,6 +148,15 @@ def test_first_frame_of_an_animation(tmp_path, extension):
 def test_floating_point_is_refused(tmp_path):
     path = save(Image.fromarray(np.zeros((4, 4), np.float32)), tmp_path / "a.tif")
     with pytest.raises(ImageError, match="a.tif.*no defined range"):
+        read_image(path)
+
+
+def test_a_plugin_that_checks_the_size_itself_is_understood(tmp_path):
+    """Pillow's WebP plugin refuses before it tells the size; the header here says 16384 x 16384."""
+    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\x3f\0" * 2
+    path = tmp_path / "huge.webp"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(extended)) + b"WEBP" + extended)
+    with pytest.raises(TooManyPixels, match="pixels"):
         read_image(path)
 
 
