@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,7 @@ Source = str | os.PathLike | np.ndarray | Tensor | Image.Image
 class FrameFaces(NamedTuple):
     """The faces of one video frame, with the frame's index and its time in seconds."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which is not needed
     time_s: float
     faces: Faces
 
@@ -94,7 +94,7 @@ def faces_of(
     predictor: FacePredictor,
     source: Source | Sequence[Source],
     batch_size: int,
-    selection: Mapping[str, float | None],
+    selection: Mapping[str, Any],
 ) -> Faces | list[Faces] | Iterator[FrameFaces]:
     """See ``MediaPredictor.__call__``."""
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -179,7 +179,7 @@ def _pictures(predictor: FacePredictor, sources: Sequence[Source], batch_size: i
     return [found[position] for position in range(len(sources))]
 
 
-def _read(source: Source, max_pixels: int, where: str) -> np.ndarray:
+def _read(source: Source | Sequence[Source], max_pixels: int, where: str) -> np.ndarray:
     """[H, W, 3] uint8 RGB.
 
     Raises:

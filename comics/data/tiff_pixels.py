@@ -41,6 +41,7 @@ def decode_tiff(stream: BinaryIO, page: Page) -> np.ndarray:
         else cv2.IMREAD_ANYDEPTH | (cv2.IMREAD_GRAYSCALE if page.samples == 1 else cv2.IMREAD_COLOR)
     )
     try:
+        image: np.ndarray | None
         image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ValueError(error.err) from error
