@@ -118,7 +118,7 @@ def build_combination(
     """
     model = build_model(combination.cfg)
     load_state(model, combination.state, "the joined model files")
-    return model.to(device, memory_format=FAST_LAYOUT).eval()
+    return model.to(device).to(memory_format=FAST_LAYOUT).eval()
 
 
 def combined_config(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -110,10 +110,17 @@ class Faces:
             return [()] * len(self)
         return [names_of_doubts(bits) for bits in self.doubts.tolist()]
 
+    @property
+    def known_masks(self) -> Tensor:
+        """``masks`` of faces that have them; raises ``ValueError`` for others."""
+        if self.masks is None:
+            raise ValueError("these faces have no masks")
+        return self.masks
+
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Faces:
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Self:
         """Select faces by a slice, a list of positions, or an index or bool tensor."""
         if isinstance(index, int):
             raise TypeError("Faces are selected by slice, list or tensor: use faces[[i]]")
@@ -144,14 +151,14 @@ class Faces:
         table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{more}"
         return f"<p>{count}</p>{table if rows else ''}"
 
-    def to(self, device: torch.device | str) -> Faces:
+    def to(self, device: torch.device | str) -> Self:
         """Move every tensor to ``device``."""
         # A copy to the host that does not wait could be read before it has arrived
         overlapped = torch.device(device).type != "cpu"
         return self._map(lambda tensor: tensor.to(device, non_blocking=overlapped))
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Faces:
-        tensors = {
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        tensors: dict[str, Any] = {
             field.name: function(value)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

@@ -59,7 +59,7 @@ def load_model(
     cfg = load_config_text(file.metadata["config"])
     model = build_model(cfg)
     load_state(model, file.state, os.fspath(path))
-    return model.to(device, memory_format=FAST_LAYOUT).eval(), cfg, file
+    return model.to(device).to(memory_format=FAST_LAYOUT).eval(), cfg, file
 
 
 def choose_device(name: str) -> torch.device:

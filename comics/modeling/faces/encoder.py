@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     def map_size(self, size: int) -> tuple[int, int]:
         """(h, w) of the map of square crops of that side, found without computing it."""
         feature_map, _ = _run_on_shapes(self, "forward_map", size)
-        return tuple(feature_map.shape[-2:])
+        return feature_map.shape[-2], feature_map.shape[-1]
 
 
 class TimmEncoder(Encoder):
@@ -208,7 +208,7 @@ def _run_on_shapes(module: nn.Module, method: str, size: int) -> tuple[Tensor, d
 
 def _unused_children(model: nn.Module, output: Tensor, parameters: dict[str, Tensor]) -> list[str]:
     """Children of ``model`` that have parameters, on none of which ``output`` depends."""
-    gradients = torch.autograd.grad(output.sum(), parameters.values(), allow_unused=True)
+    gradients = torch.autograd.grad(output.sum(), tuple(parameters.values()), allow_unused=True)
     used = {name for name, g in zip(parameters, gradients, strict=True) if g is not None}
     return [
         child
