@@ -139,6 +139,8 @@ def _frames(
     with open_reader(path, predictor.max_pixels, ahead, selection, writing=False) as reader:
         waiting: list[Frame] = []
         for frame in reader:
+            if not isinstance(frame, Frame):
+                continue  # sound, which was not asked for
             waiting.append(frame)
             held = sum(each.image.nbytes for each in waiting)
             del frame  # it may be hundreds of megabytes

@@ -32,15 +32,17 @@ KEYPOINTS = "keypoints5"
 
 
 class People(Protocol):
-    """Where the faces of a set come from.
+    """Where the faces of a set come from."""
 
-    Attributes:
-        names: of the identities.
-        arguments: what the faces depend on, for JSON.
-    """
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the identities."""
+        ...
 
-    names: Sequence[str]
-    arguments: dict
+    @property
+    def arguments(self) -> dict:
+        """What the faces depend on, for JSON."""
+        ...
 
     def clip(self, identity: int, number: int, frames: int) -> list[SourceFace]:
         """The frames of clip ``number`` of an identity; each image is [S, S, 3] uint8."""

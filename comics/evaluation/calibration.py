@@ -15,7 +15,12 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from comics.evaluation.classification import calibration_error, check_scores, reliability_bins
+from comics.evaluation.classification import (
+    Numbers,
+    calibration_error,
+    check_scores,
+    reliability_bins,
+)
 
 TEMPERATURE_KEY = "temperature"  # of the model file's metadata, read by comics.inference.verdict
 LOG_RANGE = (-5.0, 5.0)  # of ln T: beyond, probabilities are 0.5 or 0 and 1 to many digits
@@ -55,7 +60,7 @@ def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.nd
     return expit(logit(clipped) / temperature)
 
 
-def fit_temperature(labels: Sequence, scores: Sequence) -> Calibration:
+def fit_temperature(labels: Numbers, scores: Numbers) -> Calibration:
     """The T with the smallest negative log likelihood.
 
     Args:

@@ -9,7 +9,7 @@ Shape letters: N measured faces; a face measured under several conditions counts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -174,7 +174,12 @@ def _share(values: np.ndarray, groups: np.ndarray) -> Figure:
     return _figure(lambda _, scores: float(scores.mean()), zeros, values, groups)
 
 
-def _figure(metric, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Figure:
+def _figure(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+) -> Figure:
     value = metric(labels, scores)
     if np.isnan(value):
         return Figure(np.nan, np.nan, np.nan, 0)

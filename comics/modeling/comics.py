@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class Comics(TrainingLifeCycle):
         self.reserve_training_only()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, detector: Detector) -> Comics:
+    def from_config(cls, cfg: CfgNode, detector: Detector) -> Self:
         """From ``MODEL.COMICS``; with ``INPUT.VIEWS`` it spans the rows of Table IV."""
         comics = cfg.MODEL.COMICS
         contrast = partial(ProposalContrast, **ProposalContrast.settings(cfg))

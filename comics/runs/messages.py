@@ -23,7 +23,7 @@ def describe(status: FileStatus) -> str:
             text += f", {status.unclear_faces} unclear"
     if status.kind == "video":
         text += (
-            f" in {_count(status.analysed_frames, 'analysed frame')} of {status.frames}"
+            f" in {_count(status.analysed_frames or 0, 'analysed frame')} of {status.frames}"
             f" ({status.frames_with_forged_faces} with a forged face)"
         )
     if status.reason:

@@ -198,6 +198,7 @@ class TrackPeaks:
     def rise(self, faces: Faces, track_ids: Sequence[int]) -> bool:
         """Take in a frame; whether any of its faces is more suspicious than its track was."""
         risen = False
+        assert faces.fake_probability is not None  # a predictor's
         for track, probability in zip(track_ids, faces.fake_probability.tolist(), strict=True):
             if probability > self._highest.get(track, -1.0):
                 self._highest[track] = probability
@@ -418,7 +419,7 @@ class _Run:
             status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         if status.status == FAILED:
             self._state.discard()
-            self._fail(job.position, status.file_name, status.kind, status.reason, job)
+            self._fail(job.position, status.file_name, status.kind, status.reason or "", job)
         else:
             self._finish(job, status)
 
@@ -450,7 +451,7 @@ class _Run:
         if self._options.crops:
             images = self._state.file_record(finished).images()
             names.update(face.get("crop") for one in images for face in one.faces)
-        return names - {None}
+        return {name for name in names if name is not None}
 
     def _remove(self, names: set[str]) -> None:
         for name in names:
@@ -480,6 +481,7 @@ def _base_name(names: OutputNames, file: InputFile, as_video: bool | None = None
         as_video: whether it is a video; None: as its name says.
     """
     extension = file.relative.suffix.lower()
+    suffixes: tuple[str, ...]
     if as_video is None and extension in ANIMATED_EXTENSIONS:
         suffixes = (".jpg", ".mp4")  # which of the two it is, is seen when it is opened
     elif _is_named_video(file) if as_video is None else as_video:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from comics.files import write_bytes
-from comics.inference.contract import FacePredictor
+from comics.inference.contract import ImagePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
@@ -94,7 +94,7 @@ class VideoOutputs:
 
 def run_video(
     file: InputFile,
-    predictor: FacePredictor,
+    predictor: ImagePredictor,
     options: VideoOptions,
     add_frame: AddFrame,
     outputs: VideoOutputs,
@@ -165,6 +165,7 @@ class _Following:
             with_faces=1,
             with_forged=int(verdicts["fake"] > 0),
         )
+        assert faces.fake_probability is not None and faces.scores is not None  # a predictor's
         so_far = self._verdicts.update(
             track_ids, faces.fake_probability.tolist(), faces.scores.tolist(), self._tracker.alive
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -132,9 +132,10 @@ class _LimitedProtocol(H11Protocol):
 
     def _make_room(self) -> bool:
         """Drop the connection that has been idle longest; whether there was one."""
+        connections = cast(set[_LimitedProtocol], self.connections)
         idle = [
             (one._timer.when(), number, one)
-            for number, one in enumerate(self.connections)
+            for number, one in enumerate(connections)
             if one is not self and one._timer is not None and not one.busy
         ]
         if not idle:

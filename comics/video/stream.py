@@ -100,10 +100,10 @@ def process_video(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     ahead, annotated = FRAMES_AHEAD * batch_size, None
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(
-            open_reader(path, max_pixels, ahead, selection, output is not None)
-        )
+        reader = open_reader(path, max_pixels, ahead, selection, output is not None)
+        stack.enter_context(reader)
         if output is not None:
+            assert annotate is not None  # which goes with output
             annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         loop = _Loop(predict, on_frame, annotated, batch_size)
         is_stopped = reader.watch(stop)
@@ -198,7 +198,7 @@ class _Loop:
                 faces = next(found)
                 drawn = self._on_frame(item, faces)
                 self._drawn = faces if drawn is None else drawn
-                self._drawn_size = tuple(faces.image_size)
+                self._drawn_size = (faces.image_size[0], faces.image_size[1])
             if self._annotated is not None:
                 self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
 

@@ -136,9 +136,11 @@ class RunningVerdicts:
             alive: tracks that may still go on, those of the frame among them.
         """
         self._frames = {track: self._frames[track] for track in self._frames if track in alive}
-        for track, *seen in zip(track_ids, probabilities, scores, strict=True):
-            self._frames.setdefault(track, deque(maxlen=RECENT_FRAMES)).append(tuple(seen))
-        return [
-            track_probability(*zip(*self._frames[track], strict=True), self._trim)
-            for track in track_ids
-        ]
+        for track, probability, score in zip(track_ids, probabilities, scores, strict=True):
+            seen = self._frames.setdefault(track, deque(maxlen=RECENT_FRAMES))
+            seen.append((probability, score))
+        found = []
+        for track in track_ids:
+            of_track, weights = zip(*self._frames[track], strict=True)
+            found.append(track_probability(of_track, weights, self._trim))
+        return found

@@ -106,6 +106,7 @@ class TrackRecorder:
             OSError: if the disk is full.
         """
         doubts = [0] * len(faces) if faces.doubts is None else faces.doubts.tolist()
+        assert faces.scores is not None and faces.fake_probability is not None
         told = zip(
             track_ids,
             faces.boxes.tolist(),

@@ -115,7 +115,7 @@ class ListOfDicts(nn.Module):
         ]
 
 
-def with_list_of_dicts(base: type[nn.Module]) -> type[nn.Module]:
+def with_list_of_dicts(base: type[nn.Module]) -> Any:
     """The class of ours that takes Detectron2's inputs."""
     return type(f"Detectron2{base.__name__}", (ListOfDicts, base), {"__doc__": base.__doc__})
 
@@ -170,7 +170,7 @@ def _builder(build: Callable[[CfgNode, str], nn.Module], name: str) -> Callable:
     return builder
 
 
-def _finished(model: nn.Module, cfg: CfgNode) -> nn.Module:
+def _finished(model: Any, cfg: CfgNode) -> nn.Module:
     model.input_format = cfg.INPUT.FORMAT
     model.watch_training(cfg.SOLVER.OPTIMIZER)
     return model

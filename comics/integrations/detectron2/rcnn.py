@@ -158,6 +158,7 @@ class RCNNDetector(Detector):
     def _proposals(self, sampled: Sequence[Instances]) -> dict[str, LevelProposals]:
         """Foreground proposals, by the level that the box head pools them from."""
         pooler = _box_pooler(self.roi_heads)
+        assert pooler is not None  # as the constructor made sure
         images, faces, boxes = [], [], []
         for position, one in enumerate(sampled):
             if not one.has(FACE_FIELD):  # an image without faces
@@ -185,13 +186,16 @@ class RCNNDetector(Detector):
         }
 
 
-class ComicsRCNN(ListOfDicts, Comics):
+# Detectron2's inputs replace ours
+class ComicsRCNN(ListOfDicts, Comics):  # type: ignore[misc]
     """Detectron2's Generalized R-CNN with frequency attention and both contrasts.
 
     The names of its weights are Detectron2's (``backbone.``, ``proposal_generator.``,
     ``roi_heads.``), beside ``frequency.`` and, in a training checkpoint, ``training_only.``: the
     model zoo loads as it is, and ``GeneralizedRCNN`` takes what was trained without the attention.
     """
+
+    detector: RCNNDetector
 
     def __init__(self, detector: RCNNDetector, **additions: Any) -> None:
         super().__init__(detector, **additions)
@@ -233,7 +237,7 @@ def _without_detector(module: nn.Module, state: dict, prefix: str, _metadata: di
     _rename(state, prefix + DETECTOR_PREFIX, prefix)
 
 
-def _with_detector(module: nn.Module, state: dict, prefix: str, *_unused: object) -> None:
+def _with_detector(module: ComicsRCNN, state: dict, prefix: str, *_unused: object) -> None:
     for name, _ in module.detector.named_children():
         _rename(state, f"{prefix}{name}.", f"{prefix}{DETECTOR_PREFIX}{name}.")
 

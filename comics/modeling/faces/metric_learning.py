@@ -139,5 +139,5 @@ class MetricLearning(EmbeddingMethod):
     def _embed_other(self, crops: Tensor) -> Tensor:
         if len(crops) == 0:
             return self.pixel_mean.new_zeros(0, self.dim)
-        other = self.training_only
-        return other["projector"](other["encoder"](self.preprocess(crops)))
+        features = self.training_part("encoder")(self.preprocess(crops))
+        return self.training_part("projector")(features)
