@@ -51,6 +51,7 @@ class _LimitedProtocol(H11Protocol):
 
     # What asyncio calls
 
+    # uvicorn names the transport more closely than asyncio
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: admit it, at the expense of the idlest where there are too many."""
         super().connection_made(transport)
