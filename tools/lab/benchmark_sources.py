@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace) -> None:
             [_row(face, name, known, temperature) for name, _ in conditions for face in faces]
         )
         if options.choose:
-            _choose(rows, predictor, path, options)
+            choose_and_store(rows, path, options)
             continue
         text, figures = _table(rows, predictor, options.clips)
         lines += [f"{path}, threshold {predictor.rule.fake_threshold:.4f}", "", *text, ""]
@@ -284,7 +284,14 @@ def _score_chunk(faces, members, boxes, predictor, conditions, known: dict[str, 
     known.update(zip(keys, fused.tolist(), strict=True))
 
 
-def _choose(rows, predictor, weights: str, options: argparse.Namespace) -> None:
+def choose_and_store(rows, weights: str, options: argparse.Namespace) -> None:
+    """Choose temperature, threshold and unclear band, print them, and write the model file.
+
+    Args:
+        rows: ``SourceRows`` of validation, with P(fake) not calibrated.
+        weights: the model file.
+        options: ``store``, ``false_alarms`` and ``unclear``.
+    """
     from comics.evaluation.calibration import calibrate, store_choice
     from comics.evaluation.source_figures import (
         temperature_of_all,
