@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def fit_familiarity(trained: Sequence[Window], checked: Sequence[Window], share: float):
-    """The Gaussian of ``trained``; ``share`` of each source of ``checked`` is past its limit at most.
+    """The Gaussian of ``trained``; ``share`` of each of ``checked`` is past its limit at most.
 
     Returns:
         ``comics.inference.doubt.Familiarity``.
