@@ -6,6 +6,7 @@ Boxes are ``(x0, y0, x1, y1)`` in pixels, right and bottom edges exclusive, so w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -26,7 +27,7 @@ class NotFiniteError(ValueError):
     """What a model says of a picture is no finite number, which must not pass for "no face"."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Faces:
     """The faces of one image: ground truth (no scores) or predictions (with scores).
 
@@ -119,6 +120,17 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        """One line, such as ``<Faces 1280 x 960: 4 faces, 3 real, 1 fake>``."""
+        return f"<{type(self).__name__} {self._summary()}>"
+
+    def _summary(self) -> str:
+        height, width = self.image_size
+        counts = Counter(self.verdicts)
+        told = [f"{len(self)} face{'' if len(self) == 1 else 's'}"]
+        told += [f"{counts[name]} {name}" for name in VERDICTS if counts[name]]
+        return f"{width} x {height}: {', '.join(told)}"
 
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Self:
         """Select faces by a slice, a list of positions, or an index or bool tensor."""

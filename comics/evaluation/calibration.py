@@ -136,6 +136,25 @@ def store_choice(
     Raises:
         FileNotFoundError, ValueError: if there is no such model file, or it is broken.
     """
+    store_metadata(source, output, calibration.metadata(fitted_on), thresholds)
+
+
+def store_metadata(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    added: Mapping[str, str],
+    thresholds: Mapping[str, float],
+) -> None:
+    """A model file like ``source`` with more metadata and other thresholds; weights as they are.
+
+    Args:
+        source, output: model files.
+        added: metadata by name; replaces what was there of the same names.
+        thresholds: values of TEST by name, as in ``store_choice``.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such model file, or it is broken.
+    """
     from comics.config import load_config_text
     from comics.modeling.weights import read_weights, save_weights
 
@@ -145,4 +164,4 @@ def store_choice(
     cfg.merge_from_list([w for name, value in thresholds.items() for w in (f"TEST.{name}", value)])
     cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
-    save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))
+    save_weights(output, file.state, cfg, metadata | dict(added))

@@ -15,6 +15,7 @@ LEVELS = {
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,
     "runs": 4, "video": 4, "pages": 4, "server": 4, "scale": 4, "api": 4,
+    "found_faces": 4,
     "integrations": 5,
     "commands": 6,
     "cli": 7,
