@@ -152,7 +152,7 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
         for file in record.files:
             entry = file_entry(file.status)
             document.add_file(file.status)
-            files_table.add(entry)
+            files_table.add({name: entry.get(name) for name in FILE_COLUMNS})
             if collect is not None:
                 collect.add_file(entry)
             for one in file.images():

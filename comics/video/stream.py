@@ -122,6 +122,59 @@ def process_video(
         return loop.report(reader)
 
 
+def annotate_video(
+    path: str | os.PathLike,
+    drawn: Callable[[Frame], Any],
+    *,
+    output: str | os.PathLike,
+    annotate: Annotate,
+    max_pixels: int,
+    selection: Selection = Selection(),  # noqa: B008  (it is frozen)
+    ahead: int = FRAMES_AHEAD,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[str | None, str | None]:
+    """Write the annotated video of one that has been analysed: what is drawn is known by now.
+
+    Args:
+        path: the video.
+        drawn: an analysed frame -> what ``annotate`` gets of it; the frames after it, up to the
+            next analysed one, show the same.
+        output: annotated MP4 with every frame of the part.
+        annotate: draws on a frame; called in a thread of its own.
+        max_pixels: as of ``process_video``, like the rest.
+        selection: with which the video was analysed.
+        ahead: frames held at once, at most, by the decoder and by the encoder.
+        stop: asked while no frame comes; the video is then given up.
+
+    Returns:
+        What was left out of the annotated video, and why there is none; each None if nothing.
+
+    Raises:
+        Stopped, VideoError, OSError: as ``process_video``.
+    """
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(open_reader(path, max_pixels, ahead, selection, writing=True))
+        annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
+        is_stopped = reader.watch(stop)
+        shown: Any = None
+        size: tuple[int, int] | None = None
+        for item in reader:
+            if isinstance(item, Frame):
+                if item.analysed:
+                    shown, size = drawn(item), item.image.shape[:2]
+                # The video may change its size on the way
+                annotated.put(Shown(item, shown if size == item.image.shape[:2] else None))
+            else:
+                annotated.put(item)
+            del item  # it may be hundreds of megabytes, and the next is on its way
+            if stop():
+                raise Stopped
+        if is_stopped():
+            raise Stopped
+        annotated.finish()
+        return annotated.note, annotated.fault
+
+
 def open_reader(
     path: str | os.PathLike, max_pixels: int, ahead: int, selection: Selection, writing: bool
 ) -> VideoReader | AnimationReader:
