@@ -151,7 +151,7 @@ class Predictor:
 
     @property
     def has_heat_maps(self) -> bool:
-        """Whether ``heat_maps`` can be had."""
+        """Whether the model offers ``heat_maps``."""
         return self.looks_at_faces
 
     @property

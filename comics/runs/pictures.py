@@ -20,12 +20,12 @@ JPEG_MAX_SIDE = 65_500  # pixels; the format's limit. Longer pictures are writte
 CROP_MARGIN = 0.15  # of the box's longer side, on each side: enough to see hair and chin
 
 
-def write_picture(outputs: FileOutputs, room: str, mark: str, picture: np.ndarray) -> str:
+def write_picture(outputs: FileOutputs, subfolder: str, mark: str, picture: np.ndarray) -> str:
     """Write [H, W, 3] uint8 RGB as JPEG, or PNG where that cannot hold it; returns its name.
 
     Args:
         outputs: of the input file.
-        room: the folder below the run's.
+        subfolder: the folder below the run's.
         mark: goes before the extension, such as ".heat".
 
     Raises:
@@ -34,7 +34,7 @@ def write_picture(outputs: FileOutputs, room: str, mark: str, picture: np.ndarra
     jpeg = max(picture.shape) <= JPEG_MAX_SIDE
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG" if jpeg else "PNG", quality=JPEG_QUALITY)
-    return outputs.write(room, mark + (".jpg" if jpeg else ".png"), buffer.getvalue())
+    return outputs.write(subfolder, mark + (".jpg" if jpeg else ".png"), buffer.getvalue())
 
 
 def write_crops(

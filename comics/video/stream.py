@@ -90,7 +90,7 @@ def process_video(
             frame comes; a file is then given up.
 
     Raises:
-        Stopped: if ``stop`` said so.
+        Stopped: if ``stop`` returned True.
         VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
             ``output`` is then not written.
         OSError: if the disk is full. Where the annotated video cannot be encoded for another
