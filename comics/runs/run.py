@@ -378,6 +378,7 @@ class _Run:
         peaks = TrackPeaks()
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
+            """Put an analysed frame into the record, and write the crops of its faces."""
             crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(

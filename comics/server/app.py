@@ -214,6 +214,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        """Errors that FastAPI raises, in the form of all others."""
         if isinstance(error, UploadRefused):
             return await known(request, error.error)
         if fault := storage_fault(error):
