@@ -1,7 +1,7 @@
 """Training checkpoints: written whole or not at all, read without running code.
 
 A checkpoint is a dict of tensors, lists and plain values, saved by ``torch.save`` and read by
-``torch.load(weights_only=True)``. What is in it is the trainer's business.
+``torch.load(weights_only=True)``. ``comics.engine.trainer`` decides what is in it.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Predictor:
 
     @property
     def looks_at_faces(self) -> bool:
-        """Whether a face method takes part."""
+        """Whether the model has a face method beside its detector."""
         return isinstance(self.model, FaceForensics)
 
     @property

@@ -1,4 +1,4 @@
-"""What a run has finished, kept on disk, so that the same command continues after any end.
+"""What a run has finished, kept on disk, so that the same command continues after any interruption.
 
 ``<output>/.comics/`` holds::
 

@@ -130,7 +130,7 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """While the server runs; at its end the file at hand is given up between two batches."""
+        """While the server runs; at its end work on a file stops between two batches."""
         await run_in_threadpool(remove_left_folders)
         yield
         await run_in_threadpool(self._worker.close)

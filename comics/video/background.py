@@ -1,7 +1,7 @@
 """Stages of a pipeline that run in threads of their own, joined by bounded queues.
 
-So decoding, the model, and encoding overlap, while what lies between two of them stays bounded. An
-error in any of the threads is raised in the one that uses the stage, and leaving a stage's block,
+Decoding, the model and encoding overlap, while the queues between them stay bounded. An error in
+any of the threads is raised in the one that uses the stage, and leaving a stage's block,
 by an error or by Ctrl-C, ends its thread.
 """
 
@@ -134,7 +134,7 @@ class Producer(Generic[Item]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody waits for items any more; ``items`` may ask, where it passes over many."""
+        """Whether the consumer has stopped; ``items`` may ask while it skips many."""
         return self._closed.is_set()
 
     def stop(self) -> None:
@@ -158,7 +158,7 @@ class Producer(Generic[Item]):
             self._put(_Message(error=error))
 
     def _is_wanted(self) -> bool:
-        """Wait until the next item may be begun; False once nobody waits for it."""
+        """Wait until the next item is wanted; False once the consumer has stopped."""
         while self._wanted is not None and not self._wanted.wait(POLL):
             if self._closed.is_set():
                 return False
