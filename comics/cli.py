@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "a web page where one drops a photo or short video, and its API",
     "train": "train a detector or a face method, or evaluate one",
     "evaluate": "measure results or a model: AP, oLRP, AUC, calibration, robustness",
+    "check": "list every fault of a data set, and what gives its labels away",
     "make-dataset": "forge photos: a set of real and forged faces in COCO's format",
     "make-face-videos": "forge clips of single faces at several compressions",
     "manifest": "make a manifest of face pictures out of folders of real and of forged ones",

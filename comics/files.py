@@ -164,7 +164,7 @@ if hasattr(os, "register_at_fork"):
 
 def remove_leftovers(
     folder: str | os.PathLike,
-    rooms: Iterable[str] = (),
+    subfolders: Iterable[str] = (),
     patterns: Iterable[str] = LEFTOVERS,
 ) -> int:
     """Delete the temporary files of killed processes; returns how many there were.
@@ -173,14 +173,14 @@ def remove_leftovers(
 
     Args:
         folder: whose own files are looked at, while ``hold_folder`` keeps others out.
-        rooms: names of folders in it that are looked at with everything below them.
+        subfolders: names of folders in it that are looked at with everything below them.
         patterns: of names.
     """
     folder, patterns, count = Path(folder), tuple(patterns), 0
     places = [folder]
-    for room in rooms:
-        if not (folder / room).is_symlink():
-            places += [Path(place) for place, _, _ in os.walk(folder / room)]
+    for name in subfolders:
+        if not (folder / name).is_symlink():
+            places += [Path(place) for place, _, _ in os.walk(folder / name)]
     for place in places:
         for pattern in patterns:
             for path in place.glob(pattern):

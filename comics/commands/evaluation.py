@@ -1,4 +1,4 @@
-"""What ``tools/evaluate.py`` does: each function prints its figures and writes its report.
+"""What ``comics evaluate`` does: each function prints its figures and writes its report.
 
 Each returns whether everything could be evaluated; what could not is printed on stderr.
 """

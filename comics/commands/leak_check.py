@@ -1,4 +1,4 @@
-"""The leak check of a set of faces, as the tools that check sets offer it."""
+"""The leak check of a set of faces, for ``comics check``."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
     try:
         shard = Shard.parse(options.shard)
         if options.heat_maps and options.no_media:
-            raise ValueError("heat maps are media: they cannot be had with --no-media")
+            raise ValueError("heat maps are media: leave out --no-media to get them")
         inputs = _inputs(options, videos_only)
         predictor = _predictor(options)
         run_options = _run_options(options, shard, predictor)

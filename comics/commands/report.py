@@ -1,4 +1,4 @@
-"""``comics report``: one page of a run, made anew from what the run left."""
+"""``comics report``: one page of a run, made again from the files that the run left."""
 
 from __future__ import annotations
 

@@ -141,6 +141,6 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin anew in a folder that holds a run, whatever its settings; files that are not "
+        help="start over in a folder that holds a run, whatever its settings; files that are not "
         "made again stay",
     )

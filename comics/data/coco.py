@@ -35,7 +35,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SHOWN_ERRORS = 10  # of a refused set; tools/check_dataset.py lists them all
+SHOWN_ERRORS = 10  # of a refused set; comics check lists them all
 
 
 def load_coco(
@@ -59,7 +59,7 @@ def load_coco(
         tail = f"\n  and {more} more" if more > 0 else ""
         raise DatasetError(
             f"{coco.source} cannot be used:\n  {shown}{tail}\n"
-            f"tools/check_dataset.py lists every fault of a set"
+            f"comics check lists every fault of a set"
         )
     if coco.faults:
         counts = Counter((fault.code, fault.treatment) for fault in coco.faults)

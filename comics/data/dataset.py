@@ -268,7 +268,7 @@ def too_many_broken(broken: Sequence[tuple[int, ImageError]], images: int) -> Da
     shown = "\n  ".join(f"image {number}: {error}" for number, error in broken[:TOLERATED_BROKEN])
     return DatasetError(
         f"{len(broken)} of {images} images cannot be used (at most {tolerated_broken(images)} are "
-        f"replaced), the first:\n  {shown}\ntools/check_dataset.py lists them all"
+        f"replaced), the first:\n  {shown}\ncomics check lists them all"
     )
 
 

@@ -1,7 +1,7 @@
 """Training checkpoints: written whole or not at all, read without running code.
 
 A checkpoint is a dict of tensors, lists and plain values, saved by ``torch.save`` and read by
-``torch.load(weights_only=True)``. What is in it is the trainer's business.
+``torch.load(weights_only=True)``. ``comics.engine.trainer`` decides what is in it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def hold_run(folder: str | os.PathLike, rooms: Sequence[str] = ()) -> Iterator[None]:
+def hold_run(folder: str | os.PathLike, subfolders: Sequence[str] = ()) -> Iterator[None]:
     """Keep other runs out of a run's folder until the block ends; clear what killed runs left.
 
     Args:
         folder: of the run; made if absent.
-        rooms: folders in it that may hold such files too.
+        subfolders: folders in it that may hold such files too.
 
     Raises:
         FolderInUse: if another run works there.
@@ -65,7 +65,7 @@ def hold_run(folder: str | os.PathLike, rooms: Sequence[str] = ()) -> Iterator[N
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with hold_folder(folder) as alone:
-        count = remove_leftovers(folder, rooms, HALF_WRITTEN) if alone else 0
+        count = remove_leftovers(folder, subfolders, HALF_WRITTEN) if alone else 0
         if count:
             logger.info("%s: deleted %d files that a killed run left half written", folder, count)
         yield

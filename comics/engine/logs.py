@@ -67,7 +67,7 @@ class RunningMeans:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
-        """The means so far; starts anew."""
+        """The means since the last call."""
         means = {name: self._sums[name].item() / self._counts[name] for name in self._sums}
         self._sums, self._counts = {}, {}
         return means

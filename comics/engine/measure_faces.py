@@ -1,6 +1,6 @@
 """Measuring a face method on data set entries: P(fake) to a table of predictions, then figures.
 
-The tables (``comics.evaluation.predictions``) are what ``tools/evaluate.py --predictions`` reads.
+The tables (``comics.evaluation.predictions``) are what ``comics evaluate --predictions`` reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A polite stop: SIGTERM and SIGINT ask for the end of the step, not for the end of the process."""
+"""An orderly stop: after SIGTERM or SIGINT the step at hand is finished, then the run ends."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def _notes(coco: CocoSet, faces: list[tuple[int, FaceAnnotation]], replaced: int
         )
     if coco.faults:
         notes.append(
-            f"{coco.source}: read with {len(coco.faults)} repairs, which tools/check_dataset.py "
+            f"{coco.source}: read with {len(coco.faults)} repairs, which comics check "
             f"lists; first: {coco.faults[0].message}"
         )
     return notes

@@ -11,13 +11,14 @@ Shape letters: N faces; K entries of a descriptor; H, W height and width of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from comics.config import CfgNode
+from comics.ops.crops import margin_window
 from comics.ops.picture_statistics import DESCRIPTOR_NAMES, blockiness, describe_picture
 from comics.structures import DOUBTS, Faces
 
@@ -187,12 +188,7 @@ def _doubt(
     return bits
 
 
-def face_window(image: np.ndarray, box: list[float]) -> np.ndarray:
-    """The part of [H, W, 3] around a box (x0, y0, x1, y1), within the image; one pixel or more."""
-    height, width = image.shape[:2]
-    margin = WINDOW_MARGIN * max(box[2] - box[0], box[3] - box[1])
-    left = int(min(max(box[0] - margin, 0), width - 1))
-    top = int(min(max(box[1] - margin, 0), height - 1))
-    right = int(min(max(box[2] + margin, left + 1), width))
-    bottom = int(min(max(box[3] + margin, top + 1), height))
+def face_window(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The part of a picture [H, W, 3] that is described of a face at (x0, y0, x1, y1)."""
+    left, top, right, bottom = margin_window(box, (image.shape[0], image.shape[1]), WINDOW_MARGIN)
     return image[top:bottom, left:right]

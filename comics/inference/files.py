@@ -107,16 +107,16 @@ class FileOutputs:
     folder: Path
     base: PurePath
 
-    def name(self, room: str, suffix: str) -> str:
+    def name(self, subfolder: str, suffix: str) -> str:
         """Path of an output relative to ``folder``: ``name("media", ".mp4")``."""
-        return (PurePath(room) / self.base.parent / (self.base.name + suffix)).as_posix()
+        return (PurePath(subfolder) / self.base.parent / (self.base.name + suffix)).as_posix()
 
-    def write(self, room: str, suffix: str, content: bytes) -> str:
+    def write(self, subfolder: str, suffix: str, content: bytes) -> str:
         """Write an output atomically; returns its name.
 
         Raises:
             OSError: if it cannot be written.
         """
-        name = self.name(room, suffix)
+        name = self.name(subfolder, suffix)
         write_bytes(refuse_links(self.folder, name), content)
         return name

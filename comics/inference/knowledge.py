@@ -1,6 +1,6 @@
 """What a model file says it was trained on, and for what it may be used.
 
-It stands in the file's metadata, so it travels with the weights, and every output shows it. Nothing
+It is in the file's metadata, so it stays with the weights, and every output shows it. Nothing
 in it changes a verdict.
 """
 

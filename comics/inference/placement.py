@@ -1,4 +1,4 @@
-"""Faces whose masks are drawn already, in the coordinates of the same picture of another size.
+"""Faces with bitmaps, moved to the coordinates of the same picture at another size.
 
 Our detectors' masks are drawn last (``comics.modeling.detectors.candidates``); this is for pages
 that show a smaller copy of a picture, and for models that draw masks themselves.

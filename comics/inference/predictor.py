@@ -152,12 +152,12 @@ class Predictor:
 
     @property
     def looks_at_faces(self) -> bool:
-        """Whether a face method takes part."""
+        """Whether the model has a face method beside its detector."""
         return isinstance(self.model, FaceForensics)
 
     @property
     def has_heat_maps(self) -> bool:
-        """Whether ``heat_maps`` can be had."""
+        """Whether the model offers ``heat_maps``."""
         return self.looks_at_faces
 
     @property

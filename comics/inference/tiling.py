@@ -1,14 +1,14 @@
 """Large pictures in overlapping tiles, so that small faces are found. Source: decision.
 
-The whole picture goes through the detector as ever, which finds the large faces; besides, each tile
-does, at a larger scale. A face smaller than the overlap is whole in at least one tile. Detections
+The whole picture goes through the detector as usual, which finds the large faces; so does each
+tile, at a larger scale. A face smaller than the overlap is whole in at least one tile. Detections
 of all passes are merged by place, as the detections of one pass are (``comics.inference.verdict``):
 of every class the highest score counts. A box that ends at a tile's inner border may be a part of
 a face only:
 
 * it is dropped where a detection that no border cuts covers most of it;
 * where both are of one face, the one that is not cut gives box and mask;
-* else it stays: a face seen in part is better than one not seen.
+* otherwise it is kept: a face seen in part is better than one not seen.
 
 Shape letters: N detections, M places of one pass, K places of all, F faces; H, W height and width
 of the picture; h, w of a pass as the detector sees it. A window is (left, top, right, bottom) in

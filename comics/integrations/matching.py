@@ -48,7 +48,7 @@ class LoadReport:
         reshaped = [self.reshaped(name) for name in self.misshapen]
         kinds = (
             ("of the model are not in the file and keep their initial values", self.missing),
-            ("have another shape in the file and are initialised anew", reshaped),
+            ("have another shape in the file and keep their random initial values", reshaped),
             ("of the file are not in the model", self.unexpected),
         )
         return [

@@ -1,4 +1,4 @@
-"""Which runtime runs a model: this project's own, or Detectron2's where it is installed and works.
+"""The runtime of a model: this project's own, or Detectron2's where it is installed and works.
 
 Nothing here imports Detectron2 unless it is asked whether it works.
 """

@@ -1,4 +1,4 @@
-"""Pickled weights, read without the power of pickle: arrays and plain containers, never code.
+"""Pickled weights, read without unpickling: arrays and plain containers, never code.
 
 Detectron2's model zoo ships ``.pkl`` files. A pickle is a program for a small machine that may
 call anything it can name, so a downloaded one is not loaded as such:

@@ -1,6 +1,6 @@
-"""Square crops of the faces of an image, on whatever device the image is.
+"""Windows around the faces of an image, and square crops of them on whatever device the image is.
 
-The same windows and the same resampling as the data pipeline's crops (whole pixels; area average
+Square crops have the windows and the resampling of the data pipeline's (whole pixels; area average
 where a crop shrinks, bilinear where it grows), so that a face method sees at inference what it was
 trained on.
 
@@ -9,6 +9,9 @@ Shape letters: N boxes; H, W height and width of the image; S side of a crop; L 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,28 @@ from comics.ops.boxes import clip_boxes
 
 BORDERS = ("replicate", "reflect")
 MIN_SIDE = 1.0  # pixels; a box that is clipped to less still gets a crop
+
+
+def margin_window(
+    box: Sequence[float], image_size: tuple[int, int], margin: float
+) -> tuple[int, int, int, int]:
+    """The part of an image that shows a face with some of its surroundings.
+
+    Args:
+        box: (x0, y0, x1, y1) in pixels; may reach outside the image.
+        image_size: (H, W).
+        margin: on each side, as a share of the box's longer side.
+
+    Returns:
+        (left, top, right, bottom) of whole pixels inside the image, a pixel wide and high at least.
+    """
+    height, width = image_size
+    border = margin * max(box[2] - box[0], box[3] - box[1])
+    left = min(max(0, math.floor(box[0] - border)), width - 1)
+    top = min(max(0, math.floor(box[1] - border)), height - 1)
+    right = max(left + 1, min(width, math.ceil(box[2] + border)))
+    bottom = max(top + 1, min(height, math.ceil(box[3] + border)))
+    return left, top, right, bottom
 
 
 def square_windows(boxes: Tensor, margin: float) -> Tensor:

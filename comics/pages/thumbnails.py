@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from comics.data.images import DEFAULT_MAX_PIXELS
+from comics.ops.crops import margin_window
 from comics.pages.html_pages import picture_uri
 from comics.pages.report_rows import FileRow
-from comics.runs.pictures import crop_window
+from comics.runs.pictures import CROP_MARGIN
 from comics.runs.records import ImageRecord
 from comics.runs.results_reader import inner_path
 from comics.runs.state import ENTRIES, STATE_FOLDER
@@ -58,18 +59,18 @@ class MediaPicture:
         """Of (x, y, width, height) in the original's pixels, with some margin."""
         x, y, width, height = (edge * self._scale for edge in box)
         size = (self._image.height, self._image.width)
-        face = self._image.crop(crop_window((x, y, x + width, y + height), size))
+        face = self._image.crop(margin_window((x, y, x + width, y + height), size, CROP_MARGIN))
         face.thumbnail((FACE_SIDE, FACE_SIDE))
         return picture_uri(face, QUALITY)
 
 
 def make_thumbnails(image: np.ndarray, faces: Faces) -> tuple[str, list[str]]:
     """Data URIs of a picture [H, W, 3] uint8 RGB, and of each of its faces with some margin."""
-    size = image.shape[:2]
+    size = (image.shape[0], image.shape[1])
     whole = _shrunk(image, FILE_SIDE)
     parts = []
     for box in faces.boxes.tolist():
-        left, top, right, bottom = crop_window(tuple(box), size)
+        left, top, right, bottom = margin_window(box, size, CROP_MARGIN)
         parts.append(_shrunk(image[top:bottom, left:right], FACE_SIDE))
     return whole, parts
 

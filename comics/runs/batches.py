@@ -1,7 +1,8 @@
 """Batches of pictures that the model sees at one size, so that nothing is padded.
 
-A detector pads the pictures of a batch to the largest of them, and what is beside a picture then
-changes what is found in it. Here each waits for its like, not for long.
+A detector pads the pictures of a batch to the largest of them, and the padding beside a picture
+changes what is found in it. Here a picture waits, for a limited time, until others of its size
+fill a batch.
 
 Shape letters: H, W height and width of a picture as the model sees it.
 """

@@ -1,6 +1,6 @@
 """Pictures decoded ahead in a few threads, so that the model does not wait for the disk.
 
-Decoders (libjpeg, zlib, ...) let go of Python's lock while they work, so threads are enough.
+Decoders (libjpeg, zlib, ...) release Python's global lock while they work, so threads are enough.
 
 Shape letters: H, W height and width of a picture.
 """

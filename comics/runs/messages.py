@@ -1,4 +1,4 @@
-"""What a run tells people as it goes: one line per file, and its end."""
+"""Messages of a run: one line per file, and a summary at the end."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.heat_maps and not self.write_media:
-            raise ValueError("heat maps are media: they cannot be had without media")
+            raise ValueError("heat maps are media: they need media to be written")
         for name in ("batch_size", "decoding_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")

@@ -6,12 +6,12 @@ Shape letters: H, W height and width of the picture.
 from __future__ import annotations
 
 import io
-import math
 
 import numpy as np
 from PIL import Image
 
 from comics.inference.files import FileOutputs
+from comics.ops.crops import margin_window
 from comics.structures import Faces
 
 MEDIA_FOLDER, CROPS_FOLDER = "media", "crops"
@@ -20,12 +20,12 @@ JPEG_MAX_SIDE = 65_500  # pixels; the format's limit. Longer pictures are writte
 CROP_MARGIN = 0.15  # of the box's longer side, on each side: enough to see hair and chin
 
 
-def write_picture(outputs: FileOutputs, room: str, mark: str, picture: np.ndarray) -> str:
+def write_picture(outputs: FileOutputs, subfolder: str, mark: str, picture: np.ndarray) -> str:
     """Write [H, W, 3] uint8 RGB as JPEG, or PNG where that cannot hold it; returns its name.
 
     Args:
         outputs: of the input file.
-        room: the folder below the run's.
+        subfolder: the folder below the run's.
         mark: goes before the extension, such as ".heat".
 
     Raises:
@@ -34,7 +34,7 @@ def write_picture(outputs: FileOutputs, room: str, mark: str, picture: np.ndarra
     jpeg = max(picture.shape) <= JPEG_MAX_SIDE
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG" if jpeg else "PNG", quality=JPEG_QUALITY)
-    return outputs.write(room, mark + (".jpg" if jpeg else ".png"), buffer.getvalue())
+    return outputs.write(subfolder, mark + (".jpg" if jpeg else ".png"), buffer.getvalue())
 
 
 def write_crops(
@@ -57,20 +57,7 @@ def write_crops(
     place = "" if frame is None else f".{frame}"
     names = []
     for number, box in enumerate(faces.boxes.tolist(), start=1):
-        left, top, right, bottom = crop_window(box, image.shape[:2])
+        left, top, right, bottom = margin_window(box, (image.shape[0], image.shape[1]), CROP_MARGIN)
         crop = np.ascontiguousarray(image[top:bottom, left:right])
         names.append(write_picture(outputs, CROPS_FOLDER, f"{place}.{number}", crop))
     return names
-
-
-def crop_window(
-    box: tuple[float, float, float, float], size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a box with its margin, inside the (H, W); a pixel at least."""
-    height, width = size
-    margin = CROP_MARGIN * max(box[2] - box[0], box[3] - box[1])
-    left = min(max(0, math.floor(box[0] - margin)), width - 1)
-    top = min(max(0, math.floor(box[1] - margin)), height - 1)
-    right = max(left + 1, min(width, math.ceil(box[2] + margin)))
-    bottom = max(top + 1, min(height, math.ceil(box[3] + margin)))
-    return left, top, right, bottom

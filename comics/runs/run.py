@@ -1,12 +1,12 @@
 """A whole run: files on disk to annotated media and the files of results.
 
-A file that cannot be used is reported and passed over; the others are processed all the same. What
-is finished is on disk at once (``comics.runs.state``), so a run that ends in whatever way
-is continued by running it again.
+A file that cannot be used is reported and skipped; the others are processed all the same. What is
+finished is written to disk at once (``comics.runs.state``), so a run that was interrupted continues
+when the same command is given again.
 
 The folder of a run::
 
-    results.json   every face, every file, what said so: see comics.runs.outputs
+    results.json   every face, every file, which model judged them: see comics.runs.outputs
     results.csv    a line per face         files.csv   a line per input file
     media/         annotated pictures and videos, heat maps
     crops/         a picture per face, where asked for
@@ -59,7 +59,7 @@ from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
 ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
-OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
+OUTPUT_FOLDERS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -114,7 +114,7 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state:
+    with open_state(options.output, settings, options.overwrite, OUTPUT_FOLDERS) as state:
         run = _Run(predictor, options, state, report, stop)
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
@@ -379,6 +379,7 @@ class _Run:
         peaks = TrackPeaks()
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
+            """Put an analysed frame into the record, and write the crops of its faces."""
             crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(

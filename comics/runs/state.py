@@ -1,4 +1,4 @@
-"""What a run has finished, kept on disk, so that the same command continues after any end.
+"""What a run has finished, kept on disk, so that the same command continues after any interruption.
 
 ``<output>/.comics/`` holds::
 
@@ -33,6 +33,8 @@ from comics.runs.records import FileRecord, ImageRecord
 
 STATE_FOLDER = ".comics"
 SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.tsv", "files.jsonl", "lock"
+FORMER_ENTRIES = "entries.jsonl"  # of versions whose results have schema 1
+SCHEMA = "schema_version"  # the setting that tells the version of a run's results
 SHOWN_DIFFERENCES = 5
 
 
@@ -167,7 +169,7 @@ def open_state(
     output: Path,
     settings: Mapping[str, object],
     overwrite: bool = False,
-    rooms: Sequence[str] = (),
+    subfolders: Sequence[str] = (),
 ) -> Iterator[RunState]:
     """The state of the run that writes to ``output``, of which it must be the only one.
 
@@ -175,38 +177,60 @@ def open_state(
         output: folder of the run; made if absent.
         settings: what the results depend on; JSON.
         overwrite: forget what an earlier run finished there.
-        rooms: folders of outputs in it; what killed runs left half written there is deleted.
+        subfolders: folders of outputs in it; what killed runs left half written there is deleted.
 
     Raises:
         SettingsError: naming the differences, if an earlier run there had other settings and
             ``overwrite`` is not set; or if another run is writing there now.
         OSError: if the folder cannot be made or written.
     """
-    for name in (STATE_FOLDER, *rooms):
+    for name in (STATE_FOLDER, *subfolders):
         refuse_links(output, name)
     folder = output / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with _held(output) as alone:
         if alone:
-            remove_leftovers(output, (STATE_FOLDER, *rooms))
+            remove_leftovers(output, (STATE_FOLDER, *subfolders))
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         if overwrite:
-            for name in (FILES, ENTRIES, SETTINGS):  # FILES first: it alone makes entries count
+            # FILES first: it alone makes entries count
+            for name in (FILES, ENTRIES, FORMER_ENTRIES, SETTINGS):
                 (folder / name).unlink(missing_ok=True)
         known = _known_settings(folder)
         if known is None:
             (folder / FILES).unlink(missing_ok=True)
             write_bytes(folder / SETTINGS, json.dumps(settings, indent=1).encode())
         elif different := differences(known, settings):
-            raise SettingsError(
-                f"{output} holds a run with other settings: {'; '.join(different)}. Choose "
-                "another folder, the same settings, or --overwrite"
-            )
+            raise SettingsError(_refusal(output, known, settings, different))
         state = RunState(folder)
         try:
             yield state
         finally:
             state.close()
+
+
+def _refusal(output: Path, old: Mapping, new: Mapping, different: Sequence[str]) -> str:
+    """Why the run in a folder is not continued, and what to do."""
+    if old.get(SCHEMA) != new.get(SCHEMA):
+        return (
+            f"{output} holds a run of {_which_version(old.get(SCHEMA), new.get(SCHEMA))} of this "
+            "program, which cannot be continued. Choose another folder, or --overwrite to do it "
+            "again there; comics report makes a page of the run as it is"
+        )
+    return (
+        f"{output} holds a run with other settings: {'; '.join(different)}. Choose another "
+        "folder, the same settings, or --overwrite"
+    )
+
+
+def _which_version(found: object, own: object) -> str:
+    try:
+        earlier = [int(part) for part in str(found).split(".")] < [
+            int(part) for part in str(own).split(".")
+        ]
+    except ValueError:
+        return "another version"
+    return "an earlier version" if earlier else "a later version"
 
 
 def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:

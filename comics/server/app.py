@@ -131,7 +131,7 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """While the server runs; at its end the file at hand is given up between two batches."""
+        """While the server runs; at its end work on a file stops between two batches."""
         await run_in_threadpool(remove_left_folders)
         yield
         await run_in_threadpool(self._worker.close)
@@ -215,6 +215,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        """Errors that FastAPI raises, in the form of all others."""
         if isinstance(error, UploadRefused):
             return await known(request, error.error)
         if fault := storage_fault(error):

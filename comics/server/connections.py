@@ -1,4 +1,4 @@
-"""Connections of clients: how many there may be, and how long one may say nothing.
+"""Connections of clients: how many there may be, and how long one may stay silent.
 
 uvicorn limits none of this: a client that opens connections and sends half a header on each holds
 them for as long as it likes. The protocol here closes a connection whose request has not begun in
@@ -145,7 +145,7 @@ class _LimitedProtocol(H11Protocol):
         return True
 
     def drop(self) -> None:
-        """Close at once; it no longer counts, though asyncio tells of its end a moment later."""
+        """Close at once; it no longer counts, though asyncio reports its end a moment later."""
         self._cancel()
         self.connections.discard(self)
         self.transport.abort()

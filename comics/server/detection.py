@@ -1,6 +1,6 @@
 """From an uploaded file to its results: what it is, whether it is within the limits, what it shows.
 
-What a file is, is seen in its content. Its name is only shown.
+The kind of a file is told by its content; its name is only displayed.
 """
 
 from __future__ import annotations

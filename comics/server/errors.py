@@ -1,4 +1,4 @@
-"""What the server answers when it does not answer with results."""
+"""Errors as the server answers them: status, code, message."""
 
 from __future__ import annotations
 

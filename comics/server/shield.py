@@ -98,7 +98,7 @@ def _own(headers: Headers, scheme: str) -> set[str]:
 
 
 def _host_name(value: str) -> str | None:
-    """``name`` of "name:port"; None if it is none."""
+    """``name`` of "name:port"; None where the text is no such address."""
     return _host_name_of(f"//{value}")
 
 

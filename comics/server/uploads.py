@@ -1,4 +1,4 @@
-"""Where uploads lie while they are looked at: a folder each, gone with them.
+"""Temporary folders of uploads: one for each, deleted with it.
 
 A folder is locked by its process. What a killed server leaves behind is thus known from what a
 running one needs, and the next server deletes it.

@@ -1,4 +1,4 @@
-"""The annotated video: drawn and encoded in a thread of its own, whole or not there at all."""
+"""The annotated video: drawn and encoded in a separate thread, named when complete."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Stages of a pipeline that run in threads of their own, joined by bounded queues.
 
-So decoding, the model, and encoding overlap, while what lies between two of them stays bounded. An
-error in any of the threads is raised in the one that uses the stage, and leaving a stage's block,
+Decoding, the model and encoding overlap, while the queues between them stay bounded. An error in
+any of the threads is raised in the one that uses the stage, and leaving a stage's block,
 by an error or by Ctrl-C, ends its thread.
 """
 
@@ -33,10 +33,10 @@ class WeightedQueue(Generic[Item]):
         self._changed = threading.Condition()
 
     def put(self, item: Item, timeout: float | None = 0) -> bool:
-        """Add an item; whether there was room for it within ``timeout`` seconds."""
+        """Add an item; whether the queue had space for it within ``timeout`` seconds."""
         weight = self._weigh(item)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._has_room(weight), timeout):
+            if not self._changed.wait_for(lambda: self._has_space(weight), timeout):
                 return False
             self._items.append((item, weight))
             self._held += weight
@@ -53,7 +53,7 @@ class WeightedQueue(Generic[Item]):
             self._changed.notify_all()
             return (item,)
 
-    def _has_room(self, weight: float) -> bool:
+    def _has_space(self, weight: float) -> bool:
         return not self._items or self._held + weight <= self._capacity
 
 
@@ -66,7 +66,7 @@ class Producer(Generic[Item]):
         name: of the thread.
         weigh: as of ``WeightedQueue``.
         may_skip: for sources that do not wait: items for which it is true are dropped while the
-            queue is full; None: every item waits for room.
+            queue is full; None: every item waits for space.
         on_demand: begin an item only when the one before has been done with: for items of which
             memory does not hold many.
 
@@ -87,7 +87,7 @@ class Producer(Generic[Item]):
         self._on_wait: Callable[[], object] = lambda: None
         self._wanted = threading.Event() if on_demand else None
         self._items, self._may_skip = items, may_skip
-        self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
+        self._queue: WeightedQueue[_Message] = WeightedQueue(size, _message_weights(weigh))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -109,13 +109,13 @@ class Producer(Generic[Item]):
                     return
                 self._on_wait()
                 continue
-            parcel = taken[0]
-            if parcel.error is not None:
-                raise parcel.error
-            if parcel.is_end:
+            message = taken[0]
+            if message.error is not None:
+                raise message.error
+            if message.is_end:
                 return
-            item = parcel.item
-            del taken, parcel  # a frame may be hundreds of megabytes: nothing holds on to it
+            item = message.item
+            del taken, message  # a frame may be hundreds of megabytes: nothing holds on to it
             yield item
             del item
 
@@ -133,7 +133,7 @@ class Producer(Generic[Item]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody waits for items any more; ``items`` may ask, where it passes over many."""
+        """Whether the consumer has stopped; ``items`` may ask while it skips many."""
         return self._closed.is_set()
 
     def stop(self) -> None:
@@ -148,17 +148,17 @@ class Producer(Generic[Item]):
                 try:
                     item = next(iterator)
                 except StopIteration:
-                    self._put(_Parcel(is_end=True))
+                    self._put(_Message(is_end=True))
                     return
                 may_be_lost = self._may_skip is not None and self._may_skip(item)
-                if not self._put(_Parcel(item), may_be_lost):
+                if not self._put(_Message(item), may_be_lost):
                     return
                 del item
         except Exception as error:  # of any kind: it belongs to the thread that iterates
-            self._put(_Parcel(error=error))
+            self._put(_Message(error=error))
 
     def _is_wanted(self) -> bool:
-        """Wait until the next item may be begun; False once nobody waits for it."""
+        """Wait until the next item is wanted; False once the consumer has stopped."""
         while self._wanted is not None and not self._wanted.wait(POLL):
             if self._closed.is_set():
                 return False
@@ -166,13 +166,13 @@ class Producer(Generic[Item]):
             self._wanted.clear()
         return True
 
-    def _put(self, parcel: _Parcel, may_be_lost: bool = False) -> bool:
+    def _put(self, message: _Message, may_be_lost: bool = False) -> bool:
         """Whether to go on."""
         if may_be_lost:
-            self.skipped += not self._queue.put(parcel)
+            self.skipped += not self._queue.put(message)
             return not self._closed.is_set()
         while not self._closed.is_set():
-            if self._queue.put(parcel, POLL):
+            if self._queue.put(message, POLL):
                 return True
         return False
 
@@ -197,7 +197,7 @@ class Consumer(Generic[Item]):
         weigh: Callable[[Item], float] | None = None,
     ) -> None:
         self._consume = consume
-        self._queue: WeightedQueue[_Parcel] = WeightedQueue(size, _weigh_parcel(weigh))
+        self._queue: WeightedQueue[_Message] = WeightedQueue(size, _message_weights(weigh))
         self._closed = threading.Event()
         self._error: Exception | None = None
         self._waiting = 0  # items that are not consumed
@@ -220,7 +220,7 @@ class Consumer(Generic[Item]):
         """
         with self._counted:
             self._waiting += 1
-        self._offer(_Parcel(item))
+        self._offer(_Message(item))
 
     def drain(self) -> None:
         """Wait until every item so far has been consumed; raises as ``put``."""
@@ -232,16 +232,16 @@ class Consumer(Generic[Item]):
 
     def finish(self) -> None:
         """Wait until every item has been consumed; raises as ``put``."""
-        self._offer(_Parcel(is_end=True))
+        self._offer(_Message(is_end=True))
         self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _offer(self, parcel: _Parcel) -> None:
+    def _offer(self, message: _Message) -> None:
         while True:
             if self._error is not None:
                 raise self._error
-            if self._queue.put(parcel, POLL):
+            if self._queue.put(message, POLL):
                 return
 
     def _run(self) -> None:
@@ -262,20 +262,20 @@ class Consumer(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class _Parcel:
-    """An item on its way, or what ends the way."""
+class _Message:
+    """What a queue carries: an item, or the end of the stream, or the error that ended it."""
 
     item: Any = None
     error: Exception | None = None
     is_end: bool = False
 
 
-def _weigh_parcel(weigh: Callable[[Any], float] | None) -> Callable[[_Parcel], float]:
-    """Weights of parcels; the end and errors weigh nothing."""
+def _message_weights(weigh: Callable[[Any], float] | None) -> Callable[[_Message], float]:
+    """The weight of a message in the queue: its item's; 0 of an error and of the end."""
 
-    def weight(parcel: _Parcel) -> float:
-        if parcel.is_end or parcel.error is not None:
+    def weight(message: _Message) -> float:
+        if message.is_end or message.error is not None:
             return 0
-        return 1 if weigh is None else weigh(parcel.item)
+        return 1 if weigh is None else weigh(message.item)
 
     return weight

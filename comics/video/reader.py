@@ -144,7 +144,7 @@ class VideoReader:
 
     @property
     def skipped(self) -> int:
-        """Frames of a live source that came while there was no room for them."""
+        """Frames of a live source that came while the queue was full."""
         return self._producer.skipped
 
     @property

@@ -1,7 +1,7 @@
 """Opening what frames come from: a file, a webcam, or the address of a camera.
 
 A file is opened by us and handed to FFmpeg as a stream of bytes (``comics.data.video_files``).
-A live source is what the user named; FFmpeg opens it, with network protocols alone.
+A live source is opened by FFmpeg under the name that the user gave, with network protocols only.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ MAX_HELD_BYTES = 2**27
 
 
 class Stopped(Exception):
-    """A video was given up at the wish of ``stop``."""
+    """``stop`` asked to end before the end of the video."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def process_video(
             frame comes; a file is then given up.
 
     Raises:
-        Stopped: if ``stop`` said so.
+        Stopped: if ``stop`` returned True.
         VideoError: if the file cannot be opened, holds no video, or not one frame can be decoded.
             ``output`` is then not written.
         OSError: if the disk is full. Where the annotated video cannot be encoded for another
@@ -241,7 +241,7 @@ class _Loop:
             self.flush()
 
     def flush(self) -> None:
-        """Analyse the frames that wait, and hand on everything in the order in which it came."""
+        """Analyse the waiting frames, and pass everything on in its original order."""
         pending, batch = self._pending, self._batch
         self._pending, self._batch, self._held_bytes = [], [], 0
         found = iter(predict_frames(self._predict, batch) if batch else ())

@@ -116,6 +116,7 @@ def _originals(
     """Rows whose headers can be read, the side of the crop of each, and its quality."""
 
     def measure(index: int) -> tuple[int, int] | str:
+        """(side of its square, JPEG quality) of a row; a fault in words if it cannot be read."""
         row = manifest[index]
         try:
             height, width = read_image_size(row.path)

@@ -342,7 +342,7 @@ def _whole_number_padding() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress and its advice to programmers say nothing to who exports."""
+    """Hide the exporter's progress and advice, with which a user can do nothing."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,6 @@
 """``Predictor`` with ONNX Runtime: the networks run there, everything else is the same code.
 
-Results agree with PyTorch's to the accuracy that ``tools/export_onnx.py`` has verified, for batches
-of images of one size; a batch of several sizes is run size by size, where PyTorch pads.
+Results agree with PyTorch's to the accuracy that ``comics export`` has verified.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Providers = Sequence[tuple[str, dict]]
 class OnnxPredictor(Predictor):
     """Finds the faces of images and says which are forged; see ``Predictor``.
 
-    It has no gradients, hence no heat maps.
+    It has no gradients and therefore no heat maps.
     """
 
     _providers: Sequence[str] = (CPU_PROVIDER,)  # of the session, the one in use first

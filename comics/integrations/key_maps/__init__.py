@@ -1,1 +1,4 @@
-"""Names of parameters elsewhere, and ours: one module a part of a model."""
+"""Names of parameters in other programs, and ours: a module for each part of a model.
+
+``rules`` applies them; ``comics.integrations.weights`` chooses which.
+"""

@@ -69,6 +69,7 @@ def pool_by_level(
     rois = torch.cat((image_of_each(boxes)[:, None].float(), torch.cat(list(boxes)).float()), 1)
 
     def read(index: int, rows: Tensor) -> Tensor:
+        """The features of some rows of boxes, from the map of one level."""
         return roi_align(
             maps[index].float(),
             rois[rows],

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comics.data.faces.crops import crop_with_margin, square_window
-from comics.ops.crops import crop_faces, square_windows, usable_boxes
+from comics.ops.crops import crop_faces, margin_window, square_windows, usable_boxes
 
 HEIGHT, WIDTH = 40, 56
 
@@ -88,3 +88,18 @@ def test_boxes_without_area_in_the_image_become_a_pixel_in_it():
 def test_unknown_border():
     with pytest.raises(ValueError, match="replicate, reflect, not 'wrap'"):
         crop_faces(as_tensor(picture()), torch.zeros(0, 4), 8, 0.1, "wrap")
+
+
+coordinates = st.floats(-50, 150, width=32)
+
+
+@given(st.tuples(coordinates, coordinates, coordinates, coordinates), st.integers(1, 99),
+       st.integers(1, 99))  # fmt: skip
+def test_a_window_is_inside_the_picture_and_never_empty(box, height, width):
+    left, top, right, bottom = margin_window(box, (height, width), 0.15)
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+def test_a_window_has_the_margin_on_every_side():
+    assert margin_window((20, 10, 40, 20), (60, 80), 0.15) == (17, 7, 43, 23)
+    assert margin_window((20.5, 10.5, 40.2, 20.2), (60, 80), 0) == (20, 10, 41, 21)

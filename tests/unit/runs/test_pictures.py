@@ -3,12 +3,10 @@ from pathlib import PurePath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from comics.inference.files import FileOutputs
-from comics.runs.pictures import crop_window, write_crops
+from comics.runs.pictures import write_crops
 from comics.structures import Faces
 
 
@@ -35,13 +33,3 @@ def test_a_crop_of_every_face(tmp_path):
         "crops/sub/photo.7.1.jpg"
     ]
     assert write_crops(outputs, image, faces_at()) == []
-
-
-coordinates = st.floats(-50, 150, width=32)
-
-
-@given(st.tuples(coordinates, coordinates, coordinates, coordinates), st.integers(1, 99),
-       st.integers(1, 99))  # fmt: skip
-def test_a_window_is_inside_the_picture_and_never_empty(box, height, width):
-    left, top, right, bottom = crop_window(box, (height, width))
-    assert 0 <= left < right <= width and 0 <= top < bottom <= height

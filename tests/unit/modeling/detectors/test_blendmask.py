@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from narrow import NARROW
 from torch import distributed
 
 from comics.config import load_config
@@ -12,8 +13,7 @@ from comics.modeling.detectors.fcos.training import FCOSLoss, mean_over_processe
 from comics.structures import Faces
 
 TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "8",
+    *NARROW,
     "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FCOS.NUM_CLS_CONVS", "1",
     "MODEL.FCOS.NUM_BOX_CONVS", "1", "MODEL.BASIS_MODULE.CONVS_DIM", "16",
     "MODEL.BASIS_MODULE.NUM_CONVS", "1", "MODEL.BLENDMASK.ATTN_SIZE", "4",

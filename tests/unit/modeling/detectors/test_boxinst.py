@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from narrow import NARROW
 
 from comics.config import load_config
 from comics.modeling.detectors.base import ImageBatch
@@ -19,8 +20,7 @@ from comics.modeling.detectors.condinst.boxinst import (
 from comics.structures import Faces
 
 TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "8",
+    *NARROW,
     "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FCOS.NUM_CLS_CONVS", "1",
     "MODEL.FCOS.NUM_BOX_CONVS", "1", "MODEL.CONDINST.MASK_BRANCH.CHANNELS", "16",
     "MODEL.CONDINST.MASK_BRANCH.NUM_CONVS", "1", "MODEL.BOXINST.ENABLED", "True",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from narrow import NARROW
 from torch.testing import assert_close
 
 from comics.config import load_config
@@ -19,8 +20,7 @@ PYRAMID = [
     "MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']", "MODEL.FPN.TOP_BLOCK", "pool",
 ]  # fmt: skip
 TINY = [
-    *PYRAMID, "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "8",
+    *NARROW, *PYRAMID,
     "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "32",
     "MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2",
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "100", "MODEL.RPN.PRE_NMS_TOPK_TEST", "60",

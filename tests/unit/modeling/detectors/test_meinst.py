@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from narrow import NARROW
 from scipy.fft import dctn
 
 from comics.config import load_config
@@ -26,8 +27,7 @@ from comics.modeling.weights import save_weights
 from comics.structures import Faces
 
 TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "8",
+    *NARROW,
     "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.MEInst.NUM_CLS_CONVS", "1",
     "MODEL.MEInst.NUM_BOX_CONVS", "1", "MODEL.MEInst.NUM_MASK_CONVS", "1",
     "MODEL.MEInst.DIM_MASK", "6", "MODEL.MEInst.MASK_SIZE", "8",

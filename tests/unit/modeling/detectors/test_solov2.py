@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from narrow import NARROW
 
 from comics.config import load_config
 from comics.modeling.detectors.solov2 import SOLOv2
@@ -14,8 +15,7 @@ from comics.structures import Faces
 
 STAGES = "['res2', 'res3', 'res4', 'res5']"
 TINY = [
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "8",
+    *NARROW,
     "MODEL.RESNETS.OUT_FEATURES", STAGES, "MODEL.FPN.IN_FEATURES", STAGES,
     "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.FPN.TOP_BLOCK", "pool",
     "MODEL.SOLOV2.NUM_GRIDS", "[12, 10, 8, 6, 4]", "MODEL.SOLOV2.INSTANCE_CHANNELS", "32",

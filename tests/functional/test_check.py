@@ -1,7 +1,8 @@
-"""tools/check_dataset.py: exit codes, text and JSON."""
+"""``comics check`` on annotation files and manifests: exit codes, text and JSON."""
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,18 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_dataset.py"
+from comics.cli import main
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+DOORS = ("check_dataset", "check_manifest")  # the names of the command's two halves before
 
 
 @pytest.fixture
 def run(capsys):
-    """Runs the tool in this process: an object with returncode, stdout and stderr."""
-    spec = importlib.util.spec_from_file_location("check_dataset", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    """Runs the command in this process: an object with returncode, stdout and stderr."""
 
     def call(*arguments):
-        code = tool.main([str(argument) for argument in arguments])
+        code = main(["check", *(str(argument) for argument in arguments)])
         output = capsys.readouterr()
         return SimpleNamespace(returncode=code, stdout=output.out, stderr=output.err)
 
@@ -103,9 +104,13 @@ def test_images_in_another_folder_and_many_faults(run, source, tmp_path):
     assert "25 more of box-empty" in done.stdout
 
 
-def test_as_a_program(source):
+@pytest.mark.parametrize("name", DOORS)
+def test_as_a_program(name, source):
     done = subprocess.run(
-        [sys.executable, str(TOOL), str(source)], capture_output=True, text=True, check=False
+        [sys.executable, str(TOOLS / f"{name}.py"), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "usable" in done.stdout
@@ -119,3 +124,82 @@ def test_help_and_wrong_arguments(run, capsys):
     with pytest.raises(SystemExit) as stopped:
         run()
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_tools_of_a_checkout_take_both_kinds(name, source, manifest, capsys):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main([str(source), str(manifest)]) == 0
+    out = capsys.readouterr().out
+    assert "usable; 1 images, 1 faces" in out
+    assert "2 rows, 0 faults" in out
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """A clean manifest of two rows."""
+    (tmp_path / "a.png").touch()
+    path = tmp_path / "faces.csv"
+    path.write_text("path,label\na.png,real\na.png,fake\n")
+    return path
+
+
+def test_faults_of_a_manifest(run, manifest, tmp_path):
+    manifest.write_text("path,label,paired_real\na.png,real,\na.png,fake,gone.png\n")
+    done = run(manifest, "--json", tmp_path / "report.json")
+    assert done.returncode == 1
+    assert "line 3: no such paired real picture" in done.stdout
+    assert "2 rows, 1 faults" in done.stdout
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert (report["usable"], report["rows"]) == (True, 2)
+    assert [fault["code"] for fault in report["faults"]] == ["missing-pair"]
+
+
+def test_manifests_that_cannot_be_used(run, tmp_path):
+    path = tmp_path / "faces.csv"
+    path.write_text("path,label\na.png,real\n")
+    for entry, words in (
+        (path, "is fake"),
+        (tmp_path / "none.csv", "no manifest"),
+        (f"{path}@split=train", "no row with split=train"),
+        (f"{path}@split", "is not column=value"),
+        (tmp_path, "no dataset named"),
+    ):
+        done = run(entry)
+        assert done.returncode == 2, entry
+        assert words in done.stderr
+
+
+def test_manifests_are_checked_together(run, manifest, tmp_path):
+    other = tmp_path / "other.csv"
+    shutil.copy(manifest, other)
+    done = run(manifest, other)
+    assert done.returncode == 1
+    assert "[shared-picture]" in done.stdout
+
+
+def test_content_tells_what_a_file_is(run, source, manifest, tmp_path):
+    swapped = {source: tmp_path / "set.csv", manifest: tmp_path / "faces.json"}
+    for path, name in swapped.items():
+        path.rename(name)
+        done = run(name)
+        assert done.returncode == 1, done.stderr
+        assert "training knows one by a name that ends in" in done.stdout
+        assert "usable" in done.stdout or "2 rows, 0 faults" in done.stdout
+
+
+def test_both_kinds_in_one_report(run, source, manifest, tmp_path):
+    done = run(source, manifest, tmp_path / "none.csv", "--json", tmp_path / "report.json")
+    assert done.returncode == 2
+    reports = json.loads((tmp_path / "report.json").read_text())
+    assert [report["usable"] for report in reports] == [True, False]  # manifests are one set
+
+
+def test_leaks_are_looked_for_in_both_kinds(run, source, manifest, tmp_path):
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "a.png")
+    done = run(source, manifest, "--leaks", "--json", tmp_path / "report.json")
+    assert done.stdout.count("not measured") == 2  # too few faces
+    reports = json.loads((tmp_path / "report.json").read_text())
+    assert all("leaks" in report["leak_check"] for report in reports)
