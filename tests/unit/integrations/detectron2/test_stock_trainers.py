@@ -6,8 +6,13 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.config import get_cfg  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.data import (  # noqa: E402
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
 from detectron2.data.datasets import register_coco_instances  # noqa: E402
+from detectron2.engine import DefaultTrainer  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
@@ -74,6 +79,81 @@ def test_adamw_is_not_silently_sgd(tiny_overrides, scenes):
     step(model, bridge.ComicsTrainer.build_optimizer(cfg, model), scenes)
     other = torch.nn.Linear(2, 2)  # another model's optimiser is nobody's business
     torch.optim.SGD(other.parameters(), lr=0.1).step()
+
+
+@pytest.fixture
+def stock(registered, tiny_overrides, tmp_path):
+    """(architecture, KEY VALUE, ...) -> the configuration of three steps, as users make it."""
+
+    def make(name, *more):
+        cfg = get_cfg()
+        bridge.add_comics_config(cfg)
+        cfg.merge_from_list(
+            tiny_overrides(
+                name, "DATASETS.TRAIN", f"['{registered}']",
+                "DATASETS.TEST", "[]", "OUTPUT_DIR", str(tmp_path / "run"),
+                "DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "[64]",
+                "INPUT.MAX_SIZE_TRAIN", "96", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "3",
+                "SOLVER.BASE_LR", "0.005", "SOLVER.WARMUP_ITERS", "0", "SEED", "3", *more,
+            )
+        )  # fmt: skip
+        (tmp_path / "run").mkdir()
+        return cfg
+
+    return make
+
+
+def test_the_stock_trainer_trains_a_model_without_comics(stock):
+    trainer = DefaultTrainer(stock("FCOS"))
+    before = [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
+    trainer.train()
+    after = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert all(torch.isfinite(p).all() for p in after)
+    assert any(not torch.equal(p, q) for p, q in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name, more, message",
+    [
+        ("COMICSFCOS", ["MODEL.COMICS.PIXEL.ENABLED", "False"], "lacks prepare_training"),
+        ("FCOS", ["SOLVER.OPTIMIZER", "AdamW"], "SOLVER.OPTIMIZER is AdamW, but SGD"),
+    ],
+)
+def test_the_stock_trainer_says_what_to_use(stock, name, more, message):
+    trainer = DefaultTrainer(stock(name, *more))
+    with pytest.raises((ValueError, RuntimeError), match=f"{message}.*ComicsTrainer"):
+        trainer.train()
+
+
+class Own(DefaultTrainer):
+    """A user's trainer with what the sentence asks for."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        model.prepare_training()
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return bridge.ComicsTrainer.build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=bridge.ComicsDatasetMapper(cfg))
+
+    def build_hooks(self):
+        return [bridge.AfterOptimizerStep(self.model), *super().build_hooks()]
+
+
+def test_a_users_trainer_with_what_it_is_told_to_add_trains_comics(stock):
+    trainer = Own(stock("COMICSBlendMask", "SOLVER.OPTIMIZER", "AdamW"))
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    keys = trainer.model.training_only["key_encoder"]
+    before = [p.detach().clone() for p in keys.parameters()]
+    trainer.train()
+    assert any(not torch.equal(p, q) for p, q in zip(keys.parameters(), before, strict=True))
+    assert "loss_proposal_contrast" in trainer.storage.histories()
 
 
 @pytest.fixture
