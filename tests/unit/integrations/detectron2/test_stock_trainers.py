@@ -13,7 +13,10 @@ from detectron2.data import (  # noqa: E402
 )
 from detectron2.data.datasets import register_coco_instances  # noqa: E402
 from detectron2.engine import DefaultTrainer  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
+from detectron2.model_zoo import get_config_file  # noqa: E402
+from detectron2.modeling import BACKBONE_REGISTRY, build_model  # noqa: E402
+from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT  # noqa: E402
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
@@ -21,6 +24,8 @@ import comics.integrations.detectron2 as bridge  # noqa: E402
 from comics.engine.train import SetupError, run_training  # noqa: E402
 from comics.inference.default_weights import SHIPPED  # noqa: E402
 from comics.integrations.detectron2.instances import sample_to_input  # noqa: E402
+
+ZOO_RCNN = get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
 
 
 def batch(scenes, *, keys):
@@ -200,26 +205,37 @@ def test_the_predictor_takes_the_shipped_model():
     assert found.image_size == (64, 96)
 
 
-def test_vitdet_is_refused_in_words(tiny_overrides):
-    from comics.integrations.detectron2.rcnn import RCNNDetector
+@pytest.fixture
+def vitdet():
+    """The name of a builder of a small ViTDet backbone, which pads its images to squares."""
 
-    class Square(torch.nn.Module):
-        padding_constraints = {"square_size": 1024}
+    def build_small_vitdet_backbone(cfg, _input_shape):
+        net = ViT(img_size=64, embed_dim=16, depth=1, num_heads=2, out_feature="last_feat")
+        return SimpleFeaturePyramid(
+            net, "last_feat", 16, (4.0, 2.0, 1.0, 0.5), LastLevelMaxPool(), square_pad=64
+        )
 
-        def output_shape(self):
-            return {"p2": None, "p3": None}
+    BACKBONE_REGISTRY.register(build_small_vitdet_backbone)
+    yield build_small_vitdet_backbone.__name__
+    del BACKBONE_REGISTRY._obj_map[build_small_vitdet_backbone.__name__]
 
-    class Rcnn(torch.nn.Module):
-        backbone, proposal_generator, roi_heads = Square(), None, None
 
-    with pytest.raises(ValueError, match="needs square images"):
-        RCNNDetector(Rcnn(), "BGR")
+def test_vitdet_is_refused_in_words(vitdet, tiny_overrides):
+    name = ["MODEL.BACKBONE.NAME", vitdet]
+    cfg = bridge.load_config(overrides=tiny_overrides("COMICSBlendMask", *name))
+    with pytest.raises(ValueError, match=f"'{vitdet}' needs square images"):
+        build_model(cfg)
+    cfg = bridge.load_config(ZOO_RCNN, ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE",
+                                        "COMICSGeneralizedRCNN", *name])  # fmt: skip
+    with pytest.raises(ValueError, match="needs square images.*choose a ResNet"):
+        build_model(cfg)
 
 
 def test_zoo_weights_load_under_comics(tiny_overrides, tmp_path):
     words = tiny_overrides(
-        "COMICSBlendMask", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone",
-        "MODEL.RESNETS.OUT_FEATURES", "['res3', 'res4', 'res5']",
+        "COMICSBlendMask", "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16",
+        "MODEL.RESNETS.WIDTH_PER_GROUP", "64",
     )  # fmt: skip
     model = build_model(bridge.load_config(overrides=words))
     own = model.detector.backbone.state_dict()
@@ -243,7 +259,9 @@ def test_our_file_for_detectron2s_rcnn_trains_two_steps(face_set, tmp_path):
         [
             "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18",
             "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.BACKBONE.FREEZE_AT", "0",
-            "MODEL.RESNETS.NORM", "BN", "DATASETS.TRAIN", f"['{path}']", "DATASETS.VAL", "[]",
+            "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.OUT_CHANNELS", "16",
+            "MODEL.ROI_BOX_HEAD.FC_DIM", "32", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16",
+            "DATASETS.TRAIN", f"['{path}']", "DATASETS.VAL", "[]",
             "INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MAX_SIZE_TRAIN", "96",
             "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2",
             "LOG.PERIOD", "1", "SEED", "0", "OUTPUT_DIR", str(tmp_path / "run"),
