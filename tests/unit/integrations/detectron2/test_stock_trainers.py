@@ -206,28 +206,33 @@ def test_the_predictor_takes_the_shipped_model():
 
 
 @pytest.fixture
-def vitdet():
-    """The name of a builder of a small ViTDet backbone, which pads its images to squares."""
+def vitdet(request):
+    """The name of a builder of a small ViTDet backbone, which may pad its images to squares."""
 
     def build_small_vitdet_backbone(cfg, _input_shape):
         net = ViT(img_size=64, embed_dim=16, depth=1, num_heads=2, out_feature="last_feat")
-        return SimpleFeaturePyramid(
-            net, "last_feat", 16, (4.0, 2.0, 1.0, 0.5), LastLevelMaxPool(), square_pad=64
-        )
+        scales, top = (4.0, 2.0, 1.0, 0.5), LastLevelMaxPool()
+        return SimpleFeaturePyramid(net, "last_feat", 16, scales, top, square_pad=request.param)
 
     BACKBONE_REGISTRY.register(build_small_vitdet_backbone)
     yield build_small_vitdet_backbone.__name__
     del BACKBONE_REGISTRY._obj_map[build_small_vitdet_backbone.__name__]
 
 
-def test_vitdet_is_refused_in_words(vitdet, tiny_overrides):
+@pytest.mark.parametrize(
+    "vitdet, message",
+    [(64, "needs square images"), (0, "does not say what sides must be multiples of")],
+    indirect=["vitdet"],
+)
+def test_vitdet_is_refused_in_words(vitdet, message, tiny_overrides):
     name = ["MODEL.BACKBONE.NAME", vitdet]
     cfg = bridge.load_config(overrides=tiny_overrides("COMICSBlendMask", *name))
-    with pytest.raises(ValueError, match=f"'{vitdet}' needs square images"):
+    with pytest.raises(ValueError, match=f"'{vitdet}' {message}.*build_resnet_fpn_backbone"):
         build_model(cfg)
-    cfg = bridge.load_config(ZOO_RCNN, ["MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE",
-                                        "COMICSGeneralizedRCNN", *name])  # fmt: skip
-    with pytest.raises(ValueError, match="needs square images.*choose a ResNet"):
+    small = ["MODEL.ROI_BOX_HEAD.FC_DIM", "32", "MODEL.DEVICE", "cpu"]
+    comics = ["MODEL.META_ARCHITECTURE", "COMICSGeneralizedRCNN"]
+    cfg = bridge.load_config(ZOO_RCNN, [*small, *comics, *name])
+    with pytest.raises(ValueError, match=f"the backbone {message}.*build_resnet_fpn_backbone"):
         build_model(cfg)
 
 
