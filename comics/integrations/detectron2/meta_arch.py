@@ -82,11 +82,12 @@ class ListOfDicts(nn.Module):
             sizes = [output_size(item) for item in batched_inputs]
             found = super().forward(images, output_sizes=sizes)
             return [{"instances": prediction_instances(faces)} for faces in found]
+        targets = self._targets(batched_inputs)
         self._check_contrast(batched_inputs)
         views = {}
         if getattr(self, "needs_key_images", False) and "key_image" in batched_inputs[0]:
             views["key_images"] = self._images(batched_inputs, "key_image")
-        output = super().forward(images, self._targets(batched_inputs), **views)
+        output = super().forward(images, targets, **views)
         if has_event_storage():
             for name, value in output.metrics.items():
                 get_event_storage().put_scalar(f"metric/{name}", float(value))

@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
+from comics.integrations.detectron2.backbone import require_free_size
 from comics.integrations.detectron2.instances import ground_truth_instances, predicted_faces
 from comics.integrations.detectron2.meta_arch import ListOfDicts
 from comics.modeling.comics import Comics
@@ -44,19 +45,15 @@ class RCNNDetector(Detector):
         pixel_format: ``INPUT.FORMAT``.
 
     Raises:
-        ValueError: if the backbone is no pyramid of levels "p2", "p3", ..., if there is no first
-            stage, or if the ROI heads have no pooler of boxes.
+        ValueError: if the backbone is no pyramid of levels "p2", "p3", ... or wants images of a
+            certain form, if there is no first stage, or if the ROI heads have no pooler of boxes.
     """
 
     def __init__(self, rcnn: GeneralizedRCNN, pixel_format: str) -> None:
         levels = list(rcnn.backbone.output_shape())
         if not all(name.startswith(LEVEL_PREFIX) for name in levels):
             raise ValueError(f"{NAME} needs a backbone with a pyramid, got the levels {levels}")
-        if getattr(rcnn.backbone, "padding_constraints", {}).get("square_size", 0) > 0:
-            raise ValueError(
-                f"{NAME}: the backbone needs square images, which are not made (ViTDet's does); "
-                "choose a ResNet or another with MODEL.BACKBONE.NAME build_..._fpn_backbone"
-            )
+        require_free_size(rcnn.backbone, f"{NAME}: the backbone")
         if rcnn.proposal_generator is None:
             raise ValueError(f"{NAME} needs MODEL.PROPOSAL_GENERATOR.NAME 'RPN', got none")
         if _box_pooler(rcnn.roi_heads) is None:
