@@ -153,7 +153,8 @@ def annotate_video(
         Stopped, VideoError, OSError: as ``process_video``.
     """
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open_reader(path, max_pixels, ahead, selection, writing=True))
+        reader = open_reader(path, max_pixels, ahead, selection, writing=True)
+        stack.enter_context(reader)
         annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         is_stopped = reader.watch(stop)
         shown: Any = None
