@@ -21,7 +21,6 @@ from comics.inference.contract import ImagePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
-from comics.pages.timeline import timeline_svg
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import (
     FAILED,
@@ -42,7 +41,6 @@ from comics.video.stream import (
     process_video,
 )
 from comics.video.track_verdicts import RunningVerdicts, track_doubts
-from comics.video.tracking import FaceTracker
 from comics.video.tracks_file import Track, TrackRecorder
 
 TIME_DECIMALS = 6  # seconds
@@ -182,6 +180,8 @@ class _Following:
     """What is done with each analysed frame: faces are followed, noted and counted."""
 
     def __init__(self, rule: VideoRule, recorder: TrackRecorder, add_frame: AddFrame) -> None:
+        from comics.video.tracking import FaceTracker  # its library takes a second to import
+
         self.counts: Counter = Counter()
         self._tracker = FaceTracker.from_rule(rule)
         self._verdicts = RunningVerdicts(rule.trim)
@@ -260,6 +260,8 @@ def _finish(
         }
         recorder.write(refuse_links(outputs.folder, outputs.tracks), header, tracks)
     if outputs.timeline is not None:
+        from comics.pages.timeline import timeline_svg  # matplotlib takes a second to import
+
         svg = timeline_svg(
             file.name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds
         )
