@@ -89,9 +89,10 @@ def test_drawn_scenes_and_a_second_call(demo, weights, tmp_path, capfd):
     said = capfd.readouterr().out
     assert "$ python tools/make_dataset.py" in said and "$ python tools/infer.py" in said
     page = (folder / "index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 2
+    assert page.count("data:image/jpeg") == 2 + 6  # the astronauts, and five forged copies
+    assert page.index("pilots_3faces.jpg") < page.index("nothing is forged")
     assert "drawn people are not what it is for" in page
-    for target in ("report.html", "media/clip.mp4", "media/000001.jpg"):
+    for target in ("report.html", "media/clip.mp4", "media/pilots_3faces.jpg"):
         assert f'href="inference/{target}"' in page
         assert (folder / "inference" / target).is_file()
     truth = json.loads((folder / "forged/test_dev.json").read_text())
@@ -123,8 +124,8 @@ def test_photos_that_are_held_out(demo, weights, tmp_path):
         assert 0.8 <= place_of(image["original"]) < 0.9
         assert int(Path(image["original"]).stem) % 3 + 1 >= 2  # faces
     page = (folder / "index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 3
-    assert page.count("in truth") == 2 and "own.png" in page
+    assert page.count("data:image/jpeg") == 3 + 6
+    assert page.count("in truth") == 2 + 6 and "own.png" in page
     assert "drawn" not in page
 
 
@@ -156,8 +157,8 @@ def test_figures_of_verdicts_made_up(demo):
     assert [(row["Faces"], row["x100"]) for row in rows] == [
         ("3 of 4", 75), ("1", None), ("1 of 2", 50), ("0 of 2", 0), ("of 3 found", 100),
     ]  # fmt: skip
-    assert demo.true_labels(truth) == dict.fromkeys(
-        ("1.jpg", "2.jpg"), "in truth 2 faces, 1 forged"
+    assert demo.true_labels(Path("a"), truth) == dict.fromkeys(
+        (Path("a/images/1.jpg"), Path("a/images/2.jpg")), "in truth 2 faces, 1 forged"
     )
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """A trained model at work, in minutes: forged photos, a clip, verdicts beside the truth, one page.
 
-Photos of real people that the model was not trained on are forged here, so that the truth is
+It begins with a photo of three astronauts (NASA, public domain), and the same photo forged in
+several ways. Then photos of real people that the model was not trained on are forged, so that the truth is
 known; the model that comes with the package looks at them, at a short clip of them, and at more
 pictures. Where there are no photos, scenes are drawn. The page is OUTPUT/index.html.
 
@@ -33,6 +34,10 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parents[1]
 SHARED = TOOLS.parent.parent / "shared"  # photos and pictures beside the checkout
 ANNOTATIONS = "annotations.json"
+PHOTO = Path(__file__).resolve().parent / "demo_photo" / "pilots_3faces.jpg"
+PHOTO_SIZE = (471, 600)  # height, width
+PHOTO_FACES = ((125, 164, 49, 64), (265, 78, 48, 62), (410, 171, 48, 63))  # x, y, width, height
+VARIANTS = 5  # of it, forged
 HELD_OUT = "test_dev"  # the split of make_dataset.py that no model here is trained on
 LONG_SIDE = 1024  # pixels, at most, of a forged photo
 SEVERAL = 2  # faces: photos with as many are taken first
@@ -83,12 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
         if not weights.is_file():
             raise FileNotFoundError(f"there is no model file {weights}")
         more = [] if options.pictures is None else pictures_in(options.pictures)
+        forge_photo(options)
         forge(options, forged)
     except (OSError, ValueError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return EXIT_ARGUMENTS
     clip = make_clip(options.output / "clip.mp4", clip_pictures(forged))
-    infer(options.output, weights, [forged / "images" / HELD_OUT, *more, clip])
+    astronauts = options.output / "astronauts" / "images" / HELD_OUT
+    infer(options.output, weights, [PHOTO, astronauts, forged / "images" / HELD_OUT, *more, clip])
     page = write_demo_page(options, forged, more, clip)
     minutes = (time.monotonic() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {page}")
@@ -102,6 +109,33 @@ def command(script: str, *arguments: object) -> None:
     code = subprocess.run(words, check=False).returncode
     if code not in (0, EXIT_PARTIAL):
         raise SystemExit(code)
+
+
+def forge_photo(options: argparse.Namespace) -> None:
+    """The photo of the astronauts, forged in several ways: OUTPUT/astronauts."""
+    from comics.files import write_bytes, write_text
+
+    copies = options.output / "astronauts_unforged"
+    height, width = PHOTO_SIZE
+    content: dict[str, list] = {
+        "images": [], "annotations": [], "categories": [{"id": 0, "name": "Real"}],
+    }  # fmt: skip
+    for number in range(1, VARIANTS + 1):
+        name = f"{number}.jpg"
+        write_bytes(copies / name, PHOTO.read_bytes())
+        content["images"].append(
+            {"id": number, "file_name": name, "height": height, "width": width}
+        )
+        content["annotations"] += [
+            {"id": 10 * number + place, "image_id": number, "category_id": 0, "bbox": list(box),
+             "iscrowd": 0}
+            for place, box in enumerate(PHOTO_FACES)
+        ]  # fmt: skip
+    write_text(copies / ANNOTATIONS, json.dumps(content))
+    command(
+        "make_dataset.py", "--output", options.output / "astronauts", "--seed", options.seed,
+        "--train", 0, "--val", 0, "--test-challenge", 0, "--source", copies, "--ratio", 0, 0, 1, 0,
+    )  # fmt: skip
 
 
 def forge(options: argparse.Namespace, forged: Path) -> None:
@@ -194,9 +228,12 @@ def write_demo_page(
     from comics.inference.files import display_name
     from comics.pages.page import GalleryPicture, write_page
 
-    truth = json.loads((forged / f"{HELD_OUT}.json").read_text(encoding="utf-8"))
+    truth = _truth(forged)
     results = json.loads((options.output / "inference/results.json").read_text(encoding="utf-8"))
-    notes = true_labels(truth)
+    astronauts = options.output / "astronauts"
+    notes = {PHOTO: "in truth nothing is forged: a photo by NASA, in the public domain"}
+    for folder in (astronauts, forged):
+        notes |= true_labels(folder, _truth(folder))
     outputs = {
         file["file_name"]: f"inference/{file['output']}"
         for file in results["files"]
@@ -204,13 +241,13 @@ def write_demo_page(
     }
     known = [forged / image["file_name"] for image in truth["images"]]
     cards = []
-    for path in [*known[:SHOWN_PICTURES], *more]:
+    first = [PHOTO, *(astronauts / image["file_name"] for image in _truth(astronauts)["images"])]
+    for path in [*first, *known[:SHOWN_PICTURES], *more]:
         key = display_name(path)
         if key in outputs:  # else it could not be read, which the report says
             image = read_image(path)
             faces = verdicts_of(results, key, image.shape[:2])
-            note = notes.get(path.name) if path in known else None
-            cards.append(GalleryPicture(path.name, image, faces, outputs[key], note))
+            cards.append(GalleryPicture(path.name, image, faces, outputs[key], notes.get(path)))
     links = {"Report of all files: sort, filter, move the threshold": "inference/report.html"}
     if display_name(clip) in outputs:
         links["A clip of the forged pictures, annotated"] = outputs[display_name(clip)]
@@ -236,7 +273,10 @@ def introduce(options: argparse.Namespace, count: int, more: int) -> str:
         if options.photos
         else f"The demo has drawn {count} scenes and forged about half of the faces"
     )
-    text = f"{what}. The boxes are what the model says; below each picture is what is true."
+    text = (
+        f"First a photo of three astronauts, then the same one forged in {VARIANTS} ways. {what}. "
+        "The boxes are what the model says; below each picture is what is true."
+    )
     if more:
         text += f" Of the last {more} pictures the demo knows nothing."
     if not options.photos:
@@ -270,13 +310,17 @@ def verdicts_of(results: dict, key: str, size: tuple[int, int]):
     )
 
 
-def true_labels(truth: dict) -> dict[str, str]:
-    """Name of an image -> what is true of it, in words; of a COCO file's content."""
+def _truth(folder: Path) -> dict:
+    return json.loads((folder / f"{HELD_OUT}.json").read_text(encoding="utf-8"))
+
+
+def true_labels(folder: Path, truth: dict) -> dict[Path, str]:
+    """Path of an image -> what is true of it, in words; of a set in ``folder``."""
     faces: dict[int, list[int]] = {image["id"]: [] for image in truth["images"]}
     for face in _faces(truth["annotations"]):
         faces[face["image_id"]].append(face["category_id"])
     return {
-        Path(image["file_name"]).name: (
+        folder / image["file_name"]: (
             f"in truth {len(faces[image['id']])} faces, {sum(faces[image['id']])} forged"
         )
         for image in truth["images"]
