@@ -184,7 +184,7 @@ def _pictures(
     return [found[position] for position in range(len(sources))]
 
 
-def _kept(source: Source, image: np.ndarray) -> str | os.PathLike | np.ndarray:
+def _kept(source: Source | Sequence[Source], image: np.ndarray) -> str | os.PathLike | np.ndarray:
     """What faces keep of their picture: its path, or its pixels where it came without a file."""
     return source if isinstance(source, (str, os.PathLike)) else image
 
