@@ -170,11 +170,11 @@ class MEInstHead(FCOSHead):
         return values_at_cells(code_maps, level, image, cell).float()
 
 
-@DETECTORS.register()
 def _mask_tower(head: HeadOutput) -> list[Tensor]:
     return cast(MEInstHeadOutput, head).mask_tower
 
 
+@DETECTORS.register()
 class MEInst(SquareMaskFCOS):
     """FCOS with masks from codes.
 
