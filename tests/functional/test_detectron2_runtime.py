@@ -24,7 +24,7 @@ from comics.modeling.weights import read_weights  # noqa: E402
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "train_net.py"
 NATIVE_TESTS = Path(__file__).with_name("test_train_net.py")
-WAIT_SECONDS = 300
+WAIT_SECONDS = 900
 SHORT = ("SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 0)
 
 
