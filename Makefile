@@ -8,7 +8,7 @@ STAMP  := $(VENV)/installed
 OUTPUT ?= output/demo
 TRAIN_OUTPUT ?= output/train_demo
 
-.PHONY: demo train-demo test lint types install clean
+.PHONY: demo train-demo test lint install clean
 
 install: $(STAMP)
 
@@ -32,8 +32,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint --config .hadolint.yaml docker/Dockerfile
-
-types: $(STAMP)  ## not part of lint until it is clean
 	$(BIN)/mypy
 
 clean:

@@ -1,18 +1,33 @@
 """Distribution ``comics-forensics``: the package ``comics``. Imports nothing heavy."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"', (ROOT / "comics/__init__.py").read_text(encoding="utf-8"), re.M
 ).group(1)
 
+
+class BuildWithConfigs(build_py):
+    """Puts the published configurations into the package, where pip users find them by name."""
+
+    def run(self) -> None:
+        super().run()
+        configs = ROOT / "configs"
+        if configs.is_dir() and not self.editable_mode:  # a checkout has them beside the package
+            folder = Path(self.build_lib) / "comics" / "configs"
+            shutil.copytree(configs, folder, dirs_exist_ok=True)
+
+
 SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 EXTRAS = {
+    "tables": ["pandas>=2"],
     "heic": ["pillow-heif"],
     "onnx": ONNX,
     "serve": SERVE,
@@ -26,6 +41,7 @@ EXTRAS = {
         "mypy",
         # Drives a Chromium that is there already; it need not download its own
         "playwright",
+        "pandas>=2",
         "psutil",
         "pytest",
         "pytest-xdist",
@@ -82,5 +98,6 @@ setup(
         "supervision>=0.30",
     ],
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["comics=comics.cli:main"]},
 )

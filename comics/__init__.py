@@ -31,14 +31,17 @@ def load(
     """A predictor, to be called with pictures and videos: see ``MediaPredictor.__call__``.
 
     Args:
-        weights: a model file, or an ONNX file of ``tools/export_onnx.py``; None: the one that the
-            environment variable COMICS_WEIGHTS names, else the one that comes with the package.
+        weights: a model file, or an ONNX file of ``comics export``; "default", the one that comes
+            with the package; an address, ``https://host/model.safetensors#sha256=...`` or
+            ``hf://owner/repository/model.safetensors@<commit>``; None: what the environment
+            variable COMICS_WEIGHTS names so, else "default".
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         options: thresholds, face method and the like: see ``Predictor.from_file``.
 
     Raises:
         FileNotFoundError, ValueError: if a file is absent, broken or of another architecture, a
             threshold is outside [0, 1], or the device is not there.
+        OSError: if an address cannot be fetched.
     """
     # Importing torch takes seconds; `import comics` does not
     from comics.api import MediaPredictor

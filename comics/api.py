@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from comics.data.images import read_image, tensor_to_image, to_rgb
+from comics.found_faces import FoundFaces
 from comics.inference.contract import FacePredictor
 from comics.inference.predictor import Predictor
 from comics.inference.verdict import VerdictRule
-from comics.pages.pictured_faces import with_picture
 from comics.runs.batches import size_batches
 from comics.runs.inputs import LIVE, file_fault, is_video
 from comics.structures import Faces
@@ -35,9 +35,9 @@ Source = str | os.PathLike | np.ndarray | Tensor | Image.Image
 class FrameFaces(NamedTuple):
     """The faces of one video frame, with the frame's index and its time in seconds."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which is not needed
     time_s: float
-    faces: Faces
+    faces: FoundFaces
 
 
 class MediaPredictor:
@@ -52,7 +52,7 @@ class MediaPredictor:
 
     def __call__(
         self, source: Source | Sequence[Source], *, batch_size: int = 4, **selection: float | None
-    ) -> Faces | list[Faces] | Iterator[FrameFaces]:
+    ) -> FoundFaces | list[FoundFaces] | Iterator[FrameFaces]:
         """The faces of a picture, of a list of pictures, or of each frame of a video.
 
         Args:
@@ -63,7 +63,7 @@ class MediaPredictor:
                 ``comics.video.frames.Selection``.
 
         Returns:
-            ``Faces``; a list of them; or, of a video, an iterator of (index, time_s, faces).
+            ``FoundFaces``; a list of them; or, of a video, an iterator of (index, time_s, faces).
 
         Raises:
             TypeError, ValueError: naming what cannot be used; ``ImageError`` and ``VideoError``
@@ -94,8 +94,8 @@ def faces_of(
     predictor: FacePredictor,
     source: Source | Sequence[Source],
     batch_size: int,
-    selection: Mapping[str, float | None],
-) -> Faces | list[Faces] | Iterator[FrameFaces]:
+    selection: Mapping[str, Any],
+) -> FoundFaces | list[FoundFaces] | Iterator[FrameFaces]:
     """See ``MediaPredictor.__call__``."""
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
@@ -109,7 +109,7 @@ def faces_of(
         return _pictures(predictor, source, batch_size)
     image = _read(source, predictor.max_pixels, "")
     (faces,) = predictor.predict([image])
-    return with_picture(faces, image)
+    return FoundFaces.of(faces, _kept(source, image), image)
 
 
 def _video(source: object) -> Path | LiveSource | None:
@@ -139,6 +139,8 @@ def _frames(
     with open_reader(path, predictor.max_pixels, ahead, selection, writing=False) as reader:
         waiting: list[Frame] = []
         for frame in reader:
+            if not isinstance(frame, Frame):
+                continue  # sound, which was not asked for
             waiting.append(frame)
             held = sum(each.image.nbytes for each in waiting)
             del frame  # it may be hundreds of megabytes
@@ -154,10 +156,12 @@ def _frames(
 def _judged(predictor: FacePredictor, frames: Sequence[Frame]) -> Iterator[FrameFaces]:
     found = predict_frames(predictor.predict, frames) if frames else []
     for frame, faces in zip(frames, found, strict=True):
-        yield FrameFaces(frame.index, frame.time_s, faces)
+        yield FrameFaces(frame.index, frame.time_s, FoundFaces.of(faces))
 
 
-def _pictures(predictor: FacePredictor, sources: Sequence[Source], batch_size: int) -> list[Faces]:
+def _pictures(
+    predictor: FacePredictor, sources: Sequence[Source], batch_size: int
+) -> list[FoundFaces]:
     """In the order of ``sources``; files are read as their turn comes."""
 
     def read() -> Iterator[tuple[int, np.ndarray]]:
@@ -166,7 +170,7 @@ def _pictures(predictor: FacePredictor, sources: Sequence[Source], batch_size: i
                 raise ValueError(f"item {position} is a video: call the predictor with it alone")
             yield position, _read(source, predictor.max_pixels, f"item {position}: ")
 
-    found: dict[int, Faces] = {}
+    found: dict[int, FoundFaces] = {}
     batches = size_batches(
         read(),
         lambda item: predictor.model_size(item[1].shape[:2]),
@@ -175,11 +179,17 @@ def _pictures(predictor: FacePredictor, sources: Sequence[Source], batch_size: i
     )
     for batch in batches:
         faces = predictor.predict([image for _, image in batch])
-        found.update(zip((position for position, _ in batch), faces, strict=True))
+        for (position, image), each in zip(batch, faces, strict=True):
+            found[position] = FoundFaces.of(each, _kept(sources[position], image))
     return [found[position] for position in range(len(sources))]
 
 
-def _read(source: Source, max_pixels: int, where: str) -> np.ndarray:
+def _kept(source: object, image: np.ndarray) -> str | os.PathLike | np.ndarray:
+    """What faces keep of their picture: its path, or its pixels where it came without a file."""
+    return source if isinstance(source, (str, os.PathLike)) else image
+
+
+def _read(source: Source | Sequence[Source], max_pixels: int, where: str) -> np.ndarray:
     """[H, W, 3] uint8 RGB.
 
     Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 try:  # POSIX only; elsewhere two runs in one folder are not kept apart
     import fcntl
 except ImportError:
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # which is what it is where there is none
 
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".", ".part"
 LEFTOVERS = (f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}",)

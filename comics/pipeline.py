@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -118,7 +119,8 @@ def build_combination(
     """
     model = build_model(combination.cfg)
     load_state(model, combination.state, "the joined model files")
-    return model.to(device, memory_format=FAST_LAYOUT).eval()
+    placed = model.to(device).to(memory_format=FAST_LAYOUT).eval()
+    return cast(FaceForensics, placed)
 
 
 def combined_config(

@@ -6,9 +6,10 @@ Boxes are ``(x0, y0, x1, y1)`` in pixels, right and bottom edges exclusive, so w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class NotFiniteError(ValueError):
     """What a model says of a picture is no finite number, which must not pass for "no face"."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Faces:
     """The faces of one image: ground truth (no scores) or predictions (with scores).
 
@@ -110,10 +111,28 @@ class Faces:
             return [()] * len(self)
         return [names_of_doubts(bits) for bits in self.doubts.tolist()]
 
+    @property
+    def known_masks(self) -> Tensor:
+        """``masks`` of faces that have them; raises ``ValueError`` for others."""
+        if self.masks is None:
+            raise ValueError("these faces have no masks")
+        return self.masks
+
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Faces:
+    def __repr__(self) -> str:
+        """One line, such as ``<Faces 1280 x 960: 4 faces, 3 real, 1 fake>``."""
+        return f"<{type(self).__name__} {self._summary()}>"
+
+    def _summary(self) -> str:
+        height, width = self.image_size
+        counts = Counter(self.verdicts)
+        told = [f"{len(self)} face{'' if len(self) == 1 else 's'}"]
+        told += [f"{counts[name]} {name}" for name in VERDICTS if counts[name]]
+        return f"{width} x {height}: {', '.join(told)}"
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> Self:
         """Select faces by a slice, a list of positions, or an index or bool tensor."""
         if isinstance(index, int):
             raise TypeError("Faces are selected by slice, list or tensor: use faces[[i]]")
@@ -144,14 +163,14 @@ class Faces:
         table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{more}"
         return f"<p>{count}</p>{table if rows else ''}"
 
-    def to(self, device: torch.device | str) -> Faces:
+    def to(self, device: torch.device | str) -> Self:
         """Move every tensor to ``device``."""
         # A copy to the host that does not wait could be read before it has arrived
         overlapped = torch.device(device).type != "cpu"
         return self._map(lambda tensor: tensor.to(device, non_blocking=overlapped))
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Faces:
-        tensors = {
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        tensors: dict[str, Any] = {
             field.name: function(value)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

@@ -69,8 +69,8 @@ def load_encoder(options: argparse.Namespace) -> tuple[FaceMethod, CfgNode, str]
     torch.manual_seed(given.SEED)  # of an encoder with random weights
     if not options.weights:
         source = given.MODEL.FACE.ENCODER_WEIGHTS
-        model = build_face_method(given, load_weights=bool(source))
-        return model.to(choose_device(given.MODEL.DEVICE)), given, source or "random weights"
+        fresh = build_face_method(given, load_weights=bool(source))
+        return fresh.to(choose_device(given.MODEL.DEVICE)), given, source or "random weights"
     model, cfg, _ = load_model(options.weights, choose_device(given.MODEL.DEVICE))
     if not isinstance(model, FaceMethod):
         raise ValueError(f"{options.weights} holds a {type(model).__name__}, not a face method")

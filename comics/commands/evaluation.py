@@ -223,16 +223,18 @@ def _evaluate_entry(
     clean = not outcome.skipped and not (table and table.faults)
     if not is_main():
         return clean
-    print(f"{entry}\n\n{outcome.metrics.table()}\n")
+    metrics = outcome.metrics
+    assert metrics is not None  # None in other processes than the main one
+    print(f"{entry}\n\n{metrics.table()}\n")
     temperature = float(run.file.metadata.get("temperature", 1))
     if run.fit_calibration:
-        temperature = _calibrate(run.weights, outcome.metrics, entry, run.cfg)
+        temperature = _calibrate(run.weights, metrics, entry, run.cfg)
     names = [f"{run.modes[-1]}/{name}" for name in ROBUSTNESS_METRICS]
     if table is not None:
         print(table.markdown(names))
     if folder is not None:
         _report(
-            outcome.metrics,
+            metrics,
             folder,
             title,
             image_root=outcome.files.image_root,

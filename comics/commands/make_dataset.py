@@ -164,6 +164,7 @@ def _donors(options: argparse.Namespace, source: Source) -> GeneratedDonors | No
         return None
     named = split_entry(options.donors)
     if named is None:
+        files: list[tuple[Path, tuple[str, ...]]]
         files = [(path, ()) for path in donor_files(Path(options.donors))]
     else:
         manifest = read_manifest(named[0]).select(named[1])
@@ -192,6 +193,7 @@ def run_make_dataset(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     counts = {split: getattr(options, split) for split in SPLITS}
     try:
+        source: Source
         if options.source == "synthetic":
             source = SyntheticSource(SYNTHETIC_SIZE if options.size is None else options.size)
         else:

@@ -44,9 +44,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="model file (.safetensors) of train_net.py, or ONNX file of export_onnx.py (default: "
-        "the one that the environment variable COMICS_WEIGHTS names, or that comes with the "
-        "package)",
+        help="model file (.safetensors) of comics train or combine, or ONNX file of comics export; "
+        "an address https://...#sha256=... or hf://owner/repository/file@commit (default: what the "
+        "environment variable COMICS_WEIGHTS names, or the model that comes with the package)",
     )
     group.add_argument(
         "--face-weights", metavar="FILE", help="a face method that looks again at every face"

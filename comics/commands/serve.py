@@ -14,7 +14,7 @@ from comics.commands.run_arguments import add_model_arguments, chosen_predictor
 from comics.commands.stopping import stop
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from comics.server.limits import ServerLimits
 
@@ -178,7 +178,7 @@ def _allowed_hosts(host: str, given: list[str] | None) -> tuple[str, ...]:
     return LOOPBACK_HOSTS if host.lower() in LOOPBACK_HOSTS else ()
 
 
-def _serve(options: argparse.Namespace, app: Starlette, limits: ServerLimits) -> int:
+def _serve(options: argparse.Namespace, app: ASGIApp, limits: ServerLimits) -> int:
     """Listen until a signal says to end."""
     import logging
     import socket

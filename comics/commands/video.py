@@ -25,7 +25,7 @@ The output folder gets what "comics detect" writes, of videos:
                               and of the whole track; of the video, that of its most forged track
   videos/<name>.timeline.svg  P(fake) over time, a line per track
   media/<name>.mp4            the video with its sound; each face has the number of its track and
-                              its track's verdict so far
+                              its track's verdict (of a live source: so far)
   results.json, results.csv   every face of every analysed frame; files.csv: a line per video
 
 One frame may err. So a track's P(fake) is the trimmed mean of its frames', weighted by how sure it

@@ -6,6 +6,8 @@ and whatever is wrong with it is said in one sentence that names the file.
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import yaml
 
 BASE_KEY = "_BASE_"  # Detectron2's name for the file, or files, that one starts from
+PUBLISHED = "configs"  # folder of the published configurations
+SUFFIX = ".yaml"
 MAX_BYTES = 1 << 20  # of a file; the largest published one has a few thousand
 MAX_DEPTH = 32  # levels of keys and lists
 MAX_NODES = 100_000  # values, aliases counted as often as they are used
@@ -24,12 +28,50 @@ VALUES = (str, int, float, bool, type(None))
 def read_config_file(path: str | os.PathLike) -> dict[str, Any]:
     """The keys of a YAML file over those of its ``_BASE_`` files, relative to its own folder.
 
+    Args:
+        path: of a file, or the name of a published configuration: see ``config_path``.
+
     Raises:
         OSError: if it, or a base, cannot be opened.
         ValueError: if it is no YAML, asks for Python objects, leads back to itself by ``_BASE_``,
             or is out of all proportion.
     """
-    return _Chain().read(Path(path), ())
+    return _Chain().read(config_path(path), ())
+
+
+def published_folder() -> Path:
+    """Where the published configurations are: in the installed package, or in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / PUBLISHED
+    return inside if inside.is_dir() else package.parent / PUBLISHED
+
+
+def published_names() -> list[str]:
+    """Names of the published configurations, such as ``COMICS-BlendMask/R_50_1x``, sorted."""
+    folder = published_folder()
+    paths = (path.relative_to(folder) for path in folder.rglob(f"*{SUFFIX}"))
+    return sorted(path.with_suffix("").as_posix() for path in paths)
+
+
+def config_path(path: str | os.PathLike) -> Path:
+    """The file that is meant: one at this path, else a published configuration of this name.
+
+    A name may begin with ``configs/`` and end in ``.yaml``, as the path in a checkout does.
+
+    Raises:
+        FileNotFoundError: if there is neither, naming the published ones that are spelled alike.
+    """
+    if os.path.exists(path):
+        return Path(path)
+    name = Path(path).as_posix().removeprefix(f"{PUBLISHED}/").removesuffix(SUFFIX)
+    names = published_names()
+    if name in names:
+        return published_folder() / f"{name}{SUFFIX}"
+    alike = difflib.get_close_matches(name, names, n=3)
+    hint = f"; published ones that are spelled alike: {', '.join(alike)}" if alike else ""
+    raise FileNotFoundError(
+        errno.ENOENT, f"no such file, nor a published configuration{hint}", os.fspath(path)
+    )
 
 
 def parse_config(data: str | bytes, where: str) -> dict[str, Any]:

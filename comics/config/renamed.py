@@ -20,8 +20,13 @@ RENAMED = {
 }
 
 
-def with_new_names(node: CfgNode) -> CfgNode:
+def with_new_names(node: CfgNode, keys: CfgNode | None = None) -> CfgNode:
     """A copy of a (part of a) configuration with old names replaced; each is noted in the log.
+
+    Args:
+        node: what is to be merged.
+        keys: what it is to be merged into. An old name that is a key of it, as AdelaiDet's are
+            where its keys were added, is left as it is.
 
     Raises:
         KeyError: if a value is given under both names.
@@ -33,7 +38,7 @@ def with_new_names(node: CfgNode) -> CfgNode:
         section = node
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or name not in section:
+        if not isinstance(section, dict) or name not in section or _has(keys, old):
             continue
         latest = new.split(".")[-1]
         if latest in section:
@@ -43,15 +48,23 @@ def with_new_names(node: CfgNode) -> CfgNode:
     return node
 
 
-def words_with_new_names(words: Sequence[str]) -> list[str]:
-    """``KEY VALUE`` pairs with old names replaced; each is noted in the log."""
+def words_with_new_names(words: Sequence[str], keys: CfgNode | None = None) -> list[str]:
+    """As ``with_new_names``, of ``KEY VALUE`` pairs."""
     replaced = list(words)
     for position in range(0, len(replaced), 2):
         new = RENAMED.get(replaced[position])
-        if new is not None:
+        if new is not None and not _has(keys, replaced[position]):
             _note(replaced[position], new)
             replaced[position] = new
     return replaced
+
+
+def _has(keys: CfgNode | None, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(keys, dict) or part not in keys:
+            return False
+        keys = keys[part]
+    return True
 
 
 def _note(old: str, new: str) -> None:

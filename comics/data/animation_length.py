@@ -41,9 +41,7 @@ def animation_length(path: str | os.PathLike, limit_s: float | None = None) -> L
         form = picture_format(read_at(stream, 0, HEAD))
         if form == "AVIF":
             return _avif_length(stream)
-        durations = {"GIF": _gif_durations, "PNG": _png_durations, "WEBP": _webp_durations}.get(
-            form
-        )
+        durations = READERS.get(form or "")
         if durations is None:
             return Length(1, 0.0)
         frames, total_ms = 0, 0
@@ -121,10 +119,9 @@ def _avif_length(stream: BinaryIO) -> Length:
     stream.seek(0)
     try:
         with open_container(stream) as container:
-            tracks = [track for track in container.streams.video if track.duration]
-            if tracks:
-                seconds = float(tracks[0].duration * tracks[0].time_base)
-                return Length(max(1, tracks[0].frames), seconds)
+            for track in container.streams.video:
+                if track.duration and track.time_base:
+                    return Length(max(1, track.frames), float(track.duration * track.time_base))
     except (ValueError, OSError):  # FFmpeg's errors are both or either
         pass
     return Length(1, 0.0)

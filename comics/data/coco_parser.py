@@ -97,11 +97,14 @@ def parse_coco(json_path: str | os.PathLike, image_root: str | os.PathLike | Non
 
 def category_ids_of(labels: Mapping[int, int]) -> tuple[int, int]:
     """The ids of (real, fake) in a file; one that it does not have gets a number that is free."""
-    ids = [next((i for i, label in labels.items() if label == c), None) for c in (REAL, FAKE)]
+    ids: dict[int, int] = {}
+    for number, label in labels.items():
+        ids.setdefault(label, number)
     for label in (REAL, FAKE):
-        if ids[label] is None:
+        if label not in ids:
             free = (number for number in (label, *range(len(labels) + 2)))
-            ids[label] = next(n for n in free if n not in labels and n not in ids)
+            taken = {*labels, *ids.values()}
+            ids[label] = next(n for n in free if n not in taken)
     return ids[REAL], ids[FAKE]
 
 
@@ -113,8 +116,8 @@ def category_names_of(categories: Any, ids: tuple[int, int]) -> tuple[str, str]:
         for entry in entries
         if isinstance(entry, dict) and "id" in entry and "name" in entry
     }
-    names = [known.get(number, CLASS_NAMES[label]) for label, number in enumerate(ids)]
-    return (names[0], names[1]) if names[0] != names[1] else tuple(CLASS_NAMES)
+    real, fake = (known.get(number, CLASS_NAMES[label]) for label, number in enumerate(ids))
+    return (real, fake) if real != fake else (CLASS_NAMES[REAL], CLASS_NAMES[FAKE])
 
 
 def category_labels(categories: Any, report: Report) -> dict[int, int]:
@@ -253,7 +256,8 @@ def _parse_annotations(
         if image_id not in images:
             say("unknown-image", f"{where}: the file has no (valid) image with this id")
             continue
-        label = labels.get(integer(entry["category_id"]))
+        category = integer(entry["category_id"])
+        label = None if category is None else labels.get(category)
         if label is None:
             if labels:  # without any label the list of categories itself has been reported
                 say("unknown-category", f"category_id {entry['category_id']!r} is not known")

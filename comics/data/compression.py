@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Final
 
 import av
 import numpy as np
@@ -22,7 +23,8 @@ from comics.data.forgery.history import jpeg_round_trip
 
 RAW = "raw"
 CRF_RANGE = (0, 51)  # of x264 at 8 bits; 0 is lossless but for the change of colour space
-ENCODER, DECODER = "libx264", "h264"
+ENCODER: Final = "libx264"
+DECODER: Final = "h264"
 PIXEL_FORMAT = "yuv420p"  # what every player shows
 CLIP_RATE = 25  # frames per second; rate control looks at it, nothing else does
 QUALITY_RANGE = (1, 100)  # of JPEG and WebP

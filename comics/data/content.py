@@ -58,7 +58,7 @@ def content_kind(path: str | os.PathLike, named: bool = True) -> str | None:
         picture if that says nothing: whoever opens it says why.
     """
     suffix = Path(path).suffix.lower()
-    by_name = VIDEO if suffix in VIDEO_EXTENSIONS else PICTURE
+    by_name: str | None = VIDEO if suffix in VIDEO_EXTENSIONS else PICTURE
     if not named and suffix not in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
         by_name = None
     try:

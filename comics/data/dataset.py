@@ -14,6 +14,7 @@ import signal
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,11 +51,11 @@ class PackedRecords(Sequence[ImageRecord]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> ImageRecord:
+    def __getitem__(self, index: int) -> ImageRecord:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         start = self._ends[index - 1] if index else 0
-        return pickle.loads(self._bytes[start : self._ends[index]])
+        return pickle.loads(self._bytes[start : self._ends[index]].data)
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class LoadedBatch:
     """What a worker hands over: the batch, and the images that could not be read for it.
 
     Attributes:
-        batch: None if nothing could be read (testing only).
+        batch: of the kind that ``collate`` makes; None if nothing could be read (testing only).
         broken: (record's image id, error) of each image that was replaced or skipped.
     """
 
-    batch: DetectionBatch | None
+    batch: Any
     broken: list[tuple[int, ImageError]]
 
 
@@ -249,11 +250,12 @@ def collate(
     samples = [sample for sample, _ in items if sample is not None]
     if not samples:
         return LoadedBatch(None, broken)
-    has_keys = samples[0].key_image is not None
+    # All samples have one, or none has
+    keys = [sample.key_image for sample in samples if sample.key_image is not None]
     batch = DetectionBatch(
         images=[sample.image for sample in samples],
         targets=[sample.faces for sample in samples],
-        key_images=[sample.key_image for sample in samples] if has_keys else None,
+        key_images=keys or None,
         image_ids=[sample.record.image_id for sample in samples],
         file_names=[str(sample.record.path) for sample in samples],
         original_sizes=[(sample.record.height, sample.record.width) for sample in samples],

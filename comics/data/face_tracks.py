@@ -45,7 +45,7 @@ def track_faces(
     """
     tracks: list[FaceTrack] = []
     for position in sorted(frames):
-        boxes = [tuple(map(float, box)) for box in frames[position]]
+        boxes = [(float(a), float(b), float(c), float(d)) for a, b, c, d in frames[position]]
         free = set(range(len(boxes)))
         for track, number in _assign([t.last for t in tracks], boxes, min_iou):
             tracks[track].boxes[position] = boxes[number]

@@ -32,15 +32,17 @@ KEYPOINTS = "keypoints5"
 
 
 class People(Protocol):
-    """Where the faces of a set come from.
+    """Where the faces of a set come from."""
 
-    Attributes:
-        names: of the identities.
-        arguments: what the faces depend on, for JSON.
-    """
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the identities."""
+        ...
 
-    names: Sequence[str]
-    arguments: dict
+    @property
+    def arguments(self) -> dict:
+        """What the faces depend on, for JSON."""
+        ...
 
     def clip(self, identity: int, number: int, frames: int) -> list[SourceFace]:
         """The frames of clip ``number`` of an identity; each image is [S, S, 3] uint8."""
@@ -76,7 +78,9 @@ class DrawnPeople:
     def _shoot(self, look: int, identity: int, number: int, frames: int) -> list[SourceFace]:
         rng = np.random.default_rng((self._seed, CLIP, identity, number))
         person, light = self._pose(self._person(look), rng), _draw_light(rng)
-        background = draw_background(rng, (self._side, self._side)) * np.float32(light.colour)
+        background = draw_background(rng, (self._side, self._side)) * np.array(
+            light.colour, np.float32
+        )
         motion = rng.uniform(-1, 1, 4) * (DRIFT * self._side, DRIFT * self._side, TURN, TURN)
         faces = []
         for frame in range(frames):
@@ -210,4 +214,4 @@ def _draw_light(rng: np.random.Generator) -> Light:
 
 def _bounds(mask: np.ndarray) -> np.ndarray:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.float64([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)

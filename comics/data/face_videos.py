@@ -126,7 +126,9 @@ def make_face_videos(
     claim_folder(output, {"settings": asdict(settings), "people": people.arguments})
     work = _ClipMaker(output, people, settings)
     named = [(f"{people.names[job.identity]}_{job.number}", job) for job in jobs]
-    rows, record, faults, reused = [], {}, [], 0
+    rows: list[dict] = []
+    record: dict[str, dict] = {}
+    faults, reused = [], 0
     for result in run_jobs(output, work, named, workers=workers, progress=progress):
         faults += [(result.name, fault) for fault in result.faults]
         reused += result.reused
@@ -181,7 +183,8 @@ def forge_clip(
         T images [H, W, 3] uint8, T masks [H, W] bool of the altered pixels, and the parameters
         of the first frame.
     """
-    images, masks, parameters = [], [], {}
+    images, masks = [], []
+    parameters: dict = {}
     for frame, face in enumerate(faces):
         forged = forge_face(
             face,
@@ -248,8 +251,8 @@ class _ClipMaker:
                 mask = "" if masks is None else f"masks/{name}/{frame:03d}.png"
                 row = {"path": path, "frame": frame, "compression": level, "mask": mask}
                 rows.append(columns | row)
-        for frame, mask in enumerate(masks or ()):
-            self._save(f"masks/{name}/{frame:03d}.png", _cut(mask).astype(np.uint8) * 255)
+        for frame, altered in enumerate(masks or ()):
+            self._save(f"masks/{name}/{frame:03d}.png", _cut(altered).astype(np.uint8) * 255)
         return rows
 
     def _save(self, path: str, image: np.ndarray) -> None:

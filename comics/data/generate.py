@@ -126,7 +126,9 @@ class Materials:
             method = METHODS[name]
             if method.donor == "generated" and self.donors is None:
                 raise ValueError(f"method {name!r} needs a folder of generated faces (--donors)")
-            if method.network and self.network is None:
+            if not method.network:
+                continue
+            if self.network is None:
                 raise ValueError(f"method {name!r} needs an ONNX network (--network)")
             if method.network == "latent" and not self.network.has_latent:
                 raise ValueError(
@@ -290,6 +292,7 @@ def _forge(
         if METHODS[method].donor == "photo":
             donor = source.donor(job, photo, index, stream)
         elif METHODS[method].donor == "generated":
+            assert materials.donors is not None  # as Materials.check made sure
             donor = materials.donors.choose(face, job.split, stream)
         if METHODS[method].needs_donor and donor is None:
             method = "self_blend"  # no other photo with a face, or no donor that fits
@@ -376,7 +379,8 @@ def _rle(mask: np.ndarray) -> dict:
 
 def _coco_file(records: list[dict], split: str, arguments: dict) -> dict:
     """Number the records of a split and put them together as COCO."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, record in enumerate(records, 1):
         images.append({"id": image_id, **record["image"]})
         for annotation in record["annotations"]:

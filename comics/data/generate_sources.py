@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -101,6 +102,7 @@ class SyntheticSource:
         self, job: Job, photo: Photo, index: int, rng: np.random.Generator
     ) -> SourceFace | None:
         """Draw a face that could replace face ``index`` of a scene."""
+        assert photo.scene is not None  # as ``open`` draws it
         target = photo.scene.faces[index].person
         height = target.height * rng.uniform(0.7, 1.5)
         portrait = draw_portrait(rng, target, photo.scene.light, height)
@@ -212,7 +214,7 @@ class PhotoSource:
 
     def known_poses(self, count: int) -> list[tuple[Callable[[], np.ndarray], np.ndarray]]:
         """(read image, keypoints [5, 2]) of up to ``count`` bare faces, for ``fit_pose``."""
-        found = []
+        found: list[tuple[Callable[[], np.ndarray], np.ndarray]] = []
         for name in sorted(self.photos, key=_hash):
             for annotation in self.faces[name]:
                 if not _shows_pose(annotation, name):
@@ -286,7 +288,7 @@ def _read_coco(path: Path) -> tuple[list[dict], list[dict]]:
 
 def _box(annotation: dict, name: str) -> np.ndarray:
     """[4] (x0, y0, x1, y1) of an annotation; a ValueError names it where it is no box."""
-    values = annotation.get("bbox_uniform", annotation.get("bbox"))
+    values: Any = annotation.get("bbox_uniform", annotation.get("bbox"))
     try:
         x, y, width, height = (float(value) for value in values)
     except (TypeError, ValueError):
@@ -305,7 +307,8 @@ def _shows_pose(annotation: dict, name: str) -> bool:
         large = _side(_box(annotation, name)) >= MIN_POSE_SIDE
     except ValueError:
         return False
-    return large and np.shape(annotation.get("keypoints5")) == (5, 2)
+    keypoints: Any = annotation.get("keypoints5")
+    return large and np.shape(keypoints) == (5, 2)
 
 
 def _side(box: np.ndarray) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -74,9 +75,15 @@ class OpenedImage:
     decode: Callable[[], np.ndarray] | None = None
 
     @classmethod
-    def of(cls, image: Image.Image, **attributes: object) -> OpenedImage:
+    def of(cls, image: Image.Image, **attributes: Any) -> OpenedImage:
         """One that Pillow reads."""
         return cls(image.size, image, **attributes)
+
+    @property
+    def pillow_image(self) -> Image.Image:
+        """``image`` of a file that Pillow reads."""
+        assert self.image is not None
+        return self.image
 
     def __enter__(self) -> OpenedImage:
         return self
@@ -91,7 +98,7 @@ class OpenedImage:
         width, height = self.stored_size
         orientation = self.orientation
         # Pillow's TIFF reader has exchanged the two already
-        if orientation is None and self.image.format != "TIFF":
+        if orientation is None and self.image is not None and self.image.format != "TIFF":
             orientation = _orientation(self.image)
         return (width, height) if orientation in SWAPPING else (height, width)
 
@@ -223,7 +230,7 @@ def _header_fault(stream: BinaryIO, form: str) -> str:
 def _open_tiff(stream: BinaryIO, name: str | os.PathLike) -> OpenedImage:
     tiff = read_tiff(stream)
     page = None if tiff is None else tiff.chosen()
-    if page is None:
+    if tiff is None or page is None:
         stream.seek(0)
         return OpenedImage.of(_open(stream, "TIFF", name))
     larger = [below for below in tiff.below if below.is_picture and _is_larger(below, page)]
@@ -272,7 +279,8 @@ def too_many_pixels(width: int, height: int, max_pixels: int, frames: bool = Fal
 
 
 def _pillow_limit() -> int:
-    return 2 * Image.MAX_IMAGE_PIXELS  # up to there it only warns
+    limit = Image.MAX_IMAGE_PIXELS
+    return sys.maxsize if limit is None else 2 * limit  # up to there it only warns
 
 
 def _orientation(image: Image.Image) -> int:

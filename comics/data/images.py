@@ -43,7 +43,7 @@ from comics.data.image_headers import (
     too_many_pixels,
 )
 from comics.data.jpeg_structure import Jpeg
-from comics.data.orientation import upright
+from comics.data.orientation import AS_STORED, upright
 from comics.data.spliced import spliced
 from comics.data.tiff_structure import WHITE_IS_ZERO, Page
 
@@ -119,8 +119,8 @@ def upright_rgb(opened: OpenedImage, name: str | os.PathLike) -> np.ndarray:
         ImageError: as ``to_rgb``.
     """
     if opened.orientation is None:
-        return _rgb(_transposed(opened.image), name, opened.page)
-    return upright(_rgb(opened.image, name, opened.page), opened.orientation)
+        return _rgb(_transposed(opened.pillow_image), name, opened.page)
+    return upright(_rgb(opened.pillow_image, name, opened.page), opened.orientation)
 
 
 def image_to_tensor(image: np.ndarray) -> Tensor:
@@ -138,9 +138,10 @@ def _decode(stream: BinaryIO, name: str | os.PathLike, max_pixels: int) -> np.nd
         opened.check_pixels(name, max_pixels)
         try:
             if opened.decode is not None:
-                return upright(opened.decode(), opened.orientation)
-            opened.image.load()
-            if opened.jpeg is not None and _misses_pixels(stream, opened.image, opened.jpeg):
+                return upright(opened.decode(), opened.orientation or AS_STORED)
+            image = opened.pillow_image
+            image.load()
+            if opened.jpeg is not None and _misses_pixels(stream, image, opened.jpeg):
                 raise ImageError(name, "truncated: a part of its pixels is missing")
             return upright_rgb(opened, name)
         except (ImageError, MemoryError):
@@ -158,8 +159,9 @@ def _misses_pixels(stream: BinaryIO, image: Image.Image, jpeg: Jpeg) -> bool:
     if not jpeg.ended and not jpeg.has_all_scans:
         return True
     if jpeg.ended and not jpeg.is_progressive and not jpeg.has_restarts:
+        width, height = image.size
         corner = np.asarray(
-            image.crop((*(max(0, side - CORNER) for side in image.size), *image.size))
+            image.crop((max(0, width - CORNER), max(0, height - CORNER), width, height))
         )
         if (corner != corner[-1, -1]).any():
             return False

@@ -33,13 +33,14 @@ class JobResult:
     """What became of a job: JSON of its own making, the faults met, whether it was done before."""
 
     name: str
-    value: object
+    value: Any
     faults: tuple[str, ...] = ()
     reused: bool = False
 
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
-Work = Callable[[object], tuple[object, Sequence[str]]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[[Any], tuple[object, Sequence[str]]]
 
 
 def claim_folder(output: Path, arguments: dict) -> None:
@@ -157,7 +158,7 @@ def map_in_processes(
         yield from pool.map(_run, items, chunksize=chunk)
 
 
-_work: Callable[[Any], Any] | None = None  # of a worker process
+_work: Callable[[Any], Any]  # of a worker process
 
 
 def _start_worker(work: Callable[[Any], Any]) -> None:

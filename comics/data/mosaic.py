@@ -156,9 +156,8 @@ def _on_canvas(faces: Faces, left: int, top: int, size: tuple[int, int]) -> Face
 
 def _together(parts: Sequence[Faces], side: int) -> Faces:
     """The faces of all windows of a square, each already in its coordinates."""
-    masks = None
-    if all(part.masks is not None for part in parts):
-        masks = torch.cat([part.masks for part in parts])
+    known = [part.masks for part in parts if part.masks is not None]
+    masks = torch.cat(known) if len(known) == len(parts) else None
     return Faces(
         boxes=torch.cat([part.boxes for part in parts]),
         image_size=(side, side),

@@ -49,16 +49,16 @@ def _beside_jpeg(stream: BinaryIO) -> str | None:
 def _other_pages(stream: BinaryIO) -> str | None:
     tiff = read_tiff(stream)
     chosen = None if tiff is None else tiff.chosen()
-    if chosen is None:
+    if tiff is None or chosen is None:
         return None
     others = [page for page in tiff.pages if page.is_picture and page != chosen]
     if not others:
         return None
-    sizes = sorted({page.size for page in others})
-    sizes = sizes[0] if len(sizes) == 1 else "several sizes"
+    sizes = {page.size for page in others}
+    shown = sizes.pop() if len(sizes) == 1 else "several sizes"
     return (
-        f"looked at page {chosen.number + 1} ({chosen.size}) only; not at "
-        f"{len(others)} other page{'s' if len(others) > 1 else ''} ({sizes})"
+        f"looked at page {(chosen.number or 0) + 1} ({chosen.size}) only; not at "
+        f"{len(others)} other page{'s' if len(others) > 1 else ''} ({shown})"
     )
 
 

@@ -145,7 +145,8 @@ def prepare(
     if not groups:
         raise DatasetError(f"{root}: no clips found in the layout that is expected there")
     claim_folder(output, asdict(settings) | {"boxes": repr(boxes)})
-    report, rows = PreparationReport(), []
+    report = PreparationReport()
+    rows: list[dict] = []
     work = FaceCutter(root, output, settings, boxes)
     jobs = [(f"{group.name} {_digest(group)}", group) for group in groups]
     for group, result in zip(
@@ -215,7 +216,7 @@ class FaceCutter:
             raise ClipError(clip.path, "shorter than the first frame that is sampled")
         return read_clip(self._located(clip.path), lambda count: positions)
 
-    def _tracks(self, clip: Clip, frames: Mapping[int, np.ndarray]) -> list[FaceTrack | None]:
+    def _tracks(self, clip: Clip, frames: Mapping[int, np.ndarray]) -> Sequence[FaceTrack | None]:
         found = None if self.boxes is None else self.boxes(clip.path, frames)
         if found is None:
             return [None]

@@ -7,7 +7,10 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 20  # bytes read at once where a file is gone through
 
@@ -47,10 +50,11 @@ class SplicedFile(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """As of raw files: up to the end of a part."""
-        content = self._next(len(buffer))
-        buffer[: len(content)] = content
+        view = memoryview(buffer).cast("B")
+        content = self._next(len(view))
+        view[: len(content)] = content
         self._at += len(content)
         return len(content)
 

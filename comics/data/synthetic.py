@@ -76,7 +76,7 @@ def draw_scene(
         raise ValueError(f"num_faces must be 0 or more, got {num_faces}")
     count = int(rng.integers(1, MAX_FACES + 1)) if num_faces is None else num_faces
     light = _sample_light(rng)
-    canvas = draw_background(rng, size) * np.float32(light.colour)
+    canvas = draw_background(rng, size) * np.array(light.colour, np.float32)
     people = _place(rng, size, count, face_share)
     return _shoot(rng, canvas, people, light)
 
@@ -92,7 +92,7 @@ def draw_portrait(rng: np.random.Generator, like: Person, light: Light, height: 
         sample_person(rng, (side / 2, side / 2), height),
         aspect=like.aspect,
         jaw=like.jaw,
-        skin=tuple(np.float32(like.skin) * (1 + rng.normal(0, 0.06, 3)).clip(0.8, 1.2)),
+        skin=tuple(np.array(like.skin, np.float32) * (1 + rng.normal(0, 0.06, 3)).clip(0.8, 1.2)),
         hairline=min(like.hairline, -0.6),
         yaw=like.yaw + rng.normal(0, 3),
         pitch=like.pitch + rng.normal(0, 2),
@@ -100,7 +100,7 @@ def draw_portrait(rng: np.random.Generator, like: Person, light: Light, height: 
         glasses=like.glasses,
         occluder="none",
     )
-    canvas = draw_background(rng, (side, side)) * np.float32(light.colour)
+    canvas = draw_background(rng, (side, side)) * np.array(light.colour, np.float32)
     return _shoot(rng, canvas, [person], light)
 
 
@@ -239,4 +239,4 @@ def _hidden_share(box: np.ndarray, cover: np.ndarray) -> float:
 def _bounds(mask: np.ndarray) -> np.ndarray:
     """Bounds (x0, y0, x1, y1) float32 of a mask that has at least one pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.float32([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)

@@ -154,7 +154,7 @@ class _Painter:
 
     def _mix(self, area: np.ndarray, colour: npt.ArrayLike) -> None:
         """Paint ``colour`` ([3], or [H, W, 3]) over the window where ``area`` (0-1) says."""
-        self.canvas += area[..., None] * (np.float32(colour) - self.canvas)
+        self.canvas += area[..., None] * (np.array(colour, np.float32) - self.canvas)
 
     def _lit(
         self,
@@ -167,13 +167,17 @@ class _Painter:
         x, y, z = self.light.direction
         diffuse = np.maximum(normal_x * x + normal_y * y + normal_z * z, 0)
         shade = self.light.ambient + self.light.diffuse * diffuse
-        return shade[..., None] * (np.float32(colour) * np.float32(self.light.colour))
+        return shade[..., None] * (
+            np.array(colour, np.float32) * np.array(self.light.colour, np.float32)
+        )
 
     # -- parts --------------------------------------------------------------------------------
     def _body(self) -> None:
         person = self.person
         neck = self._edge(np.abs(self.x) - 0.42) * (self.y > 0.4) * (self.y < 1.7)
-        self._mix(neck, self._lit(np.float32(person.skin) * 0.72, self.x, 0 * self.x, 0.8))
+        self._mix(
+            neck, self._lit(np.array(person.skin, np.float32) * 0.72, self.x, 0 * self.x, 0.8)
+        )
         slope = 1.32 + 0.22 * np.abs(self.x) ** 2
         torso = self._edge(slope - self.y) * self._edge(np.abs(self.x) - 2.3)
         cloth = self._lit(person.clothes, self.x * 0.35, -0.3 * np.ones_like(self.x), 0.85)
@@ -204,7 +208,7 @@ class _Painter:
             ear = self._ellipse(self.p, self.q, x0, 0.02, 0.1, 0.2)
             inner = self._ellipse(self.p, self.q, x0 + side * 0.02, 0.02, 0.05, 0.12)
             self._mix(ear, self._lit(self.person.skin, self.p, self.q, 0.5) * 0.92)
-            self._mix(inner * 0.4, np.float32(self.person.skin) * 0.5)
+            self._mix(inner * 0.4, np.array(self.person.skin, np.float32) * 0.5)
             self.cover = np.maximum(self.cover, ear)
 
     def _head(self) -> None:
@@ -231,7 +235,7 @@ class _Painter:
         sockets = np.exp(-((np.abs(fx) - EYE[0]) ** 2) / 0.03 - (fy - EYE[1] + 0.02) ** 2 / 0.015)
         colour = self._lit(person.skin, u + nose, v, z)
         blush = np.exp(-((np.abs(fx) - 0.42) ** 2) / 0.05 - (fy - 0.3) ** 2 / 0.05)
-        colour *= 1 - blush[..., None] * np.float32([0.0, 0.09, 0.08])
+        colour *= 1 - blush[..., None] * np.array([0.0, 0.09, 0.08], np.float32)
         colour *= 1 - 0.16 * sockets[..., None]
         mottle = fractal_noise(self.rng, u.shape, self.unit * 0.3, 3)
         pores = self.rng.standard_normal(u.shape, dtype=np.float32)
@@ -239,13 +243,13 @@ class _Painter:
         if person.beard > 0:
             low = np.clip((fy - 0.34 + 0.25 * np.abs(fx)) * 5, 0, 1)
             stubble = low * person.beard * (0.75 + 0.3 * pores)
-            colour += stubble[..., None] * (np.float32(person.hair) * 0.7 - colour) * 0.7
+            colour += stubble[..., None] * (np.array(person.hair, np.float32) * 0.7 - colour) * 0.7
         fold = np.abs(np.abs(fx) - 0.2 - 0.35 * (fy - 0.3)) / 0.03
         crease = np.exp(-(fold**2)) * (fy > 0.28) * (fy < 0.55) * 0.1
         return colour * (1 - crease[..., None])
 
     def _brows(self) -> None:
-        colour = np.float32(self.person.hair) * 0.55
+        colour = np.array(self.person.hair, np.float32) * 0.55
         for side in (-1, 1):
             arch = EYE[1] - 0.2 + 0.9 * (self.fx - side * EYE[0]) ** 2
             area = self._ellipse(
@@ -256,7 +260,7 @@ class _Painter:
     def _eyes(self) -> None:
         person = self.person
         opening = 0.066 * person.eye_open
-        skin_shadow = np.float32(person.skin) * 0.35
+        skin_shadow = np.array(person.skin, np.float32) * 0.35
         for side in (-1, 1):
             x0 = side * EYE[0]
             bent = self.fy - 0.8 * (self.fx - x0) ** 2
@@ -269,12 +273,12 @@ class _Painter:
             self._mix(lid * 0.75 * self.face, skin_shadow)
             white = (self.light.ambient + 0.6 * self.light.diffuse) * 225
             self._mix(eye, np.full(3, min(white, 235.0)))
-            self._mix(eye * iris, np.float32(person.iris))
+            self._mix(eye * iris, np.array(person.iris, np.float32))
             self._mix(eye * pupil, np.full(3, 12.0))
             self._mix(eye * glint, np.full(3, 245.0))
 
     def _nose(self) -> None:
-        shadow = np.float32(self.person.skin) * 0.32
+        shadow = np.array(self.person.skin, np.float32) * 0.32
         for side in (-1, 1):
             below = self.fy - NOSE_TIP[1]
             nostril = self._ellipse(self.fx, below, side * 0.07, 0.075, 0.034, 0.02)
@@ -288,7 +292,7 @@ class _Painter:
     def _mouth(self) -> None:
         person = self.person
         bent = self.fy - MOUTH_CORNER[1] + person.smile * (self.fx**2 - MOUTH_CORNER[0] ** 2)
-        lip = np.float32(person.skin) * np.float32([0.82, 0.52, 0.52])
+        lip = np.array(person.skin, np.float32) * np.array([0.82, 0.52, 0.52], np.float32)
         shade = self.light.ambient + 0.6 * self.light.diffuse
         half, opening = MOUTH_CORNER[0], person.mouth_open
         upper = self._ellipse(self.fx, bent, 0, -0.008, half, 0.055) * (bent < 0.01)

@@ -15,13 +15,22 @@ EYE = (0.36, -0.12)
 NOSE_TIP = (0.0, 0.27)
 MOUTH_CORNER = (0.23, 0.57)
 # sRGB skin tones from light to dark; a face is drawn between two neighbours
-SKIN_TONES = np.float32(
-    [[244, 214, 194], [229, 187, 158], [205, 155, 122], [172, 120, 86], [128, 84, 60], [88, 57, 43]]
+SKIN_TONES = np.array(
+    [
+        [244, 214, 194],
+        [229, 187, 158],
+        [205, 155, 122],
+        [172, 120, 86],
+        [128, 84, 60],
+        [88, 57, 43],
+    ],
+    np.float32,
 )
-HAIR_TONES = np.float32(
-    [[28, 24, 24], [60, 42, 32], [96, 66, 42], [150, 112, 66], [196, 162, 104], [150, 148, 146]]
+HAIR_TONES = np.array(
+    [[28, 24, 24], [60, 42, 32], [96, 66, 42], [150, 112, 66], [196, 162, 104], [150, 148, 146]],
+    np.float32,
 )
-EYE_TONES = np.float32([[62, 40, 26], [92, 66, 38], [80, 110, 120], [90, 112, 74]])
+EYE_TONES = np.array([[62, 40, 26], [92, 66, 38], [80, 110, 120], [90, 112, 74]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -100,14 +109,15 @@ def muted_colour(rng: np.random.Generator) -> np.ndarray:
 
 def keypoints_of(person: Person) -> np.ndarray:
     """The five keypoints [5, 2] of a person in pixels of the canvas, hidden or not."""
-    points = np.float64(
+    points = np.array(
         [
             (-EYE[0], EYE[1]),
             EYE,
             NOSE_TIP,
             (-MOUTH_CORNER[0], MOUTH_CORNER[1]),
             MOUTH_CORNER,
-        ]
+        ],
+        np.float64,
     )
     depth = np.sqrt(1 - (points**2).sum(1, keepdims=True))
     depth[2] += 0.18  # the nose stands out
@@ -116,7 +126,7 @@ def keypoints_of(person: Person) -> np.ndarray:
     angle = np.deg2rad(person.roll)
     scale = person.height / 2
     along = np.stack([x * np.cos(angle) - v * np.sin(angle), x * np.sin(angle) + v * np.cos(angle)])
-    return np.float32(along.T * scale + person.centre)
+    return (along.T * scale + person.centre).astype(np.float32)
 
 
 def pose_matrix(person: Person) -> np.ndarray:

@@ -41,13 +41,14 @@ def decode_tiff(stream: BinaryIO, page: Page) -> np.ndarray:
         else cv2.IMREAD_ANYDEPTH | (cv2.IMREAD_GRAYSCALE if page.samples == 1 else cv2.IMREAD_COLOR)
     )
     try:
+        image: np.ndarray | None
         image = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ValueError(error.err) from error
     if image is None or image.shape[:2] != (page.height, page.width):
         raise ValueError(f"{page.bits} bits per sample in an arrangement that is not read")
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = np.right_shift(image, 8).astype(np.uint8)
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     if page.photometric == WHITE_IS_ZERO:

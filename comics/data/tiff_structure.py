@@ -133,7 +133,9 @@ def read_tiff(stream: BinaryIO) -> Tiff | None:
         return None
     is_big = struct.unpack_from(order + "H", head, 2)[0] == 43
     (place,) = struct.unpack_from(order + ("Q" if is_big else "I"), head, 8 if is_big else 4)
-    pages, below, seen = [], [], set()
+    pages: list[Page] = []
+    below: list[Page] = []
+    seen: set[int] = set()
     while 0 < place < size and place not in seen and len(pages) < MAX_PAGES:
         seen.add(place)
         fields, following = _directory(stream, place, order, is_big)

@@ -53,7 +53,7 @@ def resize_faces(faces: Faces, size: tuple[int, int]) -> Faces:
     height, width = faces.image_size
     boxes = scale_boxes(faces.boxes, size[1] / width, size[0] / height)
     masks = _each_mask(faces.masks, size, lambda mask: resize_image(mask, size))
-    return drop_empty(replace(faces, boxes=boxes, masks=masks, image_size=tuple(size)))
+    return drop_empty(replace(faces, boxes=boxes, masks=masks, image_size=(size[0], size[1])))
 
 
 def drop_empty(faces: Faces) -> Faces:
@@ -75,7 +75,7 @@ class ResizeShortestSide:
         self, image: np.ndarray, faces: Faces, rng: np.random.Generator
     ) -> tuple[np.ndarray, Faces]:
         """See the module."""
-        short_side = self.short_sides[rng.integers(len(self.short_sides))]
+        short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         size = shortest_side_size(image.shape[:2], short_side, self.max_size)
         return resize_image(image, size), resize_faces(faces, size)
 

@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain
+from typing import Final
 
 import av
 import numpy as np
 
-CODEC = "libx264"
+CODEC: Final = "libx264"
 PIXEL_FORMAT = "yuv420p"  # what every player shows
 
 

@@ -7,9 +7,9 @@ other file are recognised: a video from a stranger must not make us read other f
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -55,7 +55,7 @@ def open_container(file: BinaryIO) -> av.container.InputContainer:
         av.FFmpegError, OSError: if it is none of ``CONTAINERS``, or cannot be read.
     """
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-    return av.open(_Nameless(file), metadata_errors="replace", options=options)
+    return av.open(_Nameless(file), "r", metadata_errors="replace", options=options)
 
 
 def picture_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
@@ -89,7 +89,9 @@ def other_streams(container: av.container.InputContainer, shown: av.VideoStream)
 
 def frame_orientation(frame: av.VideoFrame) -> int:
     """How a frame is to be turned and mirrored, 1 to 8 as EXIF counts: by its display matrix."""
-    for data in frame.side_data:
+    # PyAV's types say that it is a single one
+    side_data: Iterable[Any] = frame.side_data
+    for data in side_data:
         if data.type == SideData.DISPLAYMATRIX:
             content = bytes(data)
             if len(content) >= MATRIX_BYTES:

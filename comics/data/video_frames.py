@@ -162,7 +162,9 @@ def _from_archive(
         members.sort(key=lambda member: _natural(member.name))
 
         def decode(member: tarfile.TarInfo) -> np.ndarray:
-            return decode_image(tar.extractfile(member).read(), member.name, max_pixels)
+            file = tar.extractfile(member)
+            assert file is not None  # None only for what is no file
+            return decode_image(file.read(), member.name, max_pixels)
 
         return _pictures(f"{archive}{INSIDE}{folder}", members, choose, decode)
 
@@ -201,9 +203,9 @@ def _from_video(path: str | os.PathLike, choose: Choice, max_pixels: int) -> dic
 
 def _shown(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
     """[H, W, 3] uint8: what a player shows of a frame."""
-    image = frame.to_ndarray(format="rgb24")
+    image: np.ndarray = frame.to_ndarray(format="rgb24")
     if aspect is not None:
-        height, width = square_size(*image.shape[:2], aspect)
+        height, width = square_size(image.shape[0], image.shape[1], aspect)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     return upright(image, frame_orientation(frame))
 

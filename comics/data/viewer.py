@@ -109,7 +109,7 @@ def draw_way(rng: np.random.Generator, *, max_crop: float = 0.0) -> Way:
         max_crop: the most that is cut off at a side, as a share; half of the ways cut nothing.
     """
     cuts = bool(rng.random() < 0.5)
-    crop = tuple(round(float(part) * cuts, 4) for part in rng.uniform(0, max_crop, 4))
+    left, top, right, bottom = (round(x * cuts, 4) for x in rng.uniform(0, max_crop, 4).tolist())
     stations, total = [], 1.0
     for last in LAST:
         station = _draw_station(rng)
@@ -121,7 +121,7 @@ def draw_way(rng: np.random.Generator, *, max_crop: float = 0.0) -> Way:
         stations.append(station)
         if rng.random() < last:
             break
-    return Way(crop, tuple(stations))
+    return Way((left, top, right, bottom), tuple(stations))
 
 
 def travel(image: np.ndarray, way: Way) -> np.ndarray:
@@ -187,12 +187,15 @@ def _draw_station(rng: np.random.Generator) -> Station:
     scale = float(rng.uniform(*kind.scale)) if rng.random() < kind.scale_prob else 1.0
     codec = str(rng.choice(kind.codecs))
     level = int(rng.integers(kind.level[0], kind.level[1] + 1))
+    interpolation = str(rng.choice(kind.interpolations))
+    sharpen = round(float(rng.uniform(*kind.sharpen)), 3)
+    left, top = rng.integers(0, BLOCK, 2).tolist()
     return Station(
         kind=name,
         scale=round(scale, 4),
-        interpolation=str(rng.choice(kind.interpolations)),
-        sharpen=round(float(rng.uniform(*kind.sharpen)), 3),
-        offset=tuple(int(part) for part in rng.integers(0, BLOCK, 2)),
+        interpolation=interpolation,
+        sharpen=sharpen,
+        offset=(left, top),
         codec=codec,
         level=level if codec in ("jpeg", "webp", "h264") else 0,
         subsampling=str(rng.choice(("4:2:0", "4:2:0", "4:2:2", "4:4:4"))),

@@ -61,7 +61,7 @@ def add_gaussian_noise(image: np.ndarray, sigma: float, rng: np.random.Generator
     # OpenCV's own generator, seeded by ours: four times as fast as numpy's
     cv2.setRNGSeed(int(rng.integers(2**31)))
     noise = np.empty(image.shape, dtype=np.int16)
-    cv2.randn(noise, (0, 0, 0), (sigma, sigma, sigma))
+    cv2.randn(noise, np.zeros(4), np.full(4, float(sigma)))  # of OpenCV's four channels
     return cv2.add(image, noise, dtype=cv2.CV_8U)
 
 

@@ -50,10 +50,11 @@ def add_snow(
     image: np.ndarray, amount: float, scale: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Add white haze and flakes of three sizes; ``amount`` 0-1, ``scale`` of sizes in pixels."""
-    cover = np.zeros(image.shape[:2], dtype=np.float32)
+    height, width = image.shape[:2]
+    cover = np.zeros((height, width), dtype=np.float32)
     for sigma, share in zip(SNOW_SIZES, SNOW_SHARE, strict=True):
         sigma = max(0.5, sigma * scale)
-        flakes = cv2.GaussianBlur(_sparse(cover.shape, share * amount, rng), (0, 0), sigma)
+        flakes = cv2.GaussianBlur(_sparse((height, width), share * amount, rng), (0, 0), sigma)
         cover += flakes * (2 * np.pi * sigma**2)  # the middle of a flake is opaque
     cover = np.clip(cover, 0, 1)
     opacity = (1 - (1 - cover) * (1 - SNOW_HAZE * amount))[..., None]

@@ -8,6 +8,7 @@ and runs uncompiled.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,8 +31,12 @@ def compile_features(model: nn.Module, device: torch.device) -> None:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"SOLVER.COMPILE: nothing can be compiled here: {first[0]}") from error
     if isinstance(model, FaceMethod):
-        model.encoder.forward_map = torch.compile(model.encoder.forward_map)
-    for owner in [module for module in model.modules() if hasattr(module, "backbone")]:
+        # Of this encoder alone
+        model.encoder.forward_map = torch.compile(  # type: ignore[method-assign]
+            model.encoder.forward_map
+        )
+    owners: list[Any] = [module for module in model.modules() if hasattr(module, "backbone")]
+    for owner in owners:
         owner.backbone.compile()  # of the detector, and of its key encoder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ def seed_everything(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """State of the global generators, as tensors and plain values (loadable as weights only)."""
-    name, keys, *position = np.random.get_state()  # noqa: NPY002
+    state = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())  # noqa: NPY002
+    name, keys, position = state[0], state[1], state[2:]
     version, words, gauss = random.getstate()
     return {
         "python": [version, list(words), gauss],

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNAL_EXIT = 128  # a shell reports 128 + n for a process that signal n ended
@@ -31,7 +32,7 @@ class StopRequest:
         self._received_at = 0.0
         self._at_once = False
         self._owner = os.getpid()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ from comics.engine.tasks import Task, check_trainable, epoch_schedule, task_of
 from comics.engine.trainer import Trainer, TrainingResult
 from comics.files import write_text
 from comics.modeling.build import FAST_LAYOUT, build_model
+from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.weights import load_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def run_evaluation(
             model = build_model(cfg)
             foreign = load_foreign_weights if task.reads_foreign_weights else None
             load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign, must_fit=True)
-        model.to(device, memory_format=FAST_LAYOUT).eval()
+        model.to(device).to(memory_format=FAST_LAYOUT).eval()
         return {one.entry: task.measure(cfg, model, [one], device) for one in sets}
 
 
@@ -269,15 +270,16 @@ def _training_model(
     device: torch.device,
     from_scratch: bool,
     load_foreign_weights: WeightsLoader | None,
-) -> nn.Module:
+) -> TrainingLifeCycle:
     """The model, the same on every process; then each process draws its own random numbers."""
     seed_everything(cfg.SEED)
     # A checkpoint brings all weights: the files that the run started from may be gone
-    model = task.initial_model(cfg) if from_scratch else build_model(cfg)
+    made = task.initial_model(cfg) if from_scratch else build_model(cfg)
+    model = cast(TrainingLifeCycle, made)
     if from_scratch and cfg.MODEL.WEIGHTS:
         foreign = load_foreign_weights if task.reads_foreign_weights else None
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
-    model.to(device, memory_format=FAST_LAYOUT).train()
+    model.to(device).to(memory_format=FAST_LAYOUT).train()
     model.prepare_training()
     seed_everything(cfg.SEED + distributed.rank())
     return model
@@ -285,7 +287,7 @@ def _training_model(
 
 def _trainer(
     cfg: CfgNode,
-    model: nn.Module,
+    model: TrainingLifeCycle,
     average: WeightAverage | None,
     device: torch.device,
     loader: TrainLoader,
@@ -311,7 +313,9 @@ def _trainer(
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.TEST.EVAL_PERIOD,
         best_metric=cfg.TEST.BEST_METRIC,
-        export=_exporter(cfg, model if average is None else average.module),
+        export=_exporter(
+            cfg, model if average is None else cast(TrainingLifeCycle, average.module)
+        ),
         average=average,
         seed=cfg.SEED,
         config_text=cfg.dump(),
@@ -332,7 +336,7 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     return AMP_TYPES[amp.PRECISION] if amp.ENABLED else None
 
 
-def _exporter(cfg: CfgNode, model: nn.Module) -> Callable[[str, Mapping[str, str]], None]:
+def _exporter(cfg: CfgNode, model: TrainingLifeCycle) -> Callable[[str, Mapping[str, str]], None]:
     entries = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL]
     origin = {
         "version": comics.__version__,

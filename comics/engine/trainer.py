@@ -49,6 +49,13 @@ class TrainingResult:
     stop_signal: int | None
 
 
+def _load_average(average: WeightAverage, state: Mapping[str, Any]) -> None:
+    if state.get("average") is None:  # of a run that began without: it starts here
+        average.load_state_dict({"model": state["model"], "updates": 0})
+    else:
+        average.load_state_dict(state["average"])
+
+
 class Trainer:
     """Trains a detector or a face method for a number of iterations, resumable after each.
 
@@ -188,7 +195,7 @@ class Trainer:
         faulty, signum = distributed.max_over_ranks(flags)
         if faulty:
             self._raise_fault()
-        rate = self.scheduler.get_last_lr()[0]
+        rate = float(self.scheduler.get_last_lr()[0])
         self._apply()
         self._count(outcome, waited)
         progress.advance()
@@ -272,6 +279,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Measure; note the best. A checkpoint goes first: a signal then ends the run at once."""
+        assert self.evaluate is not None
         if self._saved != self.iteration:
             self.save()
         began = time.perf_counter()
@@ -351,7 +359,7 @@ class Trainer:
         """
         load_state(self.model, state["model"], "the checkpoint")
         if self.average is not None:
-            self._load_average(state)
+            _load_average(self.average, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step.scaler.load_state_dict(state["scaler"])
@@ -359,12 +367,6 @@ class Trainer:
         self.best = None if state["best"] is None else tuple(state["best"])
         self.metrics, self._evaluated = state["metrics"], state["evaluated"]
         self._load_process(state["processes"])
-
-    def _load_average(self, state: Mapping[str, Any]) -> None:
-        if state.get("average") is None:  # of a run that began without: it starts here
-            self.average.load_state_dict({"model": state["model"], "updates": 0})
-        else:
-            self.average.load_state_dict(state["average"])
 
     def _load_process(self, processes: list[dict[str, Any]]) -> None:
         rank, count = distributed.rank(), distributed.world_size()

@@ -15,7 +15,12 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from comics.evaluation.classification import calibration_error, check_scores, reliability_bins
+from comics.evaluation.classification import (
+    Numbers,
+    calibration_error,
+    check_scores,
+    reliability_bins,
+)
 
 TEMPERATURE_KEY = "temperature"  # of the model file's metadata, read by comics.inference.verdict
 LOG_RANGE = (-5.0, 5.0)  # of ln T: beyond, probabilities are 0.5 or 0 and 1 to many digits
@@ -55,7 +60,7 @@ def calibrate(scores: Sequence[float] | np.ndarray, temperature: float) -> np.nd
     return expit(logit(clipped) / temperature)
 
 
-def fit_temperature(labels: Sequence, scores: Sequence) -> Calibration:
+def fit_temperature(labels: Numbers, scores: Numbers) -> Calibration:
     """The T with the smallest negative log likelihood.
 
     Args:
@@ -131,6 +136,25 @@ def store_choice(
     Raises:
         FileNotFoundError, ValueError: if there is no such model file, or it is broken.
     """
+    store_metadata(source, output, calibration.metadata(fitted_on), thresholds)
+
+
+def store_metadata(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    added: Mapping[str, str],
+    thresholds: Mapping[str, float],
+) -> None:
+    """A model file like ``source`` with more metadata and other thresholds; weights as they are.
+
+    Args:
+        source, output: model files.
+        added: metadata by name; replaces what was there of the same names.
+        thresholds: values of TEST by name, as in ``store_choice``.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such model file, or it is broken.
+    """
     from comics.config import load_config_text
     from comics.modeling.weights import read_weights, save_weights
 
@@ -140,4 +164,4 @@ def store_choice(
     cfg.merge_from_list([w for name, value in thresholds.items() for w in (f"TEST.{name}", value)])
     cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
-    save_weights(output, file.state, cfg, metadata | calibration.metadata(fitted_on))
+    save_weights(output, file.state, cfg, metadata | dict(added))

@@ -13,10 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_curve
+
+Numbers = Sequence | np.ndarray
+Key = TypeVar("Key", bound=Hashable)
 
 THRESHOLD = 0.5  # a face is called forged from this P(fake) on
 FALSE_POSITIVE_RATES = (0.1, 0.01)  # at which the true positive rate is stated
@@ -57,7 +61,7 @@ class ClassificationMetrics:
     notes: list[str] = field(default_factory=list)
 
 
-def check_scores(labels: Sequence, scores: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def check_scores(labels: Numbers, scores: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """[N] int64 labels and [N] float64 scores.
 
     Raises:
@@ -81,7 +85,7 @@ def check_scores(labels: Sequence, scores: Sequence) -> tuple[np.ndarray, np.nda
 
 
 def classification_metrics(
-    labels: Sequence, scores: Sequence, threshold: float = THRESHOLD
+    labels: Numbers, scores: Numbers, threshold: float = THRESHOLD
 ) -> ClassificationMetrics:
     """Every figure of one set.
 
@@ -98,7 +102,11 @@ def classification_metrics(
     labels, scores = check_scores(labels, scores)
     fake = labels == 1
     notes = []
-    values = {"n": len(labels), "n_real": int((~fake).sum()), "n_fake": int(fake.sum())}
+    values: dict[str, float] = {
+        "n": len(labels),
+        "n_real": int((~fake).sum()),
+        "n_fake": int(fake.sum()),
+    }
     values |= _ranking(labels, scores)
     if fake.all() or not fake.any():
         only = "fake" if fake.all() else "real"
@@ -185,8 +193,8 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
 
 def group_mean(
-    labels: Sequence, scores: Sequence, keys: Sequence[Hashable], any_fake: bool = False
-) -> tuple[np.ndarray, np.ndarray, list[Hashable]]:
+    labels: Numbers, scores: Numbers, keys: Sequence[Key], any_fake: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[Key]]:
     """From faces to frames, tracks or videos: mean score and label of each group.
 
     Args:
@@ -203,7 +211,7 @@ def group_mean(
     labels, scores = check_scores(labels, scores)
     if len(keys) != len(labels):
         raise ValueError(f"{len(keys)} keys for {len(labels)} labels")
-    numbers: dict[Hashable, int] = {}
+    numbers: dict[Key, int] = {}
     group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
     names = list(numbers)
     count = np.bincount(group)
@@ -216,8 +224,8 @@ def group_mean(
 
 def bootstrap_interval(
     metric: Callable[[np.ndarray, np.ndarray], float],
-    labels: Sequence,
-    scores: Sequence,
+    labels: Numbers,
+    scores: Numbers,
     clusters: Sequence[Hashable] | None = None,
     samples: int = BOOTSTRAP_SAMPLES,
     confidence: float = CONFIDENCE,

@@ -118,10 +118,10 @@ def positions_of(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def refuse(
-    bad: np.ndarray,
+    bad: np.ndarray | np.bool,
     where: str,
     fault: Callable[[int], str],
-    positions: Sequence[int] | None = None,
+    positions: Sequence[int] | np.ndarray | None = None,
 ) -> None:
     """Raise ``ValueError`` naming the first entry that is ``bad`` ([n] bool), if there is one.
 

@@ -82,7 +82,7 @@ def evaluate_entry(
     """
     files = dataset_files(entry, datasets_root(cfg))
     coco = read_entry(files)
-    geometry = evaluation_geometry(cfg)
+    geometry: Geometry = evaluation_geometry(cfg)
     if condition is not None:
         geometry = CorruptedGeometry(condition, geometry)
     loader = build_test_loader(cfg, entry, rank(), world_size(), geometry=geometry)

@@ -43,7 +43,10 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict:
 
 
 def rle_column(
-    values: Sequence, sizes: np.ndarray, where: str, positions: Sequence[int] | None = None
+    values: Sequence,
+    sizes: np.ndarray,
+    where: str,
+    positions: Sequence[int] | np.ndarray | None = None,
 ) -> list[dict]:
     """Compressed RLEs of ``values``, for images of ``sizes`` [n, 2] (height, width).
 

@@ -10,7 +10,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ class Predictions:
     columns: dict[str, list[str]]
     source: str
 
-    def keys(self, names: Sequence[str]) -> list[Hashable]:
+    def keys(self, names: Sequence[str]) -> list[tuple]:
         """[N] tuples of those of the columns that the table has."""
         present = [self.columns[name] for name in names if name in self.columns]
         if not present:

@@ -102,7 +102,8 @@ def load_results(
     """
     if isinstance(source, Detections):
         return source
-    entries, where = source, "results"
+    entries: Any = source
+    where = "results"
     if isinstance(source, (str, os.PathLike)):
         entries, where = read_json(source), os.fspath(source)
     require_objects(entries, where)

@@ -49,13 +49,13 @@ class Condition:
         if self.name == CLEAN:
             return image
         if self.name == "jpeg":
-            return jpeg(image, self.level)
+            return jpeg(image, int(self.level))
         if self.name == "h264":
-            return h264(image, self.level)
+            return h264(image, int(self.level))
         if self.name == "resize":
             return shrink_and_enlarge(image, self.level)
-        seed = (zlib.crc32(np.ascontiguousarray(image)), zlib.crc32(self.name.encode()))
-        return corrupt(image, self.name, self.level, np.random.default_rng(seed))
+        seed = (zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(self.name.encode()))
+        return corrupt(image, self.name, int(self.level), np.random.default_rng(seed))
 
 
 def condition_names() -> list[str]:

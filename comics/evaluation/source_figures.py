@@ -9,7 +9,7 @@ Shape letters: N measured faces; a face measured under several conditions counts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -98,6 +98,48 @@ def unclear_below(rows: SourceRows, fake_threshold: float, share: float) -> floa
     return fake_threshold - min(lowest, fake_threshold)
 
 
+@dataclass(frozen=True)
+class CoveragePoint:
+    """What an unclear band costs and what it brings.
+
+    Attributes:
+        below: P(fake) from ``fake_threshold - below`` up to the threshold is unclear.
+        coverage: share of the faces that are called real or forged, mean over sources.
+        error: of those, the share that is wrong, real and forged faces counting alike, mean over
+            sources.
+        worst_error: the same of the source where it is highest.
+    """
+
+    below: float
+    coverage: float
+    error: float
+    worst_error: float
+
+
+def coverage_curve(
+    rows: SourceRows, fake_threshold: float, shares: Sequence[float]
+) -> list[CoveragePoint]:
+    """Error against coverage: one point per share of faces that may be unclear.
+
+    Each share gives the band of ``unclear_below``; sources count alike, and each (source,
+    condition) is one.
+    """
+    points = []
+    for share in shares:
+        below = unclear_below(rows, fake_threshold, share)
+        covered, errors = [], []
+        for part in rows.parts().values():
+            called = part.fake_probability >= fake_threshold
+            decided = called | (part.fake_probability < fake_threshold - below)
+            covered.append(decided.mean())
+            wrong = [(called != (label == 1))[decided & (part.labels == label)] for label in (0, 1)]
+            errors.append(np.mean([values.mean() for values in wrong if len(values)] or [0.0]))
+        points.append(
+            CoveragePoint(below, float(np.mean(covered)), float(np.mean(errors)), max(errors))
+        )
+    return points
+
+
 def temperature_of_all(rows: SourceRows, seed: int = 0) -> Calibration:
     """Temperature of P(fake) on faces in which every source and class counts alike.
 
@@ -174,7 +216,12 @@ def _share(values: np.ndarray, groups: np.ndarray) -> Figure:
     return _figure(lambda _, scores: float(scores.mean()), zeros, values, groups)
 
 
-def _figure(metric, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Figure:
+def _figure(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+) -> Figure:
     value = metric(labels, scores)
     if np.isnan(value):
         return Figure(np.nan, np.nan, np.nan, 0)

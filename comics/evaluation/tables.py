@@ -147,8 +147,8 @@ def _test_result(entry: Any, where: str) -> TestResult:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ValueError(f"{where}: {name} must be a number or null, got {value!r}")
     figures = {name: math.nan if v is None else float(v) for name, v in metrics.items()}
-    names = (str(entry[key]) for key in ("method", "train", "test"))
-    return TestResult(*names, figures, where)
+    method, train, test = (str(entry[key]) for key in ("method", "train", "test"))
+    return TestResult(method, train, test, figures, where)
 
 
 def percent(value: float | None, digits: int = 1, sign: str = "", undefined: str = "n/a") -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -102,9 +103,10 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
     Raises:
         ValueError, FileNotFoundError: as ``evaluate`` and ``face_verdicts``.
     """
+    content: Any = ground_truth
     if not isinstance(ground_truth, Mapping):
-        ground_truth = read_json(ground_truth)
-    metrics = evaluate(ground_truth, list(verdicts), ("bbox", "segm"))
+        content = read_json(ground_truth)
+    metrics = evaluate(content, list(verdicts), ("bbox", "segm"))
     truth, boxes = metrics.ground_truth, face_verdicts(metrics, "bbox")
     masks = face_verdicts(metrics, "segm")
     return FaceRows(
@@ -115,7 +117,7 @@ def face_rows(ground_truth: str | os.PathLike | Mapping, verdicts: Sequence[Mapp
         mask_iou=masks.iou,
         photos=truth.image[boxes.face],
         methods=np.array(
-            [ground_truth["annotations"][i].get("method") or "" for i in truth.entries[boxes.face]],
+            [content["annotations"][i].get("method") or "" for i in truth.entries[boxes.face]],
             str,
         ),
         false_scores=boxes.false_alarms,

@@ -15,22 +15,29 @@ from torch import Tensor
 from comics.structures import Faces
 
 
-class FacePredictor(Protocol):
+class ImagePredictor(Protocol):
     """Finds the faces of images and says which are forged.
 
     Attributes:
         max_pixels: readers of files refuse larger images.
-        provenance: JSON; model, weights and thresholds, as every output states them.
     """
 
     max_pixels: int
 
+    def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
+        """Verdicts of each [H, W, 3] uint8 RGB image."""
+
+
+class FacePredictor(ImagePredictor, Protocol):
+    """The same, and says what it is.
+
+    Attributes:
+        provenance: JSON; model, weights and thresholds, as every output states them.
+    """
+
     @property
     def provenance(self) -> dict[str, object]:
         """What every output says of the model."""
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Verdicts of each [H, W, 3] uint8 RGB image."""
 
     def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[Tensor, Tensor]:
         """[N, h, w] heat of an image's faces and their windows; needs a face method."""

@@ -1,4 +1,4 @@
-"""Which model file is used where none is named."""
+"""Which model file is meant: by a name, an address, a variable, or where none is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import comics
+from comics.inference.remote_weights import fetch_weights, is_remote
 
+DEFAULT_NAME = "default"
 VARIABLE = "COMICS_WEIGHTS"
 SHIPPED = Path(comics.__file__).parent / "weights" / "default.safetensors"
 
@@ -16,14 +18,17 @@ def default_weights(given: str | os.PathLike | None = None) -> Path:
 
     Whether a named file exists is seen when it is loaded.
 
+    Args:
+        given: a path; "default", the one that comes with the package; or an address, which is
+            fetched first: see ``comics.inference.remote_weights.fetch_weights``.
+
     Raises:
         FileNotFoundError: if none is named and none comes with the package, saying how to get one.
+        ValueError, OSError: as ``fetch_weights``.
     """
-    if given is not None:
-        return Path(given)
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named)
+    named = given or os.environ.get(VARIABLE)
+    if named and named != DEFAULT_NAME:
+        return fetch_weights(str(named)) if is_remote(named) else Path(named)
     if SHIPPED.is_file():
         return SHIPPED
     raise FileNotFoundError(

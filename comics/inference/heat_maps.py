@@ -27,9 +27,10 @@ def draw_heat_maps(image: np.ndarray, faces: Faces, heat: Tensor, windows: Tenso
     covered = np.zeros(image.shape[:2], dtype=np.float32)
     for one, window in zip(heat.numpy(), windows.tolist(), strict=True):
         _lay(covered, one, window)
-    colours = cv2.applyColorMap(np.uint8(np.rint(covered * 255)), cv2.COLORMAP_INFERNO)[..., ::-1]
+    levels = np.rint(covered * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
     share = (covered * OPACITY)[..., None]
-    canvas = np.uint8(np.rint(image * (1 - share) + colours * share))
+    canvas = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
     bare = Faces(
         boxes=faces.boxes,
         image_size=faces.image_size,

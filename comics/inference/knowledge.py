@@ -54,8 +54,10 @@ class Knowledge:
         """
         try:
             told = json.loads(text)
-            lists = [tuple(map(_line, told[name])) for name in ("trained_on", "not_trained_on")]
-            return cls(*lists, _line(told["rights"]), _line(told.get("card", "")))
+            seen, unseen = (
+                tuple(map(_line, told[name])) for name in ("trained_on", "not_trained_on")
+            )
+            return cls(seen, unseen, _line(told["rights"]), _line(told.get("card", "")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{source}: what the model knows is unusable: {error!r}") from error
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from comics.data.transforms import MASK_THRESHOLD, resize_image
 from comics.modeling.detectors.candidates import Candidates
@@ -46,6 +47,7 @@ class DrawnMasks:
 
 def as_candidates(faces: Faces) -> Candidates:
     """Faces of a model that draws masks itself, as those of one that does not; boxes as given."""
+    assert faces.scores is not None  # a model's
     return Candidates(
         boxes=faces.boxes,
         image_size=faces.image_size,
@@ -56,7 +58,7 @@ def as_candidates(faces: Faces) -> Candidates:
     )
 
 
-def candidates_of(detector: nn.Module, images: Sequence[Tensor]) -> list[Candidates]:
+def candidates_of(detector: Any, images: Sequence[Tensor]) -> list[Candidates]:
     """The candidates of images, also of a detector that knows only how to give ``Faces``."""
     if hasattr(detector, "candidates"):
         return detector.candidates(images)

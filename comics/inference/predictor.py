@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Predictor:
         self.amp = amp and self.device.type == "cuda"
         self.video_rule = video_rule or VideoRule(fake_threshold=rule.fake_threshold)
         self.doubt_rule = doubt_rule or DoubtRule()
-        self._origin = dict(provenance or {})
+        self._origin: dict[str, Any] = dict(provenance or {})
 
     @classmethod
     def from_file(
@@ -91,7 +92,7 @@ class Predictor:
         tiling: str | None = None,
         amp: bool = False,
         compiled: bool = False,
-    ) -> Predictor:
+    ) -> Self:
         """Load a model file; thresholds that are not given come from its configuration.
 
         Args:
@@ -124,7 +125,7 @@ class Predictor:
         fake_threshold: float | None = None,
         tiling: str | None = None,
         amp: bool = False,
-    ) -> Predictor:
+    ) -> Self:
         """Of a model that is on the device already; arguments and errors as ``from_file``."""
         cfg = loaded.cfg
         rule = VerdictRule.from_config(cfg, loaded.temperature)
@@ -143,6 +144,11 @@ class Predictor:
             video_rule=replace(VideoRule.from_config(cfg), fake_threshold=rule.fake_threshold),
             doubt_rule=DoubtRule.from_config(cfg, loaded.familiarity),
         )
+
+    @property
+    def _forensics(self) -> FaceForensics:
+        """The model, where ``looks_at_faces``."""
+        return cast(FaceForensics, self.model)
 
     @property
     def looks_at_faces(self) -> bool:
@@ -220,7 +226,7 @@ class Predictor:
     def _detect(self, arrays: Sequence[np.ndarray]) -> list[Candidates]:
         """The detector's candidates in each image, (h, w), on the device."""
         sizes = [self.model_size(array.shape[:2]) for array in arrays]
-        detector = self.model.detector if self.looks_at_faces else self.model
+        detector = self._forensics.detector if self.looks_at_faces else self.model
         found: dict[int, Candidates] = {}
         for positions in self._groups(sizes):
             inputs = [self._on_device(resize_image(arrays[p], sizes[p])) for p in positions]
@@ -276,19 +282,19 @@ class Predictor:
         if not self.looks_at_faces:
             raise ValueError("heat maps need a face method: give its model file too")
         original = image_to_tensor(_as_array(image, 0)).to(self.device)
-        step = self.model.crops_per_forward
+        model = self._forensics
         parts = [
-            gradient_heat_maps(self.model.face, self.model.crops([original], [boxes]))
-            for boxes in faces.boxes.split(step)
+            gradient_heat_maps(model.face, model.crops([original], [boxes]))
+            for boxes in faces.boxes.split(model.crops_per_forward)
         ]
         boxes = usable_boxes(faces.boxes.cpu(), faces.image_size)
-        return torch.cat(parts).cpu(), square_windows(boxes, self.model.margin)
+        return torch.cat(parts).cpu(), square_windows(boxes, model.margin)
 
     def _detector_rule(self) -> VerdictRule:
         """The rule for the detector's own P(fake)."""
         if not self.looks_at_faces:
             return self.rule
-        return replace(self.rule, temperature=self.model.detector_temperature.item())
+        return replace(self.rule, temperature=self._forensics.detector_temperature.item())
 
     def _look_at_faces(self, arrays: list[np.ndarray], found: list[Faces]) -> list[Faces]:
         """The verdicts with the face method's opinion.
@@ -306,7 +312,7 @@ class Predictor:
         ]
         with autocast(self.device, self.amp):
             said = iter(
-                self.model.face_probability(
+                self._forensics.face_probability(
                     [image for image in seen if image is not None],
                     [faces.boxes for faces in found if len(faces)],
                 )
@@ -315,7 +321,8 @@ class Predictor:
 
     def _fused(self, faces: Faces, said: Tensor) -> Faces:
         own = faces.fake_probability
-        fused = fuse_probabilities(own, said.to(own), self.model.fusion)
+        assert own is not None  # as form_verdicts left it
+        fused = fuse_probabilities(own, said.to(own), self._forensics.fusion)
         if self.rule.temperature != 1:
             logit = torch.logit(fused.double(), LOGIT_MARGIN)
             fused = torch.sigmoid(logit / self.rule.temperature).to(own)

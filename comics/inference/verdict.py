@@ -99,7 +99,7 @@ def form_verdicts(detections: FacesLike, rule: VerdictRule) -> FacesLike:
         labels=torch.where(probability >= rule.fake_threshold, FAKE, REAL),
         fake_probability=probability,
     )
-    return faces[faces.scores >= rule.score_threshold]
+    return faces[detections.scores[leaders] >= rule.score_threshold]
 
 
 @dataclass(frozen=True)

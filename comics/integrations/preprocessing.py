@@ -5,7 +5,9 @@ Nothing fails visibly where they differ: the features are only worse.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -69,7 +71,7 @@ def wanted_preprocessing(
     if source_format == COMICS:
         return None if cfg is None else _configured(cfg)
     if timm_model is not None:
-        described = timm_model.pretrained_cfg
+        described = cast(Mapping[str, Sequence[float]], timm_model.pretrained_cfg)
         mean, std = (
             tuple(PIXEL_SCALE * value for value in described[name]) for name in ("mean", "std")
         )
@@ -113,13 +115,14 @@ def _values(network: nn.Module, name: str) -> tuple[float, ...] | None:
 def _stride_in_1x1(network: nn.Module) -> bool | None:
     """Where a ResNet of bottlenecks has its strides; None for any other network."""
     bottom_up = getattr(getattr(network, "backbone", None), "bottom_up", None)
-    if not isinstance(bottom_up, ResNet) or not isinstance(bottom_up.res3[0], Bottleneck):
+    if not isinstance(bottom_up, ResNet):
         return None
-    return bottom_up.res3[0].conv1.conv.stride[0] > 1
+    block = bottom_up.get_submodule("res3.0")
+    return block.conv1.conv.stride[0] > 1 if isinstance(block, Bottleneck) else None
 
 
 def _close(own: object, theirs: object) -> bool:
-    if isinstance(own, tuple):
+    if isinstance(own, tuple) and isinstance(theirs, tuple):
         return all(abs(a - b) <= TOLERANCE for a, b in zip(own, theirs, strict=True))
     return own == theirs
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -115,6 +115,7 @@ def _check_instructions(data: bytes) -> None:
 
     The length bounds the memo's numbers, which else reserve memory in proportion.
     """
+    argument: Any
     try:
         for operation, argument, _ in pickletools.genops(BytesIO(data)):
             if operation.name not in PLAIN_INSTRUCTIONS:
@@ -144,7 +145,7 @@ class _Number:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if not isinstance(order, str) or order not in tuple(BYTE_ORDERS):
             raise ValueError("an array's type has no byte order")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(cast(Any, order))
 
 
 class _Array:
@@ -173,6 +174,7 @@ class _StandIn:
     """A function that a pickle may call and cannot change, as it could a plain function."""
 
     __slots__ = ("_function",)
+    _function: Callable
 
     def __init__(self, function: Callable) -> None:
         object.__setattr__(self, "_function", function)

@@ -282,8 +282,8 @@ def detector_prefix(model: nn.Module) -> str:
 def timm_model_of(model: nn.Module) -> tuple[nn.Module, str] | None:
     """The timm model in a backbone or an encoder, with the prefix of its names; None without."""
     if isinstance(model, FaceMethod):
-        is_timm = isinstance(model.encoder, TimmEncoder)
-        return (model.encoder.model, "encoder.model.") if is_timm else None
+        encoder = model.encoder
+        return (encoder.model, "encoder.model.") if isinstance(encoder, TimmEncoder) else None
     network = model.detector if isinstance(model, Comics) else model
     bottom_up = getattr(getattr(network, "backbone", None), "bottom_up", None)
     if not isinstance(bottom_up, TimmBackbone):

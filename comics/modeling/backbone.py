@@ -8,6 +8,7 @@ Shape letters: B images; C channels; H, W padded image; h, w of a level.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -93,7 +94,21 @@ class TimmBackbone(nn.Module):
         return stages
 
 
-class FPN(nn.Module):
+class Pyramid(nn.Module):
+    """What a detector asks of a backbone: [B, 3, H, W] to level name -> [B, C, h, w].
+
+    Attributes:
+        strides: level name -> pixels per cell.
+        out_channels: C.
+        size_divisibility: image sides must be multiples of this.
+    """
+
+    strides: dict[str, int]
+    out_channels: int
+    size_divisibility: int
+
+
+class FPN(Pyramid):
     """Lateral 1x1 and output 3x3 convolutions with a top-down sum, then strided top levels.
 
     Args:
@@ -116,7 +131,7 @@ class FPN(nn.Module):
 
     def __init__(
         self,
-        bottom_up: nn.Module,
+        bottom_up: ResNet | TimmBackbone,
         in_features: Sequence[str],
         *,
         out_channels: int = 256,
@@ -143,7 +158,7 @@ class FPN(nn.Module):
         self.level_of = {name: f"p{name.removeprefix('res')}" for name in in_features}
         self.size_divisibility = strides[-1]
         self.strides = dict(zip(self.level_of.values(), strides, strict=True))
-        kwargs = {"norm": norm, "bias": norm == ""}
+        kwargs: dict[str, Any] = {"norm": norm, "bias": norm == ""}
         self.lateral = nn.ModuleDict(
             {
                 level: ConvNorm(bottom_up.channels[name], out_channels, 1, **kwargs)
@@ -196,7 +211,7 @@ def _top_level(top_block: str, channels: int) -> nn.Module:
     return StridedConv(channels, channels, 3, stride=2, padding=1)
 
 
-def build_backbone(cfg: CfgNode) -> nn.Module:
+def build_backbone(cfg: CfgNode) -> Pyramid:
     """The pyramid that ``MODEL.BACKBONE``, ``MODEL.RESNETS`` and ``MODEL.FPN`` describe.
 
     An ``FPN``, or a pyramid of another library (``comics.registry.BACKBONE_SOURCES``) with the
@@ -217,6 +232,7 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
     unknown = [stage for stage in in_features if stage not in STAGES]
     if unknown:
         raise ValueError(f"MODEL.FPN.IN_FEATURES must be among {STAGES}, got {unknown}")
+    bottom_up: ResNet | TimmBackbone
     if name in RESNET_NAMES:
         bottom_up = ResNet.from_config(cfg)
     elif name.startswith(TIMM_PREFIX):

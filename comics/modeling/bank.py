@@ -5,6 +5,8 @@ All state lives in buffers, so checkpoints hold it. Shape letters: n keys; K cla
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -134,7 +136,7 @@ class ClassBanks(nn.Module):
 
     def rows(self, label: int) -> Tensor:
         """A copy of the keys held for a class, oldest first: [len, D]."""
-        return self.banks[label].rows()
+        return cast(RingBuffer, self.banks[label]).rows()
 
     @torch.no_grad()
     def update(self, keys: Tensor, labels: Tensor) -> None:
@@ -151,7 +153,7 @@ class ClassBanks(nn.Module):
             self.prototypes.update(label, group)
         chosen = [self._hardest(label, group) for label, group in enumerate(groups)]
         for bank, rows in zip(self.banks, chosen, strict=True):
-            bank.push(rows)
+            cast(RingBuffer, bank).push(rows)
 
     def _hardest(self, label: int, keys: Tensor) -> Tensor:
         if len(keys) <= self.per_step:

@@ -10,6 +10,7 @@ from torch import nn
 import comics.modeling.detectors  # noqa: F401  (fills the table of detectors)
 from comics.config import CfgNode, load_config_text
 from comics.modeling.comics import Comics
+from comics.modeling.detectors.base import Detector
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD, FaceForensics
 from comics.modeling.faces.build import build_face_method
 from comics.modeling.weights import WeightsFile, load_state, read_weights
@@ -37,7 +38,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return build_detector(cfg, name)
 
 
-def build_detector(cfg: CfgNode, name: str) -> nn.Module:
+def build_detector(cfg: CfgNode, name: str) -> Detector | Comics:
     """The detector of that name, alone or with the COMICS additions, whatever ``cfg`` names.
 
     Raises:
@@ -59,7 +60,7 @@ def load_model(
     cfg = load_config_text(file.metadata["config"])
     model = build_model(cfg)
     load_state(model, file.state, os.fspath(path))
-    return model.to(device, memory_format=FAST_LAYOUT).eval(), cfg, file
+    return model.to(device).to(memory_format=FAST_LAYOUT).eval(), cfg, file
 
 
 def choose_device(name: str) -> torch.device:

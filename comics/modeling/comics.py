@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class Comics(TrainingLifeCycle):
         self.reserve_training_only()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, detector: Detector) -> Comics:
+    def from_config(cls, cfg: CfgNode, detector: Detector) -> Self:
         """From ``MODEL.COMICS``; with ``INPUT.VIEWS`` it spans the rows of Table IV."""
         comics = cfg.MODEL.COMICS
         contrast = partial(ProposalContrast, **ProposalContrast.settings(cfg))
@@ -99,8 +100,8 @@ class Comics(TrainingLifeCycle):
         optimiser step.
         """
         if self.training_only is not None:
-            encoder = self._encoder(self.training_only["contrast"])
-            self.training_only["key_encoder"].update(encoder)
+            encoder = self._encoder(self.training_part("contrast"))
+            self.training_part("key_encoder").update(encoder)
 
     def forward(
         self,
@@ -131,18 +132,19 @@ class Comics(TrainingLifeCycle):
         if not self.training:
             features = self._features(images, batch)
             return self.detector.infer(features, batch, output_sizes or batch.sizes)
-        check_targets(targets, batch.sizes)
+        faces = check_targets(targets, batch.sizes)
+        key_view = None
         if self.needs_key_images:
-            self._check_key_view(key_images, batch.sizes)
+            key_view = self._check_key_view(key_images, batch.sizes)
         features = self._features(images, batch)
-        output = self.detector.training_output(features, batch, targets)
+        output = self.detector.training_output(features, batch, faces)
         losses, metrics = dict(output.losses), dict(output.metrics)
-        if self.needs_key_images:
-            loss, reported = self._proposal_loss(output, key_images, targets)
+        if key_view is not None:
+            loss, reported = self._proposal_loss(output, key_view, faces)
             losses["loss_proposal_contrast"] = self.proposal_weight * loss
             metrics.update(reported)
         if self.pixel_contrast is not None:
-            intra, inter, count = self._pixel_losses(output, targets)
+            intra, inter, count = self._pixel_losses(self.pixel_contrast, output, faces)
             metrics["pixel_faces"] = count  # 0 explains a loss of 0
             losses["loss_pixel_intra"] = self.intra_weight * intra
             losses["loss_pixel_inter"] = self.inter_weight * inter
@@ -159,32 +161,32 @@ class Comics(TrainingLifeCycle):
         features = self.detector.extract_features(batch)
         if self.frequency is None:
             return features
-        return self.frequency(features, images, tuple(batch.tensor.shape[-2:]))
+        height, width = batch.tensor.shape[-2:]
+        return self.frequency(features, images, (height, width))
 
     def _proposal_loss(
         self, output: TrainingOutput, key_images: Sequence[Tensor], targets: Sequence[Faces]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        key = self.training_only["key_encoder"].encoder
+        key = self.training_part("key_encoder").encoder
         with torch.no_grad():
             batch = self.detector.preprocess(key_images)
             features = key["backbone"](batch.tensor)
             if self.frequency is not None:
                 features = key["frequency"](features, key_images, tuple(batch.tensor.shape[-2:]))
-        contrast = self.training_only["contrast"]
+        contrast = self.training_part("contrast")
         return contrast(output.features, features, key["projections"], output.proposals, targets)
 
     def _pixel_losses(
-        self, output: TrainingOutput, targets: Sequence[Faces]
+        self, contrast: PixelContrast, output: TrainingOutput, targets: Sequence[Faces]
     ) -> tuple[Tensor, Tensor, Tensor]:
         if output.mask_features is None:
             raise ValueError(
                 f"{type(self.detector).__name__} gives no mask features: set MODEL.MASK_ON True "
                 "with a detector of masks, or MODEL.COMICS.PIXEL.ENABLED False"
             )
-        regions = self.pixel_contrast.regions(targets)
-        size = self.pixel_contrast.size
-        features = self.detector.roi_mask_features(output, regions.boxes, size)
-        intra, inter = self.pixel_contrast(features, regions)
+        regions = contrast.regions(targets)
+        features = self.detector.roi_mask_features(output, regions.boxes, contrast.size)
+        intra, inter = contrast(features, regions)
         return intra, inter, intra.new_tensor(float(len(regions.labels)))
 
     def _encoder(self, contrast: ProposalContrast) -> nn.ModuleDict:
@@ -196,7 +198,7 @@ class Comics(TrainingLifeCycle):
 
     def _check_key_view(
         self, key_images: Sequence[Tensor] | None, sizes: Sequence[tuple[int, int]]
-    ) -> None:
+    ) -> Sequence[Tensor]:
         self.require_prepared()
         if key_images is None:
             raise ValueError(
@@ -207,3 +209,4 @@ class Comics(TrainingLifeCycle):
         given = [tuple(image.shape[-2:]) for image in key_images]
         if given != [tuple(size) for size in sizes]:
             raise ValueError(f"key_images must have the sizes of images, {sizes}, got {given}")
+        return key_images

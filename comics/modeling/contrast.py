@@ -7,6 +7,9 @@ C channels; h, w of a pyramid level; P proposals; F faces; D dimensions; S side 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +154,7 @@ class ProposalContrast(nn.Module):
             }
             terms = {scale: self._loss(scale, *pairs) for scale, pairs in scales.items()}
             self._remember(scales)
-        loss = sum(self.weights[scale] * flat for scale, (flat, _) in terms.items())
+        loss = reduce(add, (self.weights[scale] * flat for scale, (flat, _) in terms.items()))
         info_nce = torch.cat([reported for _, reported in terms.values()])
         count = info_nce.new_tensor(float(len(info_nce)))
         metrics = {"proposal_info_nce": info_nce.sum() / count.clamp(min=1)}
@@ -204,7 +207,7 @@ class ProposalContrast(nn.Module):
         positive = (query * key).sum(dim=1)
         for label, other in ((REAL, FAKE), (FAKE, REAL)):
             mine = labels == label
-            negatives = self.banks[scale].rows(other)
+            negatives = cast(ClassBanks, self.banks[scale]).rows(other)
             if len(negatives):
                 flat, info = flat_nce(positive[mine], query[mine] @ negatives.T, self.temperature)
                 losses.append(flat)
@@ -224,7 +227,7 @@ class ProposalContrast(nn.Module):
         keys, labels, scale_index = gathered
         for index, scale in enumerate(scales):
             here = scale_index == index
-            self.banks[scale].update(keys[here], labels[here])
+            cast(ClassBanks, self.banks[scale]).update(keys[here], labels[here])
 
 
 def proposal_features(level: str, feature: Tensor, proposals: LevelProposals) -> Tensor:

@@ -50,6 +50,9 @@ class FaceForensics(nn.Module):
         ValueError: for an unknown fusion or border, or fewer than one crop per forward pass.
     """
 
+    detector_temperature: Tensor
+    face_temperature: Tensor
+
     def __init__(
         self,
         detector: nn.Module,
@@ -133,6 +136,7 @@ class FaceForensics(nn.Module):
         return [self._with_probability(*one) for one in zip(found, grouped, said, strict=True)]
 
     def _with_probability(self, faces: Faces, groups: list[list[int]], said: Tensor) -> Faces:
+        assert faces.scores is not None  # the detector's
         scores = group_class_scores(faces.labels, faces.scores, groups)
         own = fake_probability(scores, self.missing_score, self.detector_temperature.item())
         fused = fuse_probabilities(own, said.to(own), self.fusion)

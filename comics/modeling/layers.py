@@ -50,6 +50,12 @@ def _float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float()
 
 
+def fill_bias(convolution: nn.Conv2d, value: float) -> None:
+    """Set every bias of a convolution that has them."""
+    if convolution.bias is not None:
+        nn.init.constant_(convolution.bias, value)
+
+
 def make_norm(name: str, channels: int) -> nn.Module | None:
     """The normalisation called ``name`` for ``channels`` channels; None for "" and "none".
 
@@ -113,14 +119,14 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h / stride, w / stride], rounded up."""
         if isinstance(self.norm, FrozenBatchNorm2d):
-            out = self._folded(x)
+            out = self._folded(x, self.norm)
         else:
             out = self.conv(x)
             out = out if self.norm is None else self.norm(out)
         return functional.relu_(out) if self.activation else out
 
-    def _folded(self, x: Tensor) -> Tensor:
-        norm, conv = self.norm, self.conv
+    def _folded(self, x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
+        conv = self.conv
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         if conv.bias is not None:
@@ -161,7 +167,7 @@ class DeformableConv(nn.Module):
     def reset_offsets(self) -> None:
         """Start from the regular grid: predicted offsets of 0, as both papers do."""
         nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        fill_bias(self.offset, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h, w]."""

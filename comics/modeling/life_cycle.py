@@ -17,6 +17,8 @@ submodule ``training_only``, which no model file holds and a model for inference
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 TRAINING_ONLY = "training_only"  # the submodule that no model file holds
@@ -28,6 +30,8 @@ class TrainingLifeCycle(nn.Module):
     A subclass registers the submodule in its constructor (``reserve_training_only``), after the
     modules that its checkpoints have always listed before it: the optimiser counts parameters.
     """
+
+    training_only: nn.ModuleDict | None
 
     def reserve_training_only(self) -> None:
         """Make the place for what ``prepare_training`` builds."""
@@ -56,6 +60,16 @@ class TrainingLifeCycle(nn.Module):
         if modules:
             self.training_only = nn.ModuleDict(modules).to(next(self.parameters()).device)
             self.training_only.train(self.training)
+
+    def training_part(self, name: str) -> Any:
+        """What ``training_modules`` or ``standing_modules`` made under that name.
+
+        Raises:
+            RuntimeError: before ``prepare_training``.
+        """
+        self.require_prepared()
+        assert self.training_only is not None
+        return self.training_only[name]
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the model that an epoch (from 0) starts, or goes on after a resumed checkpoint."""

@@ -124,10 +124,11 @@ class ResNet(nn.Module):
         in_channels = stem_channels
         for index, name in enumerate(STAGES):
             stage_norm = _stage_norm(norm, frozen=freeze_at >= index + 2)
-            blocks = []
+            blocks: list[nn.Module] = []
             for block in range(BLOCKS[depth][index]):
                 stride = 2 if index > 0 and block == 0 else 1
                 out_channels = self.channels[name]
+                made: nn.Module
                 if depth < FIRST_BOTTLENECK_DEPTH:
                     made = BasicBlock(in_channels, out_channels, stride=stride, norm=stage_norm)
                 else:

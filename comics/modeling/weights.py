@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,21 +132,41 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str)
     """Load weights that must fit the model exactly.
 
     Raises:
-        ValueError: listing missing, unexpected and misshapen names, or those that are not finite;
-            the model is left unchanged.
+        ValueError: as ``require_fit`` and ``require_finite``; the model is left unchanged.
     """
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    misshapen = sorted(
-        f"{name}: file {tuple(state[name].shape)}, model {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    )
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, "
-            f"of another shape {misshapen}"
-        )
+    require_fit(model.state_dict(), state, source)
     require_finite(state, source)
     model.load_state_dict(state)
+
+
+def require_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, what: str = "model"
+) -> None:
+    """Refuse weights that are not, name by name and shape by shape, those that are wanted.
+
+    Args:
+        own: the wanted ones, by name.
+        state: those of the source.
+        source: of the weights; begins the message.
+        what: that they are for.
+
+    Raises:
+        ValueError: listing missing, unexpected and misshapen names; of very many the first.
+    """
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    misshapen = [
+        f"{name}: file {tuple(state[name].shape)}, {what} {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise ValueError(
+            f"{source} does not fit this {what}: missing {_few(missing)}, unexpected "
+            f"{_few(unexpected)}, of another shape {_few(misshapen)}"
+        )
+
+
+def _few(names: Collection[str]) -> str:
+    """The names in order, or the first of very many and how many more there are."""
+    rest = len(names) - SHOWN_NAMES
+    return f"{sorted(names)[:SHOWN_NAMES]}" + (f" and {rest} more" if rest > 0 else "")

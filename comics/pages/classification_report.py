@@ -64,7 +64,7 @@ def build_classification_report(
 
 def classification_figures(report: ClassificationReport) -> dict[str, float]:
     """``{"AUC": ..., "video/AUC": ..., "method/DF/AUC": ...}``: face level without a prefix."""
-    figures = {}
+    figures: dict[str, float] = {}
     for level, found in report.levels.items():
         prefix = "" if level == "face" else f"{level}/"
         figures |= {prefix + name: float(value) for name, value in found.values.items()}

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ METRIC_PANELS = ("bbox/", "segm/")  # of the validation; other numbers are not d
 PANEL_SIZE = (6.4, 3.4)  # inches
 MAX_SERIES = len(COLOURS) * len(DASHES)
 
-Record = Mapping[str, float | None]
+Record = Mapping[str, Any]
 
 
 def read_curves(path: str | os.PathLike) -> list[Record]:

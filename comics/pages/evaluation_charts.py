@@ -122,10 +122,9 @@ def component_chart(metrics: Metrics, mode: str) -> str:
         ):
             for area, (size, suffix) in enumerate(SIZES.items()):
                 values = result.per_class[number]
-                parts = lrp.contributions(
-                    *(values[component + suffix] for component in lrp.COMPONENTS[1:]),
-                    int(result.matches.counted[area, category]),
-                )
+                place, false, missed = (values[part + suffix] for part in lrp.COMPONENTS[1:])
+                count = int(result.matches.counted[area, category])
+                parts = lrp.contributions(place, false, missed, count)
                 if result.matches.counted[area, category] == 0:
                     continue
                 if math.isnan(parts[0]):

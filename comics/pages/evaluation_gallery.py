@@ -166,6 +166,7 @@ def _draw_truth(
     """The true outline (box or mask) as a thin yellow line with a black rim."""
     x0, y0, scale = place
     canvas = np.ascontiguousarray(part)
+    contours: Sequence[np.ndarray]
     if mode == "bbox":
         x, y, width, height = (truth.boxes[face] - (x0, y0, 0, 0)) * scale
         corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]

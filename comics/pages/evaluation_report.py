@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -123,7 +124,8 @@ def build_report(
     """
     mode = next((name for name in metrics.modes if name != "bbox"), "bbox")
     notes = list(metrics.notes)
-    faces, galleries = None, {}
+    faces = None
+    galleries: dict[str, Any] = {}
     try:
         faces = _face_level(metrics, mode, temperature)
         notes += faces.metrics.notes
@@ -198,7 +200,7 @@ def report_html(report: Report) -> str:
     )
 
 
-def render(template: str, **content: object) -> str:
+def render(template: str, **content: Any) -> str:
     """A page from one of the package's templates; all text is escaped."""
     return html_pages.render(template, **content)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class FaceRow:
     probability: float
     score: float
     label: int
-    box: tuple[float, ...] | None
+    box: tuple[float, float, float, float] | None
     size: tuple[float, float]
     crop: str | None = None
     doubts: tuple[str, ...] = ()
@@ -206,7 +207,8 @@ class RunRowsCollector:
 def _finish_rows(
     folder: Path, provenance: Mapping, summary: Mapping, files: list[FileRow], chosen: _Highest
 ) -> RunRows:
-    timelines, notes = [], []
+    timelines: list[Timeline] = []
+    notes: list[str] = []
     for row in files:
         if row.is_video and row.entry["status"] != FAILED:
             _read_video(folder, row, chosen, timelines, notes)
@@ -248,7 +250,10 @@ class _Highest:
 
 
 def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
-    provenance, summary, version, files = {}, {}, None, []
+    provenance: Mapping = {}
+    summary: Mapping = {}
+    files: list[FileRow] = []
+    version = None
     for name, value in read_members(path):
         if name == "schema_version":
             version = value
@@ -266,7 +271,7 @@ def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
     return provenance, {RENAMED.get(name, name): n for name, n in summary.items()}, files
 
 
-def _file_entry(path: Path, value: object, number: int) -> dict:
+def _file_entry(path: Path, value: Any, number: int) -> dict:
     texts = {"file_name": str, "kind": str, "faces": int, "forged_faces": int}
     sound = isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in texts.items())
     if not sound or value.get("status") not in (OK, PARTIAL, FAILED):
@@ -278,7 +283,7 @@ def _file_entry(path: Path, value: object, number: int) -> dict:
 
 def _read_faces(path: Path, files: list[FileRow], chosen: _Highest) -> None:
     """Fill in what ``results`` and ``images`` say."""
-    rows = {row.name: row for row in files}
+    rows: dict[Any, FileRow] = {row.name: row for row in files}
     peaks: dict[int, FileRow] | None = None
     image, place = 0, 0  # of the last face
     for name, value in read_members(path):
@@ -314,11 +319,22 @@ def _add_face(row: FileRow, value: Mapping, image: int, place: int, chosen: _Hig
     doubts = _doubts(value)
     if len(row.probabilities) < MAX_PROBABILITIES:
         row.probabilities.append((probability, _is_doubted(doubts)))
-    box = tuple(_finite(edge) for edge in value["bbox"])
-    _, _, width, height = box
+    x, y, width, height = (_finite(edge) for edge in value["bbox"])
     crop = value.get("crop")
     label = int(value["category_id"] == 1)
-    chosen.add(FaceRow(row, probability, score, label, box, (width, height), crop, doubts, place))
+    chosen.add(
+        FaceRow(
+            row,
+            probability,
+            score,
+            label,
+            (x, y, width, height),
+            (width, height),
+            crop,
+            doubts,
+            place,
+        )
+    )
 
 
 def _doubts(value: Mapping) -> tuple[str, ...]:
@@ -391,14 +407,20 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
     bits = sum(1 << DOUBTS.index(name) for name in doubts)
     timeline.tracks.append(Track(track, label, probability, len(times), *span, bits))
     timeline.points[track] = points
-    here = [] if row.peak_time is None else np.flatnonzero(abs(times - row.peak_time) < SAME_TIME)
+    here = np.zeros(0, np.int64)
+    if row.peak_time is not None:
+        here = np.flatnonzero(abs(times - row.peak_time) < SAME_TIME)
+    box = None
+    if len(here):
+        left, top, across, down = boxes[here[0]].tolist()
+        box = (left, top, across, down)
     width, height = np.median(boxes[:, 2:], axis=0).tolist()
     return FaceRow(
         row,
         probability,
         float(scores.mean()),
         label,
-        tuple(boxes[here[0]].tolist()) if len(here) else None,
+        box,
         (width, height),
         doubts=doubts,
         place=int(value["frames"][int(points[:, 1].argmax())]),
@@ -408,7 +430,7 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
     )
 
 
-def _finite(value: object) -> float:
+def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is no number")

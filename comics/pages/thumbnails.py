@@ -26,7 +26,7 @@ from comics.runs.records import ImageRecord
 from comics.runs.results_reader import inner_path
 from comics.runs.state import ENTRIES, STATE_FOLDER
 from comics.structures import Faces
-from comics.video.frames import Selection, VideoError
+from comics.video.frames import Frame, Selection, VideoError
 from comics.video.reader import VideoReader
 
 FILE_SIDE, FACE_SIDE = 320, 80  # pixels of the long side
@@ -106,19 +106,21 @@ class RecordedThumbnails:
     def file(self, name: str, frame: int | None) -> str | None:
         """Of the whole picture or frame (by its index); None where there is none."""
         record = self._read(name, frame)
-        return None if record is None else record.thumbnails[0]
+        pictures = None if record is None else record.thumbnails
+        return None if pictures is None else pictures[0]
 
     def face(self, name: str, frame: int | None, key: int) -> str | None:
         """Of a face: in a picture its position, in a frame the number of its track."""
         record = self._read(name, frame)
-        if record is None:
+        pictures = None if record is None else record.thumbnails
+        if record is None or pictures is None:
             return None
         if frame is not None:
             tracks = [face.get("track_id") for face in record.faces]
             if key not in tracks:
                 return None
             key = tracks.index(key)
-        parts = record.thumbnails[1]
+        parts = pictures[1]
         return parts[key] if key < len(parts) else None
 
     def _read(self, name: str, frame: int | None) -> ImageRecord | None:
@@ -189,5 +191,6 @@ def _read_frame(path: Path, row: FileRow) -> Image.Image | None:
         selection = Selection(start_s=max(0.0, start - early))
         with VideoReader(path, DEFAULT_MAX_PIXELS, queue_size=1, selection=selection) as reader:
             for frame in reader:
-                return Image.fromarray(frame.image)
+                if isinstance(frame, Frame):
+                    return Image.fromarray(frame.image)
     return None

@@ -6,7 +6,6 @@ in the common kinds of colour blindness.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from comics.pages.svg_plots import COLOURS, PLACEHOLDER, figure_svg, svg_style
 from comics.structures import FAKE
+from comics.video.track_verdicts import clock
 from comics.video.tracks_file import Track
 
 SIZE = (9.0, 3.2)  # inches
@@ -81,17 +81,6 @@ def thin_out(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     filled = counts > 0
     means = [np.bincount(slots, weights=v, minlength=MAX_POINTS)[filled] for v in (times, values)]
     return means[0] / counts[filled], means[1] / counts[filled]
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss; with a decimal where it is not whole."""
-    sign, seconds = ("-" if seconds < 0 else ""), abs(round(seconds, 1))
-    whole = math.floor(seconds)
-    tenths = round(10 * (seconds - whole))
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    text = f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-    return sign + text + (f".{tenths}" if tenths else "")
 
 
 def _draw_track(

@@ -33,7 +33,8 @@ FACE_COLUMNS = (
     "verdict",
     "unclear_because",
 )
-FILE_COLUMNS = tuple(field.name for field in fields(FileStatus))
+NESTED = ("track_verdicts",)  # of a file, in results.json alone
+FILE_COLUMNS = tuple(field.name for field in fields(FileStatus) if field.name not in NESTED)
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 WHITE_STARTS = ("\t", "\r", "\n")  # on their own taken for formulas by some
 

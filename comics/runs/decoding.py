@@ -8,7 +8,7 @@ Shape letters: H, W height and width of a picture.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -28,7 +28,7 @@ def decode_ahead(
     max_pixels: int,
     workers: int,
     bytes_ahead: int = BYTES_AHEAD,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Each file with its picture, [H, W, 3] uint8 RGB, or with why there is none; in order.
 
     Memory is bounded: no further picture is begun while ``bytes_ahead`` of them, judged by their

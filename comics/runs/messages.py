@@ -7,6 +7,8 @@ from pathlib import Path
 
 from comics.inference.files import display_name
 from comics.runs.outputs import FAILED, FileStatus
+from comics.structures import FAKE, VERDICTS
+from comics.video.track_verdicts import clock
 
 SHOWN_NAMES = 5
 
@@ -17,18 +19,37 @@ def describe(status: FileStatus) -> str:
         return f"FAILED   {status.file_name}: {status.reason}"
     if not status.faces:
         text = "no face found"
+    elif status.tracks is not None:
+        text = _told(status.tracks, status.forged_tracks or 0, status.unclear_tracks or 0)
     else:
-        text = f"{_count(status.faces, 'face')}, {status.forged_faces or 'none'} forged"
-        if status.unclear_faces:
-            text += f", {status.unclear_faces} unclear"
+        text = _told(status.faces, status.forged_faces, status.unclear_faces)
     if status.kind == "video":
-        text += (
-            f" in {_count(status.analysed_frames, 'analysed frame')} of {status.frames}"
-            f" ({status.frames_with_forged_faces} with a forged face)"
-        )
+        analysed = _count(status.analysed_frames or 0, "analysed frame")
+        text += f" in {analysed} of {status.frames}"
+        text += "".join(f"; {moment}" for moment in forged_tracks(status)[:SHOWN_NAMES])
     if status.reason:
         text += f" [{status.reason}]"
     return f"{status.status:8} {status.file_name}: {text}"
+
+
+def forged_tracks(status: FileStatus) -> list[str]:
+    """Of each forged face of a video, in how many frames and when it looks forged, for people."""
+    return [
+        f"#{track['track_id']} forged in {track['forged_frames']} of {track['seen_frames']} frames"
+        + "".join(f", {_moment(*moment)}" for moment in track["forged_moments"][:SHOWN_NAMES])
+        for track in status.track_verdicts or ()
+        if track["verdict"] == VERDICTS[FAKE]
+    ]
+
+
+def _moment(start: float, end: float) -> str:
+    first, last = clock(start), clock(end)
+    return first if first == last else f"{first}–{last}"
+
+
+def _told(faces: int, forged: int, unclear: int) -> str:
+    text = f"{_count(faces, 'face')}, {forged or 'none'} forged"
+    return f"{text}, {unclear} unclear" if unclear else text
 
 
 def describe_summary(summary: dict[str, int]) -> str:

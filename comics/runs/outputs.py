@@ -33,7 +33,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import IO
+from typing import IO, Any
 
 from comics.data.coco import faces_to_results
 from comics.files import atomic_path
@@ -67,7 +67,10 @@ class FileStatus:
         output: the annotated picture or video, relative to the results file; None without one.
         heat_map: the picture of where its faces look forged, likewise.
         frames, analysed_frames, frames_with_faces, frames_with_forged_faces: videos only.
-        tracks: of a video, how many faces were followed through it.
+        tracks, forged_tracks, unclear_tracks: of a video, how many faces were followed through it,
+            and how many of them were called forged, or neither.
+        track_verdicts: of a video, what is said of each of them, the first 1,000: see
+            ``comics.video.tracks_file.Track.entry``.
         fake_probability: of a video, P(fake) over its tracks, by the rule that its tracks file
             states.
         timeline, tracks_file: of a video, the plot of P(fake) over time and the file of its
@@ -89,6 +92,9 @@ class FileStatus:
     frames_with_faces: int | None = None
     frames_with_forged_faces: int | None = None
     tracks: int | None = None
+    forged_tracks: int | None = None
+    unclear_tracks: int | None = None
+    track_verdicts: Sequence[dict[str, Any]] | None = None
     fake_probability: float | None = None
     timeline: str | None = None
     tracks_file: str | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
-from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 CHUNK = 1 << 20  # characters read at once
+WHITESPACE = re.compile(r"[ \t\n\r]*")  # of JSON
 ENDS = (",", ":", "]", "}")  # one of them follows every value
 
 
@@ -25,7 +26,7 @@ class ResultsError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-def read_members(path: str | os.PathLike, chunk: int = CHUNK) -> Iterator[tuple[str, object]]:
+def read_members(path: str | os.PathLike, chunk: int = CHUNK) -> Iterator[tuple[str, Any]]:
     """(name, value) of every member of a JSON object, and (name, item) of every item of a list.
 
     An empty list yields nothing. Memory holds one value, or one item, at a time.
@@ -65,6 +66,12 @@ def inner_path(folder: Path, name: object) -> Path | None:
     ):  # too long a name, a loop of links, a lone surrogate
         return None
     return path if inside else None
+
+
+def _behind_space(text: str, at: int) -> int:
+    space = WHITESPACE.match(text, at)
+    assert space is not None  # it may be empty
+    return space.end()
 
 
 class _Reader:
@@ -112,7 +119,7 @@ class _Reader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                after = WHITESPACE.match(self._text, end).end()
+                after = _behind_space(self._text, end)
                 if self._text[after : after + 1] in ENDS:
                     self._at = end
                     return value
@@ -127,7 +134,7 @@ class _Reader:
     def _next(self) -> str:
         """The next character that is no white space; empty at the end."""
         while True:
-            self._at = WHITESPACE.match(self._text, self._at).end()
+            self._at = _behind_space(self._text, self._at)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._read():

@@ -152,7 +152,7 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
         for file in record.files:
             entry = file_entry(file.status)
             document.add_file(file.status)
-            files_table.add(entry)
+            files_table.add({name: entry.get(name) for name in FILE_COLUMNS})
             if collect is not None:
                 collect.add_file(entry)
             for one in file.images():
@@ -199,6 +199,7 @@ class TrackPeaks:
     def rise(self, faces: Faces, track_ids: Sequence[int]) -> bool:
         """Take in a frame; whether any of its faces is more suspicious than its track was."""
         risen = False
+        assert faces.fake_probability is not None  # a predictor's
         for track, probability in zip(track_ids, faces.fake_probability.tolist(), strict=True):
             if probability > self._highest.get(track, -1.0):
                 self._highest[track] = probability
@@ -420,7 +421,7 @@ class _Run:
             status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         if status.status == FAILED:
             self._state.discard()
-            self._fail(job.position, status.file_name, status.kind, status.reason, job)
+            self._fail(job.position, status.file_name, status.kind, status.reason or "", job)
         else:
             self._finish(job, status)
 
@@ -452,7 +453,7 @@ class _Run:
         if self._options.crops:
             images = self._state.file_record(finished).images()
             names.update(face.get("crop") for one in images for face in one.faces)
-        return names - {None}
+        return {name for name in names if name is not None}
 
     def _remove(self, names: set[str]) -> None:
         for name in names:
@@ -482,6 +483,7 @@ def _base_name(names: OutputNames, file: InputFile, as_video: bool | None = None
         as_video: whether it is a video; None: as its name says.
     """
     extension = file.relative.suffix.lower()
+    suffixes: tuple[str, ...]
     if as_video is None and extension in ANIMATED_EXTENSIONS:
         suffixes = (".jpg", ".mp4")  # which of the two it is, is seen when it is opened
     elif _is_named_video(file) if as_video is None else as_video:

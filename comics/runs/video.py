@@ -1,8 +1,9 @@
 """The video part of a run: one file, from its frames to its status.
 
-The annotated video shows of each face the number of its track, and its track's verdict so far:
-steadier than that of the frame, which is in the results. The video's verdict is that of its
-tracks, so one frame alone does not make a video forged.
+One rule for every output: a face's verdict is that of its track, over all of its analysed frames,
+and the video's is that of its tracks. So the annotated video is written after the last frame has
+been judged, from the file read a second time. A live source cannot be read twice: there it shows
+each track's verdict so far. What a single frame says alone is in the results.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import numpy as np
 import torch
 
 from comics.files import write_bytes
-from comics.inference.contract import FacePredictor
+from comics.inference.contract import ImagePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
-from comics.pages.timeline import timeline_svg
 from comics.runs.inputs import InputFile
 from comics.runs.outputs import (
     FAILED,
@@ -30,15 +30,21 @@ from comics.runs.outputs import (
     FileStatus,
     verdict_of,
 )
-from comics.structures import FAKE, REAL, Faces
+from comics.structures import FAKE, REAL, VERDICTS, Faces
 from comics.video.frames import Frame, Selection
 from comics.video.source import LiveSource
-from comics.video.stream import VideoError, VideoReport, process_video
+from comics.video.stream import (
+    FRAMES_AHEAD,
+    VideoError,
+    VideoReport,
+    annotate_video,
+    process_video,
+)
 from comics.video.track_verdicts import RunningVerdicts, track_doubts
-from comics.video.tracking import FaceTracker
-from comics.video.tracks_file import TrackRecorder
+from comics.video.tracks_file import Track, TrackRecorder
 
 TIME_DECIMALS = 6  # seconds
+MAX_TOLD = 1_000  # tracks in results.json; the tracks file holds all
 
 # (frame with its image, its faces, the number of each face's track), in the order of the frames
 AddFrame = Callable[[Frame, Faces, Sequence[int]], object]
@@ -94,7 +100,7 @@ class VideoOutputs:
 
 def run_video(
     file: InputFile,
-    predictor: FacePredictor,
+    predictor: ImagePredictor,
     options: VideoOptions,
     add_frame: AddFrame,
     outputs: VideoOutputs,
@@ -117,7 +123,9 @@ def run_video(
     Raises:
         OSError: if an output cannot be written.
     """
-    with TrackRecorder(options.rule) as recorder:
+    media = None if outputs.media is None else refuse_links(outputs.folder, outputs.media)
+    live = file.live is not None
+    with TrackRecorder(options.rule, keep_masks=media is not None and not live) as recorder:
         following = _Following(options.rule, recorder, add_frame)
         try:
             outcome = process_video(
@@ -127,21 +135,53 @@ def run_video(
                 max_pixels=predictor.max_pixels,
                 batch_size=options.batch_size,
                 selection=options.selection,
-                output=None
-                if outputs.media is None
-                else refuse_links(outputs.folder, outputs.media),
+                output=media if live else None,
                 annotate=_draw,
                 stop=stop,
             )
         except VideoError as error:
             return FileStatus(file.name, "video", FAILED, reason=error.reason)
-        return _finish(file, options, outputs, outcome, recorder, following.counts)
+        tracks = recorder.tracks()
+        if media is not None and not live:
+            outcome = _annotated(file, outcome, recorder, tracks, media, options, predictor, stop)
+        return _finish(file, options, outputs, outcome, recorder, tracks, following.counts)
+
+
+def _annotated(
+    file: InputFile,
+    outcome: VideoReport,
+    recorder: TrackRecorder,
+    tracks: Sequence[Track],
+    media: Path,
+    options: VideoOptions,
+    predictor: ImagePredictor,
+    stop: Callable[[], bool],
+) -> VideoReport:
+    """Write the annotated video; returns ``outcome`` with what there is to say of it."""
+    by_number = {track.track_id: track for track in tracks}
+
+    def drawn(frame: Frame) -> tuple[Faces, list[str]]:
+        height, width = frame.image.shape[:2]
+        faces, numbers = recorder.faces(frame.index, (height, width), by_number)
+        return faces, _names(numbers)
+
+    try:
+        note, fault = annotate_video(
+            file.path, drawn, output=media, annotate=_draw, max_pixels=predictor.max_pixels,
+            selection=options.selection, ahead=FRAMES_AHEAD * options.batch_size, stop=stop,
+        )  # fmt: skip
+    except VideoError as error:  # it was read a moment ago
+        note, fault = None, f"it cannot be read again, to be annotated: {error.reason}"
+    notes = [text for text in (outcome.note, note) if text]
+    return replace(outcome, note="; ".join(notes) or None, output_fault=fault)
 
 
 class _Following:
     """What is done with each analysed frame: faces are followed, noted and counted."""
 
     def __init__(self, rule: VideoRule, recorder: TrackRecorder, add_frame: AddFrame) -> None:
+        from comics.video.tracking import FaceTracker  # its library takes a second to import
+
         self.counts: Counter = Counter()
         self._tracker = FaceTracker.from_rule(rule)
         self._verdicts = RunningVerdicts(rule.trim)
@@ -165,12 +205,12 @@ class _Following:
             with_faces=1,
             with_forged=int(verdicts["fake"] > 0),
         )
+        assert faces.fake_probability is not None and faces.scores is not None  # a predictor's
         so_far = self._verdicts.update(
             track_ids, faces.fake_probability.tolist(), faces.scores.tolist(), self._tracker.alive
         )
         probability = torch.tensor(so_far)
         labels = torch.where(probability >= self._rule.fake_threshold, FAKE, REAL)
-        names = [f"#{track}" for track in track_ids]
         shown = replace(faces, labels=labels, fake_probability=probability)
         if faces.doubts is not None:  # a frame's own doubts but for nearness, which is the track's
             doubts = [
@@ -178,7 +218,11 @@ class _Following:
                 for one in zip(so_far, faces.doubts[:, None].tolist(), strict=True)
             ]
             shown = replace(shown, doubts=torch.tensor(doubts, dtype=torch.int64))
-        return shown, names
+        return shown, _names(track_ids)
+
+
+def _names(track_ids: Sequence[int]) -> list[str]:
+    return [f"#{track}" for track in track_ids]
 
 
 def _draw(image: np.ndarray, shown: tuple[Faces, list[str]]) -> np.ndarray:
@@ -192,10 +236,11 @@ def _finish(
     outputs: VideoOutputs,
     outcome: VideoReport,
     recorder: TrackRecorder,
+    tracks: Sequence[Track],
     counts: Counter,
 ) -> FileStatus:
-    """Judge the tracks and the video, and write what is told of them."""
-    rule, tracks = options.rule, recorder.tracks()
+    """Judge the video, and write what is told of its tracks."""
+    rule = options.rule
     probability = recorder.video_probability(tracks)
     verdict = verdict_of(recorder.video_verdicts(tracks))
     if probability is not None:
@@ -215,6 +260,8 @@ def _finish(
         }
         recorder.write(refuse_links(outputs.folder, outputs.tracks), header, tracks)
     if outputs.timeline is not None:
+        from comics.pages.timeline import timeline_svg  # matplotlib takes a second to import
+
         svg = timeline_svg(
             file.name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds
         )
@@ -234,6 +281,9 @@ def _finish(
         frames_with_faces=counts["with_faces"],
         frames_with_forged_faces=counts["with_forged"],
         tracks=len(tracks),
+        forged_tracks=sum(track.verdict == VERDICTS[FAKE] for track in tracks),
+        unclear_tracks=sum(track.verdict == VERDICTS[2] for track in tracks),
+        track_verdicts=tuple(track.entry() for track in tracks[:MAX_TOLD]),
         fake_probability=probability,
         timeline=outputs.timeline,
         tracks_file=outputs.tracks,

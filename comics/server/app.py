@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, File, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -162,7 +163,7 @@ class _Service:
             cleanup()
             raise
 
-        def job(stop: Stop) -> dict[str, object]:
+        def job(stop: Stop) -> dict[str, Any]:
             keep = self._keep is not None
             name = file.filename
             return detect_file(self._predictor, path, name, self._limits, keep=keep, stop=stop)
@@ -254,4 +255,5 @@ def _add_schemas(app: FastAPI) -> None:
             schemas.update(results_schemas())
         return document
 
-    app.openapi = described
+    # FastAPI's own way to change the description
+    app.openapi = described  # type: ignore[method-assign]

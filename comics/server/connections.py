@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -51,6 +51,7 @@ class _LimitedProtocol(H11Protocol):
 
     # What asyncio calls
 
+    # uvicorn names the transport more closely than asyncio
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: admit it, at the expense of the idlest where there are too many."""
         super().connection_made(transport)
@@ -132,9 +133,10 @@ class _LimitedProtocol(H11Protocol):
 
     def _make_room(self) -> bool:
         """Drop the connection that has been idle longest; whether there was one."""
+        connections = cast(set[_LimitedProtocol], self.connections)
         idle = [
             (one._timer.when(), number, one)
-            for number, one in enumerate(self.connections)
+            for number, one in enumerate(connections)
             if one is not self and one._timer is not None and not one.busy
         ]
         if not idle:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import av
 
@@ -70,7 +70,7 @@ class LimitedPredictor:
         self._predictor = predictor
         self.max_pixels = min(max_pixels, predictor.max_pixels)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._predictor, name)
 
 
@@ -82,7 +82,7 @@ def detect_file(
     *,
     keep: bool = False,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The results document of one file, as ``comics detect`` would write it.
 
     Args:
@@ -97,7 +97,7 @@ def detect_file(
         ApiError: if it is no picture or video, broken, or beyond the limits.
         OSError: if its folder cannot be written.
     """
-    predictor = LimitedPredictor(predictor, limits.pixels)
+    predictor = cast(FacePredictor, LimitedPredictor(predictor, limits.pixels))
     content = identify(path, limits, predictor.max_pixels)
     path = path.rename(path.with_name(stored_name(client_name, content)))
     deadline = time.monotonic() + limits.processing_s
@@ -152,7 +152,7 @@ def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:
     if kind == ANIMATED:
         if animation_length(path, limits.video_s).seconds > limits.video_s:
             raise _too_long(limits)
-        extension = ANIMATED_EXTENSIONS.get(picture_format(read_head(path)), ".gif")
+        extension = ANIMATED_EXTENSIONS.get(picture_format(read_head(path)) or "", ".gif")
         return Content(ANIMATION, extension, width * height)
     return Content(PICTURE, ".jpg", width * height)
 

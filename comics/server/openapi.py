@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from typing import Any
 
 from comics.server.errors import CODES
 
@@ -42,7 +43,7 @@ def content(name: str) -> dict[str, object]:
     return {"application/json": {"schema": {"$ref": PREFIX + name}}}
 
 
-def error_responses(*statuses: int) -> dict[int, dict[str, object]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Responses with the codes that go with each status."""
     return {
         status: {

@@ -75,7 +75,7 @@ class AnimationReader:
                 raise VideoTooLarge(path, reason) from error
             except ImageError as error:
                 raise VideoError(path, f"not a readable animation: {error.reason}") from error
-            self._picture: Image.Image = self._opened.image
+            self._picture = self._opened.pillow_image
             self._resources = resources.pop_all()
         width, height = self._picture.size
         self._producer = Producer(

@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar
 POLL = 0.1  # seconds between looks at whether the other side has gone
 
 Item = TypeVar("Item")
-_END = object()  # of what a producer iterates
 
 
 class WeightedQueue(Generic[Item]):
@@ -146,8 +145,9 @@ class Producer(Generic[Item]):
         try:
             iterator = iter(self._items)
             while self._is_wanted():
-                item = next(iterator, _END)
-                if item is _END:
+                try:
+                    item = next(iterator)
+                except StopIteration:
                     self._put(_Message(is_end=True))
                     return
                 may_be_lost = self._may_skip is not None and self._may_skip(item)

@@ -42,7 +42,7 @@ class Frame(NamedTuple):
     """
 
     image: np.ndarray
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which is not needed
     pts: int
     duration: int
     time_s: float

@@ -41,7 +41,7 @@ def square_pixels(frame: Frame) -> np.ndarray:
     """[H', W', 3] uint8: the frame as it is shown; the frame's own array where that is the same."""
     if frame.pixel_aspect is None:
         return frame.image
-    height, width = square_size(*frame.image.shape[:2], frame.pixel_aspect)
+    height, width = square_size(frame.image.shape[0], frame.image.shape[1], frame.pixel_aspect)
     return cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -54,7 +54,7 @@ def stored_faces(faces: Faces, size: tuple[int, int]) -> Faces:
     return replace(
         faces,
         boxes=faces.boxes * scale.to(faces.boxes.device),
-        image_size=tuple(size),
+        image_size=(size[0], size[1]),
         masks=None if faces.masks is None else _resized(faces.masks, size),
     )
 

@@ -122,7 +122,9 @@ class VideoReader:
     @property
     def time_base(self) -> Fraction:
         """Seconds per unit of a frame's ``pts``."""
-        return self.stream.time_base
+        time_base = self.stream.time_base
+        assert time_base is not None  # FFmpeg sets it of every stream
+        return time_base
 
     @property
     def is_live(self) -> bool:
@@ -212,10 +214,11 @@ class VideoReader:
 
     def _is_past(self, packet: av.Packet, time_s: float | None) -> bool:
         """Whether no sound of the part comes after this packet; its frames have all been seen."""
-        if self.audio_stream is None or time_s is None:
+        end_s = self._selection.end_s
+        if self.audio_stream is None or time_s is None or end_s is None:
             return self.audio_stream is None
         slack = 0 if packet.stream is self.audio_stream else SOUND_BEHIND
-        return time_s >= self._selection.end_s + slack
+        return time_s >= end_s + slack
 
     def _frames(self, packet: av.Packet | None, numbered: _Numbered) -> Iterator[Frame]:
         for decoded in self._decode_packet(packet):
@@ -339,11 +342,11 @@ class _Numbered:
         return self._last
 
     def time_s(self, pts: int) -> float:
-        return float((pts - self._first) * self._time_base)
+        return float((pts - (self._first or 0)) * self._time_base)
 
     @property
     def offset_s(self) -> Fraction:
-        return self._first * self._time_base + Fraction(self._start_s)
+        return (self._first or 0) * self._time_base + Fraction(self._start_s)
 
     def packet_time_s(self, packet: av.Packet) -> float | None:
         if packet.dts is None:
@@ -358,7 +361,7 @@ def weigher(queue_size: int) -> Callable[[Frame | av.Packet], float]:
     """Weights in a queue of so many frames, so that it also holds ``QUEUE_BYTES`` at most."""
 
     def weight(item: Frame | av.Packet) -> float:
-        if not _is_frame(item):
+        if not isinstance(item, Frame):
             return SOUND_WEIGHT
         return max(1, item.image.nbytes * queue_size / QUEUE_BYTES)
 

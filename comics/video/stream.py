@@ -100,10 +100,10 @@ def process_video(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     ahead, annotated = FRAMES_AHEAD * batch_size, None
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(
-            open_reader(path, max_pixels, ahead, selection, output is not None)
-        )
+        reader = open_reader(path, max_pixels, ahead, selection, output is not None)
+        stack.enter_context(reader)
         if output is not None:
+            assert annotate is not None  # which goes with output
             annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         loop = _Loop(predict, on_frame, annotated, batch_size)
         is_stopped = reader.watch(stop)
@@ -120,6 +120,60 @@ def process_video(
         if annotated is not None:
             annotated.finish()
         return loop.report(reader)
+
+
+def annotate_video(
+    path: str | os.PathLike,
+    drawn: Callable[[Frame], Any],
+    *,
+    output: str | os.PathLike,
+    annotate: Annotate,
+    max_pixels: int,
+    selection: Selection = Selection(),  # noqa: B008  (it is frozen)
+    ahead: int = FRAMES_AHEAD,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[str | None, str | None]:
+    """Write the annotated video of one that has been analysed: what is drawn is known by now.
+
+    Args:
+        path: the video.
+        drawn: an analysed frame -> what ``annotate`` gets of it; the frames after it, up to the
+            next analysed one, show the same.
+        output: annotated MP4 with every frame of the part.
+        annotate: draws on a frame; called in a thread of its own.
+        max_pixels: as of ``process_video``, like the rest.
+        selection: with which the video was analysed.
+        ahead: frames held at once, at most, by the decoder and by the encoder.
+        stop: asked while no frame comes; the video is then given up.
+
+    Returns:
+        What was left out of the annotated video, and why there is none; each None if nothing.
+
+    Raises:
+        Stopped, VideoError, OSError: as ``process_video``.
+    """
+    with contextlib.ExitStack() as stack:
+        reader = open_reader(path, max_pixels, ahead, selection, writing=True)
+        stack.enter_context(reader)
+        annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
+        is_stopped = reader.watch(stop)
+        shown: Any = None
+        size: tuple[int, int] | None = None
+        for item in reader:
+            if isinstance(item, Frame):
+                if item.analysed:
+                    shown, size = drawn(item), item.image.shape[:2]
+                # The video may change its size on the way
+                annotated.put(Shown(item, shown if size == item.image.shape[:2] else None))
+            else:
+                annotated.put(item)
+            del item  # it may be hundreds of megabytes, and the next is on its way
+            if stop():
+                raise Stopped
+        if is_stopped():
+            raise Stopped
+        annotated.finish()
+        return annotated.note, annotated.fault
 
 
 def open_reader(
@@ -198,7 +252,7 @@ class _Loop:
                 faces = next(found)
                 drawn = self._on_frame(item, faces)
                 self._drawn = faces if drawn is None else drawn
-                self._drawn_size = tuple(faces.image_size)
+                self._drawn_size = (faces.image_size[0], faces.image_size[1])
             if self._annotated is not None:
                 self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
 

@@ -12,6 +12,7 @@ Shape letters: N frames of a track.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 
@@ -108,6 +109,42 @@ def track_doubts(
     return found | (near if low <= probability < high else 0)
 
 
+def forged_moments(
+    times: Sequence[float], probabilities: Sequence[float], fake_threshold: float, gap_s: float
+) -> list[tuple[float, float]]:
+    """When a forged track looks forged: (first, last) second of each moment, in order.
+
+    A moment is a run of frames whose P(fake) reaches the threshold; runs that lie no further apart
+    than ``gap_s`` are one, so that a blink between two frames does not cut it. A single frame is a
+    moment without length.
+
+    Args:
+        times, probabilities: [N] of its analysed frames, in their order.
+        fake_threshold: as in ``VideoRule``.
+        gap_s: seconds.
+    """
+    moments: list[tuple[float, float]] = []
+    for time_s, probability in zip(times, probabilities, strict=True):
+        if probability < fake_threshold:
+            continue
+        if moments and time_s - moments[-1][1] <= gap_s:
+            moments[-1] = (moments[-1][0], time_s)
+        else:
+            moments.append((time_s, time_s))
+    return moments
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss; with a decimal where it is not whole."""
+    sign, seconds = ("-" if seconds < 0 else ""), abs(round(seconds, 1))
+    whole = math.floor(seconds)
+    tenths = round(10 * (seconds - whole))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    text = f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    return sign + text + (f".{tenths}" if tenths else "")
+
+
 class RunningVerdicts:
     """P(fake) of each track so far, over at most its ``RECENT_FRAMES`` last analysed frames.
 
@@ -136,9 +173,11 @@ class RunningVerdicts:
             alive: tracks that may still go on, those of the frame among them.
         """
         self._frames = {track: self._frames[track] for track in self._frames if track in alive}
-        for track, *seen in zip(track_ids, probabilities, scores, strict=True):
-            self._frames.setdefault(track, deque(maxlen=RECENT_FRAMES)).append(tuple(seen))
-        return [
-            track_probability(*zip(*self._frames[track], strict=True), self._trim)
-            for track in track_ids
-        ]
+        for track, probability, score in zip(track_ids, probabilities, scores, strict=True):
+            seen = self._frames.setdefault(track, deque(maxlen=RECENT_FRAMES))
+            seen.append((probability, score))
+        found = []
+        for track in track_ids:
+            of_track, weights = zip(*self._frames[track], strict=True)
+            found.append(track_probability(of_track, weights, self._trim))
+        return found

@@ -68,6 +68,7 @@ class FaceTracker:
         self._frame += 1
         self._end_lost_tracks(time_s)
         boxes = self._boxes(faces)
+        assert faces.scores is not None
         detections = Detections(
             xyxy=boxes,
             confidence=faces.scores.cpu().numpy().astype(np.float64),
@@ -76,7 +77,7 @@ class FaceTracker:
         found = self._tracker.update(detections) if len(faces) or self._tracker.tracks else None
         numbers = [NO_TRACK] * len(faces)
         starting = []
-        if len(faces):
+        if found is not None and len(faces):
             for position, number in zip(found.data[POSITION], found.tracker_id, strict=True):
                 numbers[int(position)] = int(number)
                 if number == NO_TRACK:
@@ -100,8 +101,8 @@ class FaceTracker:
         height, width = faces.image_size
         if self._size is None:
             self._size = (height, width)
-        boxes = scale_boxes(faces.boxes.cpu(), self._size[1] / width, self._size[0] / height)
-        boxes = boxes.double().numpy()
+        scaled = scale_boxes(faces.boxes.cpu(), self._size[1] / width, self._size[0] / height)
+        boxes = scaled.double().numpy()
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + MIN_SIDE)
         return boxes
 

@@ -13,7 +13,9 @@ Its layout (``tracks.schema.json`` beside this file is its JSON schema)::
      "aggregation":      the rule: see comics.video.track_verdicts,
      "tracks": [{"track_id", "label": "Real" | "Fake", "verdict": "real" | "fake" | "unclear",
                  "unclear_because" (of the last alone), "fake_probability", "first_time_s",
-                 "last_time_s", and, of each frame where it was seen, "frames", "times_s",
+                 "last_time_s", "forged_frames": how many of its frames look forged alone,
+                 "forged_moments": [[first, last second], ...] of a forged one, else [],
+                 and, of each frame where it was seen, "frames", "times_s",
                  "boxes": [[x, y, width, height], ...], "scores", "fake_probabilities"}, ...]}
 """
 
@@ -24,23 +26,26 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
+import torch
 
 from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
+from comics.ops.masks import bitmap_to_rle, rle_to_bitmap
 from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
 from comics.video.track_verdicts import (
+    forged_moments,
     speaking_tracks,
     track_doubts,
     track_probability,
     video_probability,
 )
 
-COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts"
+COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts, place, mask"
 FETCHED = 100  # rows read at once
 AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
 
@@ -56,6 +61,9 @@ class Track:
         frames: analysed frames in which it was seen.
         first_time_s, last_time_s: seconds since the video's first frame.
         doubts: why its verdict is unclear, as an entry of ``Faces.doubts``; 0: it is not.
+        forged_frames: of its frames, those whose own P(fake) reaches the threshold.
+        forged_moments: first and last second of each moment in which it looks forged; none where
+            the track is not called forged.
     """
 
     track_id: int
@@ -65,11 +73,28 @@ class Track:
     first_time_s: float
     last_time_s: float
     doubts: int = 0
+    forged_frames: int = 0
+    forged_moments: tuple[tuple[float, float], ...] = ()
 
     @property
     def verdict(self) -> str:
         """One of ``comics.structures.VERDICTS``."""
         return VERDICTS[2] if self.doubts else VERDICTS[self.label]
+
+    def entry(self) -> dict[str, object]:
+        """What results say of it; JSON."""
+        return {
+            "track_id": self.track_id,
+            "label": CLASS_NAMES[self.label],
+            "verdict": self.verdict,
+            **({"unclear_because": list(names_of_doubts(self.doubts))} if self.doubts else {}),
+            "fake_probability": round(self.fake_probability, SCORE_DECIMALS),
+            "first_time_s": self.first_time_s,
+            "last_time_s": self.last_time_s,
+            "seen_frames": self.frames,
+            "forged_frames": self.forged_frames,
+            "forged_moments": [list(moment) for moment in self.forged_moments],
+        }
 
 
 class TrackRecorder:
@@ -79,10 +104,11 @@ class TrackRecorder:
 
     Args:
         rule: how tracks and the video are judged.
+        keep_masks: keep the masks of faces too, for ``faces``.
     """
 
-    def __init__(self, rule: VideoRule) -> None:
-        self._rule = rule
+    def __init__(self, rule: VideoRule, keep_masks: bool = False) -> None:
+        self._rule, self._keep_masks = rule, keep_masks
         self._database = sqlite3.connect("")  # a temporary file, gone with the connection
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(f"CREATE TABLE faces ({COLUMNS})")
@@ -106,17 +132,22 @@ class TrackRecorder:
             OSError: if the disk is full.
         """
         doubts = [0] * len(faces) if faces.doubts is None else faces.doubts.tolist()
+        assert faces.scores is not None and faces.fake_probability is not None
+        masks: list[bytes | None] = [None] * len(faces)
+        if self._keep_masks and faces.masks is not None:
+            masks = [bitmap_to_rle(mask)["counts"].encode("ascii") for mask in faces.masks]
         told = zip(
             track_ids,
             faces.boxes.tolist(),
             faces.scores.tolist(),
             faces.fake_probability.tolist(),
             doubts,
+            masks,
             strict=True,
         )
         rows = [
-            (track, frame, time_s, x0, y0, x1 - x0, y1 - y0, score, probability, doubt)
-            for track, (x0, y0, x1, y1), score, probability, doubt in told
+            (track, frame, time_s, x0, y0, x1 - x0, y1 - y0, score, probability, doubt, place, mask)
+            for place, (track, (x0, y0, x1, y1), score, probability, doubt, mask) in enumerate(told)
         ]
         marks = ",".join("?" * len(COLUMNS.split(",")))
         with _disk_errors():
@@ -130,6 +161,45 @@ class TrackRecorder:
                 "SELECT track, COUNT(*), MIN(time_s), MAX(time_s) FROM faces GROUP BY track"
             ).fetchall()
         return [self._track(*span) for span in spans]
+
+    def faces(
+        self, frame: int, size: tuple[int, int], tracks: Mapping[int, Track]
+    ) -> tuple[Faces, list[int]]:
+        """The faces of an analysed frame as they came, but with their tracks' verdicts.
+
+        Args:
+            frame: its index.
+            size: (H, W) of it.
+            tracks: of the video, by number.
+
+        Returns:
+            The faces, with masks if these were kept, and the number of each face's track.
+        """
+        with _disk_errors():
+            self._database.execute("CREATE INDEX IF NOT EXISTS by_frame ON faces (frame, place)")
+            rows = self._database.execute(
+                "SELECT track, x, y, width, height, score, mask FROM faces "
+                "WHERE frame = ? ORDER BY place", (frame,)
+            ).fetchall()  # fmt: skip
+        if not rows:
+            return Faces.empty(size), []
+        numbers, x, y, width, height, scores, masks = zip(*rows, strict=True)
+        of_faces = [tracks[number] for number in numbers]
+        left, top = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+        across, down = torch.tensor(width), torch.tensor(height)
+        faces = Faces(
+            boxes=torch.stack([left, top, left + across, top + down], dim=1),
+            image_size=size,
+            labels=torch.tensor([track.label for track in of_faces]),
+            scores=torch.tensor(scores),
+            masks=None if masks[0] is None else torch.stack([
+                rle_to_bitmap({"size": list(size), "counts": mask.decode("ascii")})
+                for mask in masks
+            ]),
+            fake_probability=torch.tensor([track.fake_probability for track in of_faces]),
+            doubts=torch.tensor([track.doubts for track in of_faces]),
+        )  # fmt: skip
+        return faces, list(numbers)
 
     def points(self, track_id: int) -> np.ndarray:
         """[N, 3] float64 of a track's frames: seconds, P(fake), detection score."""
@@ -185,25 +255,25 @@ class TrackRecorder:
             document.write("]}\n")
 
     def _track(self, track_id: int, frames: int, first: float, last: float) -> Track:
-        _, probabilities, scores = self.points(track_id).T
+        times, probabilities, scores = self.points(track_id).T
         rule = self._rule
         probability = track_probability(probabilities, scores, rule.trim)
         label = FAKE if probability >= rule.fake_threshold else REAL
         doubts = track_doubts(
             probability, [row[0] for row in self._rows(track_id, "doubts")], scores, rule
         )
-        return Track(track_id, label, probability, frames, first, last, doubts)
+        forged = int((probabilities >= rule.fake_threshold).sum())
+        track = Track(track_id, label, probability, frames, first, last, doubts, forged)
+        if track.verdict != VERDICTS[FAKE]:
+            return track
+        moments = forged_moments(
+            times.tolist(), probabilities.tolist(), rule.fake_threshold, rule.lost_seconds
+        )
+        return replace(track, forged_moments=tuple(moments))
 
     def _write_track(self, document: IO[str], track: Track) -> None:
-        head = {
-            "track_id": track.track_id,
-            "label": CLASS_NAMES[track.label],
-            "verdict": track.verdict,
-            **({"unclear_because": names_of_doubts(track.doubts)} if track.doubts else {}),
-            "fake_probability": round(track.fake_probability, SCORE_DECIMALS),
-            "first_time_s": track.first_time_s,
-            "last_time_s": track.last_time_s,
-        }
+        head = track.entry()
+        del head["seen_frames"]  # which is the length of the lists
         document.write(json.dumps(head)[:-1])
         for name, columns, decimals in (
             ("frames", "frame", None),

@@ -14,16 +14,18 @@ import contextlib
 import math
 import os
 from fractions import Fraction
+from typing import Final
 
 import av
 import cv2
 import numpy as np
 from av.codec.context import Flags
 
+from comics.video.animation_reader import AnimationReader
 from comics.video.frames import Frame
 from comics.video.reader import VideoReader
 
-ENCODER = "libx264"
+ENCODER: Final = "libx264"
 # Visually close to the source, and quick. No B-frames: MP4 stores times in decoding order, and
 # would lose how long the last frame is shown when another is decoded after it.
 ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "bf": "0"}
@@ -56,23 +58,27 @@ class VideoWriter:
         reader: source of frame rate, time base, pixel shape and sound.
     """
 
-    def __init__(self, path: str | os.PathLike, reader: VideoReader) -> None:
+    _video: av.VideoStream
+
+    def __init__(self, path: str | os.PathLike, reader: VideoReader | AnimationReader) -> None:
         self.audio_note: str | None = None
         self._path = os.fspath(path)
         self._reader = reader
         self._container: av.container.OutputContainer | None = None
+        self._audio: av.AudioStream | None = None
         self._waiting: list[av.Packet] = []  # sound that comes before the first frame
 
     def write(self, image: np.ndarray, frame: Frame) -> None:
         """Add an [H, W, 3] uint8 RGB image at the time of ``frame``."""
-        if self._container is None:
-            self._open(image.shape[0], image.shape[1], frame.pixel_aspect)
+        container = self._container
+        if container is None:
+            container = self._open(image.shape[0], image.shape[1], frame.pixel_aspect)
         picture = av.VideoFrame.from_ndarray(self._fitted(image), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace=BT709)
         time_base = self._reader.time_base
         picture.pts, picture.duration = frame.pts - self._offset(time_base), frame.duration
         picture.time_base = time_base
-        self._container.mux(self._video.encode(picture))
+        container.mux(self._video.encode(picture))
 
     def write_audio(self, packet: av.Packet) -> None:
         """Add a packet of the source's sound track as it is."""
@@ -105,14 +111,17 @@ class VideoWriter:
         """What is taken from times: a part of a video starts at 0."""
         return round(self._reader.offset_s / time_base)
 
-    def _open(self, height: int, width: int, aspect: Fraction | None) -> None:
+    def _open(
+        self, height: int, width: int, aspect: Fraction | None
+    ) -> av.container.OutputContainer:
         reader = self._reader
         self._size = written_size(height, width)
         options = ENCODER_OPTIONS
         if height * width > LARGE_PIXELS:
             options = options | FRUGAL_OPTIONS
-        self._container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
-        self._video = self._container.add_stream(ENCODER, reader.rate, options=options)
+        container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = container
+        self._video = container.add_stream(ENCODER, reader.rate, options=options)
         context = self._video.codec_context
         context.height, context.width = self._size
         context.pix_fmt = "yuv420p"
@@ -122,24 +131,25 @@ class VideoWriter:
         context.flags |= Flags.frame_duration  # keeps how long the last frame is shown
         if aspect is not None:
             context.sample_aspect_ratio = aspect
-        self._audio = self._add_audio()
+        self._audio = self._add_audio(container)
         for packet in self._waiting:
             self.write_audio(packet)
         self._waiting.clear()
+        return container
 
-    def _add_audio(self) -> av.AudioStream | None:
+    def _add_audio(self, container: av.container.OutputContainer) -> av.AudioStream | None:
         source = self._reader.audio_stream
         if source is None:
             return None
         codec = source.codec_context
         name = codec.codec.canonical_name if codec is not None else "of an unknown kind"
-        if name not in self._container.supported_codecs:
+        if name not in container.supported_codecs:
             self.audio_note = f"sound left out: MP4 cannot hold {name}"
             return None
         if len(codec.extradata or b"") < HEADER_BYTES.get(name, 0):
             self.audio_note = f"sound left out: its {name} header is broken"
             return None
-        return self._container.add_stream_from_template(source)
+        return container.add_stream_from_template(source)
 
     def _fitted(self, image: np.ndarray) -> np.ndarray:
         height, width = self._size

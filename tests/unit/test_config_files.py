@@ -6,7 +6,13 @@ import pytest
 import yaml
 
 from comics.config import load_config, load_config_text
-from comics.config.files import MAX_BYTES, MAX_DEPTH, read_config_file
+from comics.config.files import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    published_folder,
+    published_names,
+    read_config_file,
+)
 
 FAULTS = {
     "syntax": ("SEED: [1, 2", "line 1"),
@@ -102,3 +108,29 @@ def test_what_yaml_itself_makes_of_the_shipped_files_is_what_is_read(request):
     assert alone
     for path in alone:
         assert read_config_file(path) == (yaml.safe_load(path.read_text()) or {}), path
+
+
+@pytest.mark.parametrize(
+    "name", ["COMICS-BlendMask/R_50_1x", "configs/COMICS-BlendMask/R_50_1x.yaml"]
+)
+def test_a_published_configuration_is_found_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no checkout here
+    cfg = load_config(name)
+    assert cfg.MODEL.META_ARCHITECTURE == "COMICSBlendMask"
+    assert cfg == load_config(published_folder() / "COMICS-BlendMask" / "R_50_1x.yaml")
+
+
+def test_a_file_comes_before_a_published_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "configs" / "COMICS-BlendMask" / "R_50_1x.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("SEED: 77\n")
+    assert load_config("configs/COMICS-BlendMask/R_50_1x.yaml").SEED == 77
+
+
+def test_a_misspelled_name_gets_a_hint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="alike: .*COMICS-BlendMask/R_50_1x"):
+        load_config("COMICS-Blendmask/R_50_1x")
+    with pytest.raises(FileNotFoundError, match="nor a published configuration"):
+        load_config(tmp_path / "x.yaml")
+    assert "Default/face" in published_names()

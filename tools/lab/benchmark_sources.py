@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 EXIT_ARGUMENTS = 2
 FALSE_ALARMS, UNCLEAR = 0.05, 0.12
+UNCLEAR_SHARES = (0.0, 0.03, 0.06, 0.09, 0.12, 0.15, 0.2, 0.3)  # of the curve that is printed
 LEAST_SCORE = 0.2  # of a face that a box is taken from
 BATCH = 16  # pictures whose faces go through the face method together
 OWN_CONDITIONS = ("clean", "side", "scale")
@@ -121,7 +122,7 @@ def _run(options: argparse.Namespace) -> None:
             [_row(face, name, known, temperature) for name, _ in conditions for face in faces]
         )
         if options.choose:
-            _choose(rows, predictor, path, options)
+            choose_and_store(rows, path, options)
             continue
         text, figures = _table(rows, predictor, options.clips)
         lines += [f"{path}, threshold {predictor.rule.fake_threshold:.4f}", "", *text, ""]
@@ -284,9 +285,17 @@ def _score_chunk(faces, members, boxes, predictor, conditions, known: dict[str, 
     known.update(zip(keys, fused.tolist(), strict=True))
 
 
-def _choose(rows, predictor, weights: str, options: argparse.Namespace) -> None:
+def choose_and_store(rows, weights: str, options: argparse.Namespace) -> None:
+    """Choose temperature, threshold and unclear band, print them, and write the model file.
+
+    Args:
+        rows: ``SourceRows`` of validation, with P(fake) not calibrated.
+        weights: the model file.
+        options: ``store``, ``false_alarms`` and ``unclear``.
+    """
     from comics.evaluation.calibration import calibrate, store_choice
     from comics.evaluation.source_figures import (
+        coverage_curve,
         temperature_of_all,
         threshold_of_all,
         unclear_below,
@@ -297,6 +306,11 @@ def _choose(rows, predictor, weights: str, options: argparse.Namespace) -> None:
     for (source, condition), value in needed.items():
         own = float(calibrate([value], fitted.temperature)[0])
         print(f"{source}, {condition}: alone {own:.4f}")
+    curve = coverage_curve(rows, threshold, UNCLEAR_SHARES)
+    print("unclear at most | called | wrong, mean of sources | wrong, worst source")
+    for share, point in zip(UNCLEAR_SHARES, curve, strict=True):
+        print(f"{share:15.0%} | {point.coverage:6.1%} | {point.error:22.1%} | "
+              f"{point.worst_error:19.1%}")  # fmt: skip
     below = threshold - unclear_below(rows, threshold, options.unclear)
     threshold, below = calibrate([threshold, below], fitted.temperature).tolist()
     chosen = {"FAKE_THRESH": round(threshold, 4), "UNCLEAR.BELOW": round(threshold - below, 4),

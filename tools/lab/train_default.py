@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the shipped model anew: data, detector, face classifier, calibration, figures.
+"""Make the shipped model: data, detector, face classifier, calibration, figures.
 
 Needs annotated photos of real people (--photos: a folder with annotations.json, COCO, or such a
 file) and ImageNet weights of EfficientNet-Lite0 (--imagenet): efficientnet-lite0-*.pth, in the
@@ -42,10 +42,22 @@ SEEDS, CORRUPTED = 12, (2, 5, 8, 10, 11)
 # Configurations, and with how many of these sets each trains: later stages know the first ones
 DETECTOR_STAGES = {"detector_base": 3, "detector": 3, "detector_large": 3, "detector_long": 12}
 FACE_STAGES = {"face_base": 3, "face": 6, "face_long": 12}
-# Of the classifier, on all sources; their shares of a batch
-SOURCE_STAGES = ("face_sources", "face_sources_large")
-SHARES = {"own": 0.28, "dfdc": 0.28, "stylegan": 0.14, "autoencoder": 0.15, "swap": 0.15}
+# Of the classifier, on all sources, whose shares of a batch the configurations have
+SOURCE_STAGES = ("face_sources", "face_sources_large", "face_sources_wide", "face_sources_final")
+SOURCES = ("own", "dfdc", "stylegan", "autoencoder", "swap")
+GROUPS, FORGED_EACH = 100_000, 3  # clips of DFDC: all; forgeries of each
 SWAP_SEED = 18
+# What the finished model says of itself
+MAX_BLOCKINESS = 1.6  # JPEG of quality 20 and less
+TRAINED_ON = (
+    "classical blends, swaps and warps", "face swaps of the DFDC challenge", "StyleGAN faces",
+    "faces through a latent-diffusion autoencoder", "StyleGAN faces swapped into photos",
+)  # fmt: skip
+NOT_TRAINED_ON = (
+    "reenactment and other methods of FaceForensics++", "whole faces of diffusion models",
+    "commercial face swaps", "retouching and beauty filters",
+)  # fmt: skip
+RIGHTS = "The weights are for research only."
 # Under which the threshold must hold, of how many faces of a class of each source
 HANDLED, LIMIT, DETECT_SIZE = ("jpeg:75", "jpeg:50", "side:64", "scale:0.8"), 80, 288
 EXIT_ARGUMENTS = 2
@@ -146,16 +158,28 @@ def stages(options: argparse.Namespace) -> Iterator[Stage]:
     )  # fmt: skip
     shipped, figures = output / "default.safetensors", output / "figures"
     own = output / "own.safetensors" if options.forged else shipped
+    chosen = output / "chosen.safetensors"
     yield stage(
         own, "lab/benchmark_photos.py", "--weights", joined, "--data", data / "0",
         "--output", output / "validation", "--choose", "val", "--store", own,
     )  # fmt: skip
     if options.forged:
         yield stage(
-            shipped, "lab/benchmark_sources.py", "--weights", own, "--output",
-            output / "validation", "--choose", "--store", shipped, "--limit", LIMIT,
+            chosen, "lab/benchmark_sources.py", "--weights", own, "--output",
+            output / "validation", "--choose", "--store", chosen, "--limit", LIMIT,
             "--detect-size", DETECT_SIZE, "--conditions", *HANDLED, "--sources",
-            *(f"{name}={source_list(output, name, 'val')}" for name in SHARES),
+            *(f"{name}={source_list(output, name, 'val')}" for name in SOURCES),
+        )  # fmt: skip
+        lists = {
+            split: [f"{name}={source_list(output, name, split)}" for name in SOURCES]
+            for split in ("train", "val")
+        }
+        yield stage(
+            shipped, "lab/finish_weights.py", "--weights", chosen, "--store", shipped,
+            "--config-file", CONFIGS / f"{SOURCE_STAGES[-1]}.yaml", "--sources", *lists["train"],
+            "--validation", *lists["val"], "--max-blockiness", MAX_BLOCKINESS,
+            "--trained-on", *TRAINED_ON, "--not-trained-on", *NOT_TRAINED_ON,
+            "--rights", RIGHTS, "--card", "docs/model_card.md",
         )  # fmt: skip
     yield stage(
         figures / "figures.json", "lab/benchmark_photos.py", "--weights", shipped,
@@ -180,6 +204,7 @@ def source_stages(options: argparse.Namespace) -> Iterator[Stage]:
     yield stage(
         lists / "real_faces.csv", "lab/list_sources.py", "--own", data / "0", data / "1",
         "--forged", manifest, "--swaps", swaps, "--output", lists,
+        "--groups", GROUPS, "--forged-each", FORGED_EACH,
     )  # fmt: skip
     yield stage(
         pairs / "faces.csv", "../datasets/prepare_neural_pairs.py", lists / "real_faces.csv",
@@ -201,12 +226,11 @@ def source_training(options: argparse.Namespace, name: str, weights: object) -> 
     """A training on the lists of all sources."""
     run = options.output / name
     entries = {
-        split: [str(source_list(options.output, source, split)) for source in SHARES]
+        split: [str(source_list(options.output, source, split)) for source in SOURCES]
         for split in ("train", "val")
     }
     words = ["--resume", "--config-file", CONFIGS / f"{name}.yaml", "OUTPUT_DIR", run,
              "SEED", options.seed, "MODEL.WEIGHTS", weights, "DATASETS.TRAIN", entries["train"],
-             "DATASETS.TRAIN_SHARES", list(SHARES.values()),
              "DATASETS.VAL", entries["val"]]  # fmt: skip
     if options.iterations is not None:
         words += ["SOLVER.MAX_ITER", options.iterations]

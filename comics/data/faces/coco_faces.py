@@ -62,9 +62,10 @@ def coco_manifest(
     builder = ManifestBuilder(f"{json_path} (annotations)", root)
     missed = 0
     for record in records:
-        boxes: Sequence[Sequence[float] | None] = [face.box for face in record.targets]
+        annotated = [face.box for face in record.targets]
+        boxes: Sequence[Sequence[float] | None] = annotated
         if detected is not None:
-            boxes = match_boxes(boxes, detected.get(record.image_id, []), min_iou)
+            boxes = match_boxes(annotated, detected.get(record.image_id, []), min_iou)
         for face, box in zip(record.targets, boxes, strict=True):
             if box is None:
                 missed += 1
@@ -132,7 +133,7 @@ def _mask(record: ImageRecord, face: FaceAnnotation, annotation: dict[str, Any])
     return json.dumps({"size": [int(n) for n in rle["size"]], "counts": text})
 
 
-def _extras(json_path: str | os.PathLike) -> dict[str, dict[int, dict]]:
+def _extras(json_path: str | os.PathLike) -> dict[str, dict[int | None, dict]]:
     """Images and annotations of a file by id, with the keys that its records leave out."""
     content = read_json(json_path)
     return {
@@ -146,16 +147,19 @@ def _detections(path: str | os.PathLike, min_score: float) -> dict[int, list[lis
     found: dict[int, list[list[float]]] = defaultdict(list)
     try:
         for number, entry in enumerate(read_json(path)):
-            box, score, image_id = entry["bbox"], entry.get("score", 1.0), entry["image_id"]
+            box, score = entry["bbox"], entry.get("score", 1.0)
+            image_id = integer(entry["image_id"])
             if not isinstance(box, list) or len(box) != 4 or not all(map(finite, box)):
                 raise ValueError(f"result {number}: bbox {box!r} is not four numbers")
             if not finite(score):
                 raise ValueError(f"result {number}: score {score!r} is not a finite number")
-            if integer(image_id) is None:
-                raise ValueError(f"result {number}: image_id {image_id!r} is not an integer")
+            if image_id is None:
+                raise ValueError(
+                    f"result {number}: image_id {entry['image_id']!r} is not an integer"
+                )
             if score >= min_score:
                 corners = xywh_to_xyxy(torch.tensor([box], dtype=torch.float64))
-                found[integer(image_id)].append(corners[0].tolist())
+                found[image_id].append(corners[0].tolist())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: not a COCO results file: {type(error).__name__}: {error}"

@@ -145,8 +145,8 @@ def crop_mask(
 
 def clip_box(boxes: Sequence[Box]) -> tuple[float, float, float, float]:
     """The one box of a clip: the bounds of a face's boxes in all of its frames, [N, 4], N > 0."""
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    if not len(boxes):
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if not len(corners):
         raise ValueError("a clip needs at least one box")
-    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -144,8 +144,8 @@ class FaceCollate:
         valid = {name: _known(pictures) for name, pictures in views.items()}
         masks = None
         if self.with_masks:
-            found = [sample.mask for sample in samples]
-            masks, valid["mask"] = _stack_masks(found, samples[0].image.shape[:2]), _known(found)
+            known = [sample.mask for sample in samples]
+            masks, valid["mask"] = _stack_masks(known, samples[0].image.shape[:2]), _known(known)
         own = np.array([sample.label is not None for sample in samples])
         labels, methods = manifest.labels[rows], self.method_numbers[manifest.codes["method"][rows]]
         batch = FaceBatch(

@@ -109,4 +109,6 @@ def webp_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
     done, buffer = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, int(quality)])
     if not done:
         raise ValueError(f"an image of shape {image.shape} could not be written as WebP")
-    return cv2.cvtColor(cv2.imdecode(buffer, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    assert decoded is not None  # what was just encoded
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)

@@ -44,7 +44,7 @@ def difference_mask(forged: np.ndarray, original: np.ndarray) -> np.ndarray | No
     small = cv2.resize(difference, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(small, (0, 0), side * SMOOTHING)
     noise = float(np.quantile(smooth[_border(smooth.shape)], NOISE_QUANTILE))
-    changed = (smooth > max(CHANGED, NOISE_FACTOR * noise)).astype(np.uint8)
+    changed: np.ndarray = (smooth > max(CHANGED, NOISE_FACTOR * noise)).astype(np.uint8)
     changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, _disc(side * CLOSING))
     changed = cv2.morphologyEx(changed, cv2.MORPH_OPEN, _disc(side * OPENING))
     mask = _hulls(changed, LEAST_PART * changed.size)

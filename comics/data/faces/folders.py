@@ -139,8 +139,9 @@ def folder_rows(
             f"the pattern {pattern.pattern!r} matches none of {len(found.rows)} pictures, such as "
             + _some(found.unmatched)
         )
-    for row in found.rows if shares else ():
-        row["split"] = shares.split(row["group"])
+    if shares is not None:
+        for row in found.rows:
+            row["split"] = shares.split(row["group"])
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -57,7 +58,7 @@ class FaceNeeds:
     crop_size: int
 
     @classmethod
-    def of(cls, method: object) -> FaceNeeds:
+    def of(cls, method: Any) -> FaceNeeds:
         """Of a face method: its ``views``, ``needs_masks`` and ``crop_size``."""
         return cls(tuple(method.views), bool(method.needs_masks), int(method.crop_size))
 

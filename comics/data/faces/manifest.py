@@ -44,6 +44,7 @@ import numpy as np
 from comics.data.file_names import local_name
 from comics.data.records import DatasetError
 
+COLUMNS: tuple[str, ...]
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "video", "frame", "label", "method", "source", "target")
 COLUMNS += ("compression", "paired_real", "mask", "split", "cluster", "set", "group")
 REAL_METHOD = "real"  # what real rows have as method
@@ -70,7 +71,7 @@ class PackedStrings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(f"string {index} of {len(self)}")
         start = self._ends[index - 1] if index else 0
@@ -159,10 +160,10 @@ class Manifest:
     def __getitem__(self, index: int) -> FaceRow:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        box, mask = self.boxes[index], self.masks[index]
+        (x0, y0, x1, y1), mask = self.boxes[index].tolist(), self.masks[index]
         return FaceRow(
             path=self._located(index, self.paths[index]),
-            box=None if np.isnan(box[0]) else tuple(float(value) for value in box),
+            box=None if np.isnan(x0) else (x0, y0, x1, y1),
             paired_real=self._located(index, self.paired[index]),
             mask=mask if mask.startswith("{") else self._located(index, mask),
             label=int(self.labels[index]),

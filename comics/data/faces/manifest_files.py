@@ -163,7 +163,7 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]
 
 
 def write_clusters(
-    source: str | os.PathLike, target: str | os.PathLike, clusters: Sequence[int]
+    source: str | os.PathLike, target: str | os.PathLike, clusters: Sequence[int] | np.ndarray
 ) -> None:
     """Copy a manifest with another column ``cluster``; ``target`` may be ``source``.
 

@@ -321,10 +321,11 @@ class SampleMaker:
         augmentation = self.augmenter.draw(rng)
         if partner != index:
             row = self.manifest[partner]
-            plain = self._try(
+            other = self._try(
                 partner, sample, lambda: self.reader.crop(row, augmentation=augmentation)
             )
-        return None if plain is None else augmentation.image(plain)
+            return None if other is None else augmentation.image(other)
+        return augmentation.image(plain)
 
     def _strong(
         self,
@@ -371,7 +372,9 @@ class SampleMaker:
         return None if crop is None else augmentation.image(crop)
 
     @staticmethod
-    def _try(index: int, sample: FaceSample, read: Callable[[], np.ndarray]) -> np.ndarray | None:
+    def _try(
+        index: int, sample: FaceSample, read: Callable[[], np.ndarray | None]
+    ) -> np.ndarray | None:
         """What ``read`` returns; None, and a note in the sample, if a picture is broken."""
         try:
             return read()

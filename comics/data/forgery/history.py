@@ -23,7 +23,9 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 def jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
     """[H, W, 3] uint8 RGB after saving and reading as JPEG of that quality."""
     data = np.frombuffer(encode_jpeg(image, quality), np.uint8)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # what was just encoded
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def add_history(

@@ -178,8 +178,10 @@ def neural_trace(
     window: Window, rng: np.random.Generator, strength: float, material: Material
 ) -> Altered:
     """The face as an image network draws it, at a drawn working size."""
-    picture, record = _working(window.patch, rng, material.network)
-    drawn = material.network.round_trip(picture[None])[0]
+    network = material.network
+    assert network is not None  # as Method.network asks
+    picture, record = _working(window.patch, rng, network)
+    drawn = network.round_trip(picture[None])[0]
     patch = _resized(drawn, window.patch.shape[:2])
     return Altered(patch, soft_face_mask(window.region, rng), record)
 
@@ -188,14 +190,16 @@ def neural_mix(
     window: Window, rng: np.random.Generator, strength: float, material: Material
 ) -> Altered:
     """The decoded mixture of the latents of this face and of an aligned other one."""
+    network = material.network
+    assert network is not None  # as Method.network asks
     donor, shown, record = _aligned_donor(window, material.donor, rng)
     donor = transfer_colour(donor, shown, window.patch, window.region)
     # Beside the other face stays what was there, so that the mixture is of faces alone
     donor = np.where(shown[..., None], donor, window.patch)
-    picture, size = _working(window.patch, rng, material.network)
+    picture, size = _working(window.patch, rng, network)
     other = _to_uint8(_resized(donor, picture.shape[:2]))
     weight = round(float(rng.uniform(*MIX_WEIGHT)), 3)
-    drawn = material.network.mix(picture[None], other[None], [weight])[0]
+    drawn = network.mix(picture[None], other[None], [weight])[0]
     patch = _resized(drawn, window.patch.shape[:2])
     soft = soft_face_mask(window.region & shown, rng)
     return Altered(patch, soft, {"weight": weight, **size, **record})
@@ -283,9 +287,10 @@ def _usable(shown: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def _aligned_donor(
-    window: Window, donor: SourceFace, rng: np.random.Generator
+    window: Window, donor: SourceFace | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """The donor's face over the window: patch, where the donor's skin shows, and a record."""
+    assert donor is not None  # as Method.donor asks
     matrix = similarity_transform(donor.keypoints, window.keypoints)
     shape = window.region.shape
     name = str(rng.choice(list(INTERPOLATIONS)))

@@ -229,21 +229,23 @@ class FaceNetwork:
         hashed = hashlib.sha256(repr((self.arguments["sha256"], self.value_range)).encode())
         hashed.update(repr((operation, [image.shape for image in images])).encode())
         for image in images:
-            hashed.update(np.ascontiguousarray(image))
+            hashed.update(np.ascontiguousarray(image).data)
         return hashed.hexdigest()
 
     def _cached(
         self, keys: list[str], shape: tuple[int, ...], compute: Callable[[list[int]], np.ndarray]
     ) -> np.ndarray:
-        found = [self._load(key, shape[1:]) for key in keys]
-        missing = [number for number, image in enumerate(found) if image is None]
+        kept = [self._load(key, shape[1:]) for key in keys]
+        found = {number: image for number, image in enumerate(kept) if image is not None}
+        missing = [number for number in range(len(keys)) if number not in found]
         if missing:
             for number, image in zip(missing, compute(missing), strict=True):
                 found[number] = image
                 self._store(keys[number], image)
-        return np.stack(found)
+        return np.stack([found[number] for number in range(len(keys))])
 
     def _path(self, key: str) -> Path:
+        assert self.cache is not None  # keys are made where there is a cache
         return self.cache / key[:2] / f"{key[2:]}.png"
 
     def _load(self, key: str, shape: tuple[int, ...]) -> np.ndarray | None:

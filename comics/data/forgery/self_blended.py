@@ -212,9 +212,9 @@ def draw_hull(
         hull = _polygon(inner, rng)
     elif shape in ("lower", "upper"):
         hull = inner & _half(region.shape, keypoints, shape == "lower")
-    elif shape == "hull":
+    elif landmarks is not None and shape == "hull":
         hull = hull_region(region.shape, landmarks)
-    elif shape == "features":
+    elif landmarks is not None and shape == "features":
         points = np.rint(cv2.convexHull(landmarks[17:].astype(np.float32))).astype(np.int32)
         canvas = np.zeros(region.shape, np.uint8)
         hull = cv2.fillConvexPoly(canvas, points, 1).astype(bool)

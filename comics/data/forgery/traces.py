@@ -56,12 +56,14 @@ def upsampling_grid(patch: np.ndarray, rng: np.random.Generator, strength: float
     sparse = np.zeros_like(padded)
     sparse[stride // 2 :: stride, stride // 2 :: stride] = low
     taps = 1 - np.abs(np.arange(1 - stride, stride)) / stride  # linear interpolation
-    kernels = [
+    x_kernel, y_kernel = (
         (taps * (1 + 0.012 * strength * rng.standard_normal(taps.size))).astype(np.float32)
         for _ in range(2)
-    ]
-    kernels = [kernel * np.float32(stride / kernel.sum()) for kernel in kernels]
-    high = cv2.sepFilter2D(sparse, -1, *kernels, borderType=cv2.BORDER_REFLECT_101)
+    )
+    x_kernel, y_kernel = (
+        kernel * np.float32(stride / kernel.sum()) for kernel in (x_kernel, y_kernel)
+    )
+    high = cv2.sepFilter2D(sparse, -1, x_kernel, y_kernel, borderType=cv2.BORDER_REFLECT_101)
     # Keep part of the finest content, as a generator with skip connections does
     fine = padded - cv2.GaussianBlur(padded, (0, 0), stride / 2)
     kept = 0.5 / max(strength, 0.5)

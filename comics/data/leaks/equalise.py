@@ -29,6 +29,7 @@ from comics.structures import CLASS_NAMES
 
 MANIFEST = "manifest.csv"
 BEST_QUALITY, LEAST_QUALITY = 95, 30  # of the copies; a lossless picture is of the best
+Corners = tuple[float, float, float, float]
 SUBSAMPLING = "4:2:0"
 
 
@@ -139,7 +140,7 @@ def _originals(
     return np.array(kept, dtype=np.int64), numbers[:, 0], numbers[:, 1]
 
 
-def _square(row: FaceRow, height: int, width: int, margin: float) -> tuple[Sequence[float], float]:
+def _square(row: FaceRow, height: int, width: int, margin: float) -> tuple[Corners, float]:
     """Box and margin of a face's crop; of a whole picture the middle square."""
     if row.box is not None:
         return row.box, margin
@@ -160,7 +161,7 @@ class _Copier:
         name = f"{index:07d}"
         try:
             image = read_image(row.path)
-            box, margin = _square(row, *image.shape[:2], self._margin)
+            box, margin = _square(row, image.shape[0], image.shape[1], self._margin)
             crop = crop_with_margin(image, box, margin, side)
             mask = self._mask(row, box, margin, side)
         except ValueError as error:
@@ -177,18 +178,16 @@ class _Copier:
             cv2.imwrite(str(target), mask.astype(np.uint8) * 255)
         return copy
 
-    def _mask(
-        self, row: FaceRow, box: Sequence[float], margin: float, side: int
-    ) -> np.ndarray | None:
+    def _mask(self, row: FaceRow, box: Corners, margin: float, side: int) -> np.ndarray | None:
         if not row.mask:
             return None
-        part = FaceRow(row.path, tuple(box), "", row.mask, row.label, "", row.place)
+        part = FaceRow(row.path, box, "", row.mask, row.label, "", row.place)
         return FaceReader(side, margin).mask(part)
 
 
 def _columns(manifest: Manifest, index: int) -> dict:
     """The columns of a row that a copy keeps."""
-    row = {column: manifest.name(index, column) for column in NAMED}
+    row: dict[str, str | int] = {column: manifest.name(index, column) for column in NAMED}
     if row["method"] == REAL_METHOD:
         row["method"] = ""
     row["label"] = CLASS_NAMES[manifest.labels[index]].lower()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import onnx
 import torch
@@ -35,6 +36,7 @@ from comics.inference.onnx.models import selection_state
 from comics.inference.onnx.predictor import FACE_PART
 from comics.modeling.build import load_model
 from comics.modeling.comics import Comics
+from comics.modeling.detectors.base import Detector
 from comics.modeling.face_forensics import PARTS, FaceForensics, temperature_name
 from comics.modeling.faces.base import FaceMethod
 from comics.modeling.weights import WeightsFile, file_sha256
@@ -93,7 +95,9 @@ def export_model(
     common = _common_metadata(Path(weights), cfg, file)
     main.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=main.parent, prefix=f".{main.name}.") as folder:
-        written, differences, parts = {}, {}, {}
+        written: dict[Path, Path] = {}
+        differences: dict[Path, float] = {}
+        parts: dict[str, str] = {}
         for name in sorted(graphs, reverse=True):  # the main one, "", last: it knows the others
             target = main if name == MAIN else part_path(main, name)
             started = time.monotonic()
@@ -126,8 +130,9 @@ def model_graphs(model: nn.Module) -> dict[str, Graph]:
     if isinstance(model, FaceMethod):
         return {MAIN: face_graph(model)}
     if isinstance(model, FaceForensics):
-        return {**detector_graphs(model.detector), FACE_PART: face_graph(model.face)}
-    return detector_graphs(model)
+        detector = cast(Detector | Comics, model.detector)
+        return {**detector_graphs(detector), FACE_PART: face_graph(model.face)}
+    return detector_graphs(cast(Detector | Comics, model))
 
 
 def compare(graph: Graph, session: Session) -> float:
@@ -199,7 +204,8 @@ def _selection_weights(model: nn.Module) -> dict[str, Tensor]:
     if isinstance(model, FaceMethod):
         return {}
     detector = model.detector if isinstance(model, FaceForensics) else model
-    return selection_state(detector.detector if isinstance(detector, Comics) else detector)
+    plain = detector.detector if isinstance(detector, Comics) else detector
+    return selection_state(cast(Detector, plain))
 
 
 def _save(model: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:

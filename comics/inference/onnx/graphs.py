@@ -91,9 +91,8 @@ class PaddedGraph(nn.Module):
 
     def __init__(self, model: Detector | Comics) -> None:
         super().__init__()
-        is_comics = isinstance(model, Comics)
-        self.detector = model.detector if is_comics else model
-        self.frequency = model.frequency if is_comics else None
+        self.detector = model.detector if isinstance(model, Comics) else model
+        self.frequency = model.frequency if isinstance(model, Comics) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """RGB images [B, 3, H, W] float32, 0-255, to [B, 3, H' / D, D, W' / D, D]: the normalised
@@ -104,7 +103,8 @@ class PaddedGraph(nn.Module):
         padded = functional.pad(self.detector.normalise(images), (0, columns, 0, rows))
         found = [padded]
         if self.frequency is not None:
-            found.append(self.frequency.residuals(images, tuple(padded.shape[-2:])))
+            size = (padded.shape[-2], padded.shape[-1])
+            found.append(self.frequency.residuals(images, size))
         return tuple(one.unflatten(3, (-1, side)).unflatten(2, (-1, side)) for one in found)
 
 
@@ -113,15 +113,15 @@ class MapsGraph(nn.Module):
 
     def __init__(self, model: Detector | Comics) -> None:
         super().__init__()
-        is_comics = isinstance(model, Comics)
-        self.detector = model.detector if is_comics else model
-        self.frequency = model.frequency if is_comics else None
+        self.detector = model.detector if isinstance(model, Comics) else model
+        self.frequency = model.frequency if isinstance(model, Comics) else None
 
     def maps(self, padded: Tensor, residuals: Tensor | None = None) -> dict[str, Tensor]:
         """``Detector.dense`` of what ``PaddedGraph`` gives, weighted by the attention."""
         images = padded.flatten(4).flatten(2, 3)
         features = self.detector.extract_features(ImageBatch(images, sizes=[]))
         if self.frequency is not None:
+            assert residuals is not None  # which PaddedGraph gives with them
             attention = self.frequency.attention_of(residuals.flatten(4).flatten(2, 3))
             features = self.frequency.weigh(features, attention)
         return self.detector.dense(features)

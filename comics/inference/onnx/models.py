@@ -6,12 +6,14 @@ Shape letters: B images; H, W their height and width; N crops; S side of a crop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.inference.onnx.files import OnnxFile, Session
+from comics.modeling.backbone import Pyramid
 from comics.modeling.build import build_detector
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector, check_images
@@ -113,7 +115,7 @@ def make_detector(file: OnnxFile, name: str, providers: Sequence[tuple[str, dict
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
         raise ValueError(f"{file.path}: its selection weights do not fit its configuration")
     selection.load_state_dict(state, strict=False)
-    selection.backbone = nn.Identity()  # its memory: the graph has its own
+    selection.backbone = cast(Pyramid, nn.Identity())  # its memory: the graph has its own
     for head in selection.pooled_heads:
         # An attribute of the instance: calling the head runs its graph
         selection.get_submodule(head).forward = _runner(file.part(head, providers))

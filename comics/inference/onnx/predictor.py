@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self, cast
 
 import numpy as np
 import onnxruntime
@@ -25,6 +26,7 @@ from comics.modeling.face_forensics import (
     FaceForensics,
     temperature_name,
 )
+from comics.modeling.faces.base import FaceMethod
 from comics.pipeline import combined_config, combined_metadata, temperature_of
 from comics.structures import Faces
 
@@ -51,7 +53,7 @@ class OnnxPredictor(Predictor):
         tiling: str | None = None,
         amp: bool = False,
         compiled: bool = False,
-    ) -> OnnxPredictor:
+    ) -> Self:
         """Load an ONNX file of ``tools/export_onnx.py``.
 
         Args:
@@ -112,7 +114,7 @@ def _load(
         return LoadedModel(detector, file.cfg, origin, temperature, familiarity)
     detector = make_detector(file, file.cfg.MODEL.FACE.DETECTOR, providers)
     face = OnnxFaceMethod(file.part(FACE_PART, providers), face_crop_size(file.cfg))
-    model = FaceForensics.from_config(file.cfg, detector, face)
+    model = FaceForensics.from_config(file.cfg, detector, cast(FaceMethod, face))
     _set_temperatures(model, file.json("temperatures"))
     return LoadedModel(model, file.cfg, origin, temperature, familiarity)
 
@@ -129,7 +131,7 @@ def _joined(file: OnnxFile, face_weights: str | os.PathLike, providers: Provider
     cfg = combined_config(file.cfg, other.cfg, paths=paths)
     detector = make_detector(file, cfg.MODEL.FACE.DETECTOR, providers)
     face = OnnxFaceMethod(other.session, face_crop_size(cfg))
-    model = FaceForensics.from_config(cfg, detector, face)
+    model = FaceForensics.from_config(cfg, detector, cast(FaceMethod, face))
     temperatures = {
         part: temperature_of(one.metadata, one.path) for part, one in zip(PARTS, files, strict=True)
     }

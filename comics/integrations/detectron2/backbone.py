@@ -36,22 +36,38 @@ def detectron2(cfg: CfgNode) -> Backbone:
 
     Raises:
         KeyError: for a builder that is not registered.
-        ValueError: if it gives no pyramid of one width, or asks for square images.
+        ValueError: if it gives no pyramid of one width, and as ``require_free_size``.
     """
     name = cfg.MODEL.BACKBONE.NAME.removeprefix(f"{SOURCE}/")
     backbone = build_backbone(_renamed(cfg, name))
     shapes = backbone.output_shape()
     channels = {shape.channels for shape in shapes.values()}
-    if len(channels) != 1 or backbone.size_divisibility < 1:
+    if len(channels) != 1 or len(shapes) < 2:
         raise ValueError(
             f"MODEL.BACKBONE.NAME {name!r} is no feature pyramid: levels {list(shapes)} of "
             f"{sorted(channels)} channels; choose a builder with FPN"
         )
-    if backbone.padding_constraints.get("square_size", 0) > 0:
-        raise ValueError(f"MODEL.BACKBONE.NAME {name!r} needs square images, which are not made")
+    require_free_size(backbone, f"MODEL.BACKBONE.NAME {name!r}")
     backbone.strides = {level: shape.stride for level, shape in shapes.items()}
     (backbone.out_channels,) = channels
     return backbone
+
+
+def require_free_size(backbone: Backbone, name: str) -> None:
+    """Refuse a backbone whose images cannot be padded as ours are, each side by itself.
+
+    Args:
+        backbone: of Detectron2.
+        name: begins the message.
+
+    Raises:
+        ValueError: if it asks for square images, or for no multiple of any number.
+    """
+    advice = "choose MODEL.BACKBONE.NAME build_resnet_fpn_backbone, or another ..._fpn_backbone"
+    if backbone.padding_constraints.get("square_size", 0) > 0:
+        raise ValueError(f"{name} needs square images (ViTDet's does), not made here: {advice}")
+    if backbone.size_divisibility < 1:
+        raise ValueError(f"{name} does not say what sides must be multiples of: {advice}")
 
 
 def _renamed(cfg: CfgNode, name: str) -> CfgNode:

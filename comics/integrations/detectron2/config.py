@@ -31,6 +31,7 @@ from fvcore.common.config import CfgNode as PlainNode
 
 from comics.config import get_cfg as get_comics_cfg
 from comics.config import merge_node, merge_overrides
+from comics.config.renamed import with_new_names, words_with_new_names
 from comics.integrations.detectron2.backbone import is_detectron2_backbone
 from comics.integrations.runtime import (
     ARCHITECTURE_KEY,
@@ -60,11 +61,13 @@ REQUIRED = {
 class ComicsCfgNode(CfgNode):
     """Detectron2's configuration with our keys.
 
-    What is merged into it takes our defaults first, where it names one of our models.
+    What is merged into it takes our defaults first, where it names one of our models. Keys of
+    ``comics.config.renamed`` may have their old name, where another project has not added it.
     """
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """As in Detectron2; ``merge_from_file`` comes here too."""
+        cfg_other = with_new_names(cfg_other, self)
         model = cfg_other.get("MODEL")
         if isinstance(model, Mapping):
             self._meet(model.get("META_ARCHITECTURE"))
@@ -72,8 +75,14 @@ class ComicsCfgNode(CfgNode):
 
     def merge_from_list(self, cfg_list: list) -> None:
         """As in Detectron2."""
+        cfg_list = words_with_new_names(cfg_list, self)
         self._meet(dict(zip(cfg_list[::2], cfg_list[1::2], strict=False)).get(ARCHITECTURE_KEY))
         super().merge_from_list(cfg_list)
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        # The parts of a configuration are plain nodes, and yacs merges equal types only
+        return CfgNode._decode_cfg_value(value)
 
     def _meet(self, architecture: object) -> None:
         # From one model of ours to another the defaults stay, and what was set since

@@ -24,7 +24,11 @@ from comics.data.catalog import DatasetFiles, dataset_files, datasets_root
 from comics.data.coco_parser import parse_coco
 from comics.data.dataset import augment, read_record
 from comics.data.images import ImageError, image_to_tensor
-from comics.data.loader import build_test_loader, build_train_loader, needs_key_view
+from comics.data.loader import (
+    build_test_loader,
+    build_train_loader,
+    needs_key_view,
+)
 from comics.data.records import DatasetError, FaceAnnotation, ImageRecord
 from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
 from comics.data.views import PhotometricView
@@ -278,7 +282,7 @@ class Inputs:
     def __init__(
         self, loader: Iterable[DetectionBatch], image_format: str, *, with_instances: bool
     ) -> None:
-        self.loader = loader
+        self.loader: Any = loader  # the two have not all attributes in common
         self._image_format = image_format
         self._with_instances = with_instances
 

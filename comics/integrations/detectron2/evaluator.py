@@ -89,6 +89,7 @@ class ComicsEvaluator(DatasetEvaluator):
         Raises:
             ValueError: for a detection with a number that is not finite, naming the image.
         """
+        assert self._writer is not None  # since reset
         for item, output in zip(inputs, outputs, strict=True):
             number = item["image_id"]
             if number in self._seen:
@@ -103,6 +104,7 @@ class ComicsEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Figures by task ("bbox", "segm", "face"); None but on the main process."""
+        assert self._writer is not None
         self._writer.__exit__(None, None, None)
         self._writer = None
         distributed.barrier()

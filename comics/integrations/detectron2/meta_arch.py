@@ -82,11 +82,12 @@ class ListOfDicts(nn.Module):
             sizes = [output_size(item) for item in batched_inputs]
             found = super().forward(images, output_sizes=sizes)
             return [{"instances": prediction_instances(faces)} for faces in found]
+        targets = self._targets(batched_inputs)
         self._check_contrast(batched_inputs)
         views = {}
         if getattr(self, "needs_key_images", False) and "key_image" in batched_inputs[0]:
             views["key_images"] = self._images(batched_inputs, "key_image")
-        output = super().forward(images, self._targets(batched_inputs), **views)
+        output = super().forward(images, targets, **views)
         if has_event_storage():
             for name, value in output.metrics.items():
                 get_event_storage().put_scalar(f"metric/{name}", float(value))
@@ -115,7 +116,7 @@ class ListOfDicts(nn.Module):
         ]
 
 
-def with_list_of_dicts(base: type[nn.Module]) -> type[nn.Module]:
+def with_list_of_dicts(base: type[nn.Module]) -> Any:
     """The class of ours that takes Detectron2's inputs."""
     return type(f"Detectron2{base.__name__}", (ListOfDicts, base), {"__doc__": base.__doc__})
 
@@ -170,7 +171,7 @@ def _builder(build: Callable[[CfgNode, str], nn.Module], name: str) -> Callable:
     return builder
 
 
-def _finished(model: nn.Module, cfg: CfgNode) -> nn.Module:
+def _finished(model: Any, cfg: CfgNode) -> nn.Module:
     model.input_format = cfg.INPUT.FORMAT
     model.watch_training(cfg.SOLVER.OPTIMIZER)
     return model

@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
+from comics.integrations.detectron2.backbone import require_free_size
 from comics.integrations.detectron2.instances import ground_truth_instances, predicted_faces
 from comics.integrations.detectron2.meta_arch import ListOfDicts
 from comics.modeling.comics import Comics
@@ -44,19 +45,15 @@ class RCNNDetector(Detector):
         pixel_format: ``INPUT.FORMAT``.
 
     Raises:
-        ValueError: if the backbone is no pyramid of levels "p2", "p3", ..., if there is no first
-            stage, or if the ROI heads have no pooler of boxes.
+        ValueError: if the backbone is no pyramid of levels "p2", "p3", ... or wants images of a
+            certain form, if there is no first stage, or if the ROI heads have no pooler of boxes.
     """
 
     def __init__(self, rcnn: GeneralizedRCNN, pixel_format: str) -> None:
         levels = list(rcnn.backbone.output_shape())
         if not all(name.startswith(LEVEL_PREFIX) for name in levels):
             raise ValueError(f"{NAME} needs a backbone with a pyramid, got the levels {levels}")
-        if getattr(rcnn.backbone, "padding_constraints", {}).get("square_size", 0) > 0:
-            raise ValueError(
-                f"{NAME}: the backbone needs square images, which are not made (ViTDet's does); "
-                "choose a ResNet or another with MODEL.BACKBONE.NAME build_..._fpn_backbone"
-            )
+        require_free_size(rcnn.backbone, f"{NAME}: the backbone")
         if rcnn.proposal_generator is None:
             raise ValueError(f"{NAME} needs MODEL.PROPOSAL_GENERATOR.NAME 'RPN', got none")
         if _box_pooler(rcnn.roi_heads) is None:
@@ -158,6 +155,7 @@ class RCNNDetector(Detector):
     def _proposals(self, sampled: Sequence[Instances]) -> dict[str, LevelProposals]:
         """Foreground proposals, by the level that the box head pools them from."""
         pooler = _box_pooler(self.roi_heads)
+        assert pooler is not None  # as the constructor made sure
         images, faces, boxes = [], [], []
         for position, one in enumerate(sampled):
             if not one.has(FACE_FIELD):  # an image without faces
@@ -185,13 +183,16 @@ class RCNNDetector(Detector):
         }
 
 
-class ComicsRCNN(ListOfDicts, Comics):
+# Detectron2's inputs replace ours
+class ComicsRCNN(ListOfDicts, Comics):  # type: ignore[misc]
     """Detectron2's Generalized R-CNN with frequency attention and both contrasts.
 
     The names of its weights are Detectron2's (``backbone.``, ``proposal_generator.``,
     ``roi_heads.``), beside ``frequency.`` and, in a training checkpoint, ``training_only.``: the
     model zoo loads as it is, and ``GeneralizedRCNN`` takes what was trained without the attention.
     """
+
+    detector: RCNNDetector
 
     def __init__(self, detector: RCNNDetector, **additions: Any) -> None:
         super().__init__(detector, **additions)
@@ -233,7 +234,7 @@ def _without_detector(module: nn.Module, state: dict, prefix: str, _metadata: di
     _rename(state, prefix + DETECTOR_PREFIX, prefix)
 
 
-def _with_detector(module: nn.Module, state: dict, prefix: str, *_unused: object) -> None:
+def _with_detector(module: ComicsRCNN, state: dict, prefix: str, *_unused: object) -> None:
     for name, _ in module.detector.named_children():
         _rename(state, f"{prefix}{name}.", f"{prefix}{DETECTOR_PREFIX}{name}.")
 

@@ -146,7 +146,8 @@ def _forwarded_signals() -> Iterator[None]:
 
     def forward(signum: int, _frame: FrameType | None) -> None:
         for process in active_children():
-            os.kill(process.pid, signum)
+            if process.pid is not None:
+                os.kill(process.pid, signum)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -30,6 +30,8 @@ class PyramidAnchors(AnchorGenerator):
             number of anchors, or for an offset outside [0, 1).
     """
 
+    cell_anchors: list[Tensor]
+
     def __init__(
         self,
         sizes: Sequence[Sequence[float]],

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from comics.modeling.backbone import Pyramid
 from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.structures import Faces, NotFiniteError
@@ -76,7 +78,7 @@ class TrainingOutput:
     losses: dict[str, Tensor]
     features: dict[str, Tensor]
     proposals: dict[str, LevelProposals] = field(default_factory=dict)
-    mask_features: Tensor | None = None
+    mask_features: Any = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -103,7 +105,7 @@ class Detector(TrainingLifeCycle):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Pyramid,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         pixel_format: str = "RGB",
@@ -250,8 +252,8 @@ class Detector(TrainingLifeCycle):
         """
         batch = self.preprocess(images)
         if self.training:
-            check_targets(targets, batch.sizes)
-            return self.training_output(self.extract_features(batch), batch, targets)
+            faces = check_targets(targets, batch.sizes)
+            return self.training_output(self.extract_features(batch), batch, faces)
         return self.infer(self.extract_features(batch), batch, output_sizes or batch.sizes)
 
 
@@ -281,8 +283,10 @@ def check_images(images: Sequence[Tensor]) -> None:
             )
 
 
-def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise ``ValueError``, naming image and box, unless targets fit images of those sizes."""
+def check_targets(
+    targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, int]]
+) -> Sequence[Faces]:
+    """The targets; a ``ValueError`` names image and box unless they fit images of those sizes."""
     if targets is None or len(targets) != len(sizes):
         given = "none" if targets is None else len(targets)
         raise ValueError(f"training needs a target per image: {len(sizes)} images, {given} targets")
@@ -295,6 +299,7 @@ def check_targets(targets: Sequence[Faces] | None, sizes: Sequence[tuple[int, in
         if bad.any():
             box = faces.boxes[bad][0].tolist()
             raise ValueError(f"target {position} has a box without width or height: {box}")
+    return targets
 
 
 def pad_to(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -24,15 +24,15 @@ from comics.structures import Faces
 
 
 class SoftMasks(Protocol):
-    """N masks that have not been drawn yet.
+    """N masks that have not been drawn yet."""
 
-    Attributes:
-        shown: draw bitmaps; False: the masks serve for boxes only.
-        give_boxes: the boxes of the faces are those of their bitmaps.
-    """
+    @property
+    def shown(self) -> bool:
+        """Draw bitmaps; False: the masks serve for boxes only."""
 
-    shown: bool
-    give_boxes: bool
+    @property
+    def give_boxes(self) -> bool:
+        """The boxes of the faces are those of their bitmaps."""
 
     def parts(self, size: tuple[int, int], output_size: tuple[int, int]) -> list[MaskPart]:
         """The masks of an image of ``size``, in the same image of another size."""
@@ -105,6 +105,7 @@ class Candidates(Faces):
         soft_masks: their masks; None where a detector gives none.
     """
 
+    scores: Tensor
     soft_masks: SoftMasks | None = None
 
     @classmethod
@@ -154,7 +155,7 @@ class Candidates(Faces):
             fake_probability=self.fake_probability,
         )
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Candidates:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         mapped = super()._map(function)
         if self.soft_masks is None:
             return mapped

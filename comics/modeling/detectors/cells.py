@@ -44,11 +44,10 @@ def points_of_cells(
     return (index * stride[:, None] + stride[:, None] // 2).float()
 
 
-def boxes_at_cells(
-    distances: Tensor, cell: Tensor, map_size: tuple[int, int], stride: int
-) -> Tensor:
+def boxes_at_cells(distances: Tensor, cell: Tensor, map_size: Sequence[int], stride: int) -> Tensor:
     """Boxes [..., 4] in pixels from distances [..., 4] in strides, predicted at cells [...]."""
-    points = level_locations(*map_size, stride, cell.device)[cell]
+    height, width = map_size
+    points = level_locations(height, width, stride, cell.device)[cell]
     reach = distances * stride
     return torch.cat((points - reach[..., :2], points + reach[..., 2:]), dim=-1)
 

@@ -31,7 +31,7 @@ def bitmaps(faces: Faces) -> Tensor:
 
 def target_masks(targets: Sequence[Faces], size: int) -> Tensor:
     """Masks of all faces within their own boxes: [F, size, size] bool."""
-    crops = [crop_and_resize(f.masks, f.boxes, size) for f in targets if len(f)]
+    crops = [crop_and_resize(f.known_masks, f.boxes, size) for f in targets if len(f)]
     if not crops:
         return torch.zeros((0, size, size), dtype=torch.bool, device=targets[0].boxes.device)
     return torch.cat(crops)

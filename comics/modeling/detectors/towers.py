@@ -50,14 +50,17 @@ class TowerBlock(nn.Module):
         deformable: DeformableTowers | None = None,
     ) -> None:
         super().__init__()
+        self.conv: nn.Module
         if deformable is None:
             self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         else:
             self.conv = DeformableConv(
                 channels, channels, kind=deformable.kind, bias=deformable.bias
             )
+        self.norm: nn.Module | None
         if norm in PER_LEVEL_NORMS:
-            self.norm = nn.ModuleList(make_norm(norm, channels) for _ in range(num_levels))
+            norms = [make_norm(norm, channels) for _ in range(num_levels)]
+            self.norm = nn.ModuleList(one for one in norms if one is not None)
         else:
             self.norm = make_norm(norm, channels)
 

@@ -33,7 +33,7 @@ class AdversarialAlignment(EmbeddingMethod):
         encoder: see ``EmbeddingMethod``, as further keyword arguments.
     """
 
-    views = ("strong",)
+    views: tuple[str, ...] = ("strong",)
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class AdversarialAlignment(EmbeddingMethod):
         """Cross-entropy of both levels, and the discriminator's loss."""
         weak, strong, valid = self.embed_levels(batch)
         labels = torch.cat([batch.labels, batch.labels[valid]])
-        adversarial = self.training_only["discriminator"](weak[valid], strong)
+        adversarial = self.training_part("discriminator")(weak[valid], strong)
         return FaceTrainingOutput(
             {
                 "loss_ce": binary_cross_entropy(self.predict(torch.cat([weak, strong])), labels),

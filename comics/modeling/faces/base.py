@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -139,11 +140,13 @@ class FaceMethod(TrainingLifeCycle):
         """
         if self.training:
             self.require_prepared()
-            check_face_batch(data, self.views)
-            return self.training_step(data)
-        if len(data) == 0:
+            batch = cast(FaceBatch, data)
+            check_face_batch(batch, self.views)
+            return self.training_step(batch)
+        crops = cast(Tensor, data)
+        if len(crops) == 0:
             return self.pixel_mean.new_zeros(0)
-        return self.map_logits(self.feature_map(data)).float()
+        return self.map_logits(self.feature_map(crops)).float()
 
     # -- training -----------------------------------------------------------------------------
 
@@ -158,27 +161,27 @@ class FaceMethod(TrainingLifeCycle):
     def start_epoch(self, epoch: int) -> None:
         """See ``TrainingLifeCycle.start_epoch``; sets the clock."""
         self.require_prepared()
-        self.training_only["clock"].epoch.fill_(epoch)
+        self.training_part("clock").epoch.fill_(epoch)
 
     def after_optimizer_step(self) -> None:
         """Once per optimiser step: average statistics over the processes, count the step."""
         self.require_prepared()
         average_statistics(self.encoder)
-        self.training_only["clock"].step += 1
+        self.training_part("clock").step += 1
 
     @property
     def epoch(self) -> int:
         """The epoch that training is in; 0 before the first one starts."""
         if self.training_only is None:  # torch.jit.trace asks every property of every module
             return 0
-        return max(int(self.training_only["clock"].epoch), 0)
+        return max(int(self.training_part("clock").epoch), 0)
 
     @property
     def step(self) -> int:
         """Optimiser steps taken; 0 before training is prepared."""
         if self.training_only is None:
             return 0
-        return int(self.training_only["clock"].step)
+        return int(self.training_part("clock").step)
 
 
 def check_face_batch(batch: FaceBatch, views: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ class CompressionRelation(EmbeddingMethod):
         ValueError: for an unknown ``test_with``.
     """
 
-    views = ("strong", "other")
+    views: tuple[str, ...] = ("strong", "other")
 
     def __init__(
         self,
@@ -161,21 +161,21 @@ class CompressionRelation(EmbeddingMethod):
         state = super().inference_state_dict()
         if self.training_only is None or not self.tests_with_momentum:
             return state
-        momentum = self.training_only[MOMENTUM].encoder
+        momentum = self.training_part(MOMENTUM).encoder
         for name, module in (("encoder", momentum[0]), ("projector", momentum[1])):
             state.update({f"{name}.{k}": v for k, v in module.state_dict().items()})
         return state
 
-    def _momentum_at_test(self, position: int) -> nn.Module | None:
+    def _momentum_at_test(self, position: int) -> Any:
         if self.training or self.training_only is None or not self.tests_with_momentum:
             return None
-        return self.training_only[MOMENTUM].encoder[position]
+        return self.training_part(MOMENTUM).encoder[position]
 
     # -- training -----------------------------------------------------------------------------
 
     def training_modules(self) -> dict[str, nn.Module]:
         """F' and g', and a bank per class, where they are used."""
-        modules = {}
+        modules: dict[str, nn.Module] = {}
         if self.uses_banks or self.tests_with_momentum:
             modules[MOMENTUM] = MomentumEncoder(self._query_network(), self.key_momentum)
         if self.uses_banks:
@@ -186,8 +186,8 @@ class CompressionRelation(EmbeddingMethod):
     def after_optimizer_step(self) -> None:
         """As ``FaceMethod``; F' and g' follow F and g (eq. 8 and 9)."""
         super().after_optimizer_step()
-        if MOMENTUM in self.training_only:
-            self.training_only[MOMENTUM].update(self._query_network())
+        if self.training_only is not None and MOMENTUM in self.training_only:
+            self.training_part(MOMENTUM).update(self._query_network())
 
     def training_step(self, batch: FaceBatch) -> FaceTrainingOutput:
         """Cross-entropy of both levels, relation and contrastive losses; the banks take z'_w."""
@@ -205,7 +205,7 @@ class CompressionRelation(EmbeddingMethod):
         has_other = batch.valid["other"]
         labels = batch.labels[has_other]
         keys = self._keys(batch.views["other"][has_other])
-        banks = [bank.rows() for bank in self.training_only["banks"]]
+        banks = [bank.rows() for bank in self.training_part("banks")]
         betas = self.warmup_beta if self.step < self.warmup_steps else self.beta
         losses = {}
         if self.relation:
@@ -216,14 +216,14 @@ class CompressionRelation(EmbeddingMethod):
             loss = video_contrast_loss(query, keys, labels, banks, temperature)
             losses["loss_contrast"] = betas[1] * loss
         gathered, gathered_labels = gather_rows(keys, labels)
-        for label, bank in enumerate(self.training_only["banks"]):
+        for label, bank in enumerate(self.training_part("banks")):
             bank.push(gathered[gathered_labels == label])
         return losses
 
     def _keys(self, crops: Tensor) -> Tensor:
         if len(crops) == 0:
             return self.pixel_mean.new_zeros(0, self.dim)
-        return unit(self.training_only[MOMENTUM](self.preprocess(crops)))
+        return unit(self.training_part(MOMENTUM)(self.preprocess(crops)))
 
     def _query_network(self) -> nn.Sequential:
         """F and g, shared with this model: what F' and g' copy."""

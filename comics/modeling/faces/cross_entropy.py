@@ -29,7 +29,7 @@ class CrossEntropy(FaceMethod):
         mixed: whether strongly compressed views ("strong") are trained on like further images.
     """
 
-    views = ("strong",)
+    views: tuple[str, ...] = ("strong",)
     crop_size = 299
 
     def __init__(self, encoder: Encoder, *, mixed: bool = False, **shared: Any) -> None:

@@ -126,7 +126,7 @@ class DCL(FaceMethod):
         encoder: see ``FaceMethod``, as further keyword arguments.
     """
 
-    views = ("key", "paired_real")
+    views: tuple[str, ...] = ("key", "paired_real")
     needs_masks = True
     crop_size = 299
 
@@ -154,7 +154,7 @@ class DCL(FaceMethod):
         self.intra = intra
         self.key_momentum = key_momentum
         self.temperature = temperature
-        self.bank_settings = {
+        self.bank_settings: dict[str, Any] = {
             "size": bank_size,
             "momentum": prototype_momentum,
             "select": select,
@@ -165,7 +165,8 @@ class DCL(FaceMethod):
         self.contrast_weight = contrast_weight
         self.warmup_weight = warmup_weight
         self.warmup_epochs = warmup_epochs
-        self.views = (("key",) if inter else ()) + (("paired_real",) if intra else ())
+        wanted = {"key": inter, "paired_real": intra}
+        self.views = tuple(view for view, used in wanted.items() if used)
         self.needs_masks = intra
         self.classifier = nn.Linear(encoder.num_features, 1)
 
@@ -211,8 +212,8 @@ class DCL(FaceMethod):
         """As ``FaceMethod``; the key encoder follows the query encoder (eq. 1)."""
         super().after_optimizer_step()
         if self.inter:
-            network = KeyNetwork(self.encoder, self.training_only["embedding"])
-            self.training_only["key_encoder"].update(network)
+            network = KeyNetwork(self.encoder, self.training_part("embedding"))
+            self.training_part("key_encoder").update(network)
 
     @property
     def phi(self) -> float:
@@ -238,7 +239,7 @@ class DCL(FaceMethod):
     def _inter_loss(self, feature_map: Tensor, batch: FaceBatch) -> Tensor:
         valid = batch.valid["key"]
         labels = batch.labels[valid]
-        embedding, banks = self.training_only["embedding"], self.training_only["banks"]
+        embedding, banks = self.training_part("embedding"), self.training_part("banks")
         query = embedding(feature_map[valid].float())
         if query.shape[1] != banks.dim:
             raise ValueError(
@@ -247,7 +248,7 @@ class DCL(FaceMethod):
             )
         keys = query.detach()  # of the right shape where there is no view
         if len(keys):
-            keys = self.training_only["key_encoder"](self.preprocess(batch.views["key"][valid]))
+            keys = self.training_part("key_encoder")(self.preprocess(batch.views["key"][valid]))
         loss = inter_instance_loss(query, keys, labels, banks.rows(), self.temperature)
         banks.update(*gather_rows(keys, labels))
         return loss
@@ -255,7 +256,8 @@ class DCL(FaceMethod):
     def _intra_losses(self, feature_map: Tensor, batch: FaceBatch) -> tuple[Tensor, Tensor]:
         cells = unit(feature_map, dim=1).flatten(2)
         real = cells[batch.labels == REAL]
-        forged_cells, known = self._forged_cells(batch, feature_map.shape[-2:])
+        height, width = feature_map.shape[-2:]
+        forged_cells, known = self._forged_cells(batch, (height, width))
         fake = cells[known]
         return (
             forged_contrast_loss(fake.mT @ fake, forged_cells[known], self.temperature)
@@ -266,7 +268,7 @@ class DCL(FaceMethod):
             else zero_of(feature_map),
         )
 
-    def _forged_cells(self, batch: FaceBatch, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _forged_cells(self, batch: FaceBatch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Which cells are forged [B, P], and of which samples this is known [B]."""
         difference = (batch.images.float() - batch.views["paired_real"].float()).abs().mean(dim=1)
         paired = batch.valid["paired_real"]

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from comics.modeling.state_names import unwrap_container, without_wrappers
-from comics.modeling.weights import require_finite
+from comics.modeling.weights import require_finite, require_fit
 from comics.registry import ENCODERS
 
 TIMM_PART = "model."  # where a TimmEncoder has the timm model
 ENCODER_PART = "encoder."  # where a face method's model file has it
-SHOWN_NAMES = 8  # in messages, of each kind
 PIXEL_SCALE = 255.0  # timm states mean and deviation on the 0-1 scale
 
 
@@ -65,7 +64,7 @@ class Encoder(nn.Module):
     def map_size(self, size: int) -> tuple[int, int]:
         """(h, w) of the map of square crops of that side, found without computing it."""
         feature_map, _ = _run_on_shapes(self, "forward_map", size)
-        return tuple(feature_map.shape[-2:])
+        return feature_map.shape[-2], feature_map.shape[-1]
 
 
 class TimmEncoder(Encoder):
@@ -122,22 +121,9 @@ class TimmEncoder(Encoder):
         kept = {
             k: v for k, v in state.items() if k in own or not k.startswith(self.optional_weights)
         }
-        missing = sorted(own.keys() - kept.keys())
-        unexpected = sorted(kept.keys() - own.keys())
-        misshapen = sorted(k for k in own.keys() & kept.keys() if own[k].shape != kept[k].shape)
-        if missing or unexpected or misshapen:
-            raise ValueError(
-                f"{source} does not fit this encoder: missing {_few(missing)}, unexpected "
-                f"{_few(unexpected)}, of another shape {_few(misshapen)}"
-            )
+        require_fit(own, kept, source, "encoder")
         require_finite(kept, source)
         self.model.load_state_dict(kept)
-
-
-def _few(names: list[str]) -> str:
-    """The names, or the first of very many."""
-    rest = len(names) - SHOWN_NAMES
-    return f"{names[:SHOWN_NAMES]}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def build_encoder(name: str) -> Encoder:
@@ -208,7 +194,7 @@ def _run_on_shapes(module: nn.Module, method: str, size: int) -> tuple[Tensor, d
 
 def _unused_children(model: nn.Module, output: Tensor, parameters: dict[str, Tensor]) -> list[str]:
     """Children of ``model`` that have parameters, on none of which ``output`` depends."""
-    gradients = torch.autograd.grad(output.sum(), parameters.values(), allow_unused=True)
+    gradients = torch.autograd.grad(output.sum(), tuple(parameters.values()), allow_unused=True)
     used = {name for name, g in zip(parameters, gradients, strict=True) if g is not None}
     return [
         child

@@ -202,7 +202,7 @@ class GuideSpace(FaceMethod):
         logits = self._classify(pooled).float()
         with full_precision(pooled):
             features = unit(pooled)
-            bank = self.training_only["bank"].push(features, domains, batch.clusters)
+            bank = self.training_part("bank").push(features, domains, batch.clusters)
             to_bank = features @ bank.features.T
             weights = self._weights(to_bank, domains, bank)
             entropies = functional.binary_cross_entropy_with_logits(
@@ -229,7 +229,7 @@ class GuideSpace(FaceMethod):
     def _guide_losses(
         self, features: Tensor, domains: Tensor, to_bank: Tensor, bank: LabelledFeatures
     ) -> Tensor:
-        guides = self.training_only["guides"]
+        guides = self.training_part("guides")
         target = guides.assign(*gather_rows(features.detach(), domains))[domains]
         to_guides = features @ guides.embeddings.T
         return guide_loss(to_bank, bank.own, to_guides, target, self.temperature)

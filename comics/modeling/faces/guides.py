@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 MIN_DIMENSIONS = 2  # one forgery guide needs a plane
@@ -78,6 +77,9 @@ def match_domains(means: Tensor, known: Tensor, guides: Tensor) -> Tensor:
         known: [n] bool.
         guides: [n, D], the forgery guides.
     """
+    # In training only, and it takes a second to import
+    from scipy.optimize import linear_sum_assignment
+
     cost = torch.cdist(means.double(), guides.double()).square()
     cost = torch.where(known[:, None], cost, torch.zeros_like(cost))
     rows, columns = linear_sum_assignment(cost.cpu().numpy())

@@ -31,7 +31,7 @@ class L1Alignment(EmbeddingMethod):
         encoder: see ``EmbeddingMethod``, as further keyword arguments.
     """
 
-    views = ("strong",)
+    views: tuple[str, ...] = ("strong",)
 
     def __init__(self, encoder: Encoder, *, weight: float, **shared: Any) -> None:
         super().__init__(encoder, **shared)

@@ -61,7 +61,7 @@ class MetricLearning(EmbeddingMethod):
         ValueError: for another branch.
     """
 
-    views = ("strong",)
+    views: tuple[str, ...] = ("strong",)
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class MetricLearning(EmbeddingMethod):
     def after_optimizer_step(self) -> None:
         """As ``FaceMethod``; the other branch's statistics are averaged too."""
         super().after_optimizer_step()
-        average_statistics(self.training_only["encoder"])
+        average_statistics(self.training_part("encoder"))
 
     def training_step(self, batch: FaceBatch) -> FaceTrainingOutput:
         """Cross-entropy and metric loss of either branch, and the discriminator's loss."""
@@ -122,7 +122,7 @@ class MetricLearning(EmbeddingMethod):
         labels = torch.cat([batch.labels, batch.labels[valid]])
         metric = pair_margin_loss(unit(weak), batch.labels, self.margin)
         metric = metric + pair_margin_loss(unit(strong), batch.labels[valid], self.margin)
-        adversarial = self.training_only["discriminator"](weak[valid], strong)
+        adversarial = self.training_part("discriminator")(weak[valid], strong)
         return FaceTrainingOutput(
             {
                 "loss_ce": binary_cross_entropy(self.predict(torch.cat([weak, strong])), labels),
@@ -139,5 +139,5 @@ class MetricLearning(EmbeddingMethod):
     def _embed_other(self, crops: Tensor) -> Tensor:
         if len(crops) == 0:
             return self.pixel_mean.new_zeros(0, self.dim)
-        other = self.training_only
-        return other["projector"](other["encoder"](self.preprocess(crops)))
+        features = self.training_part("encoder")(self.preprocess(crops))
+        return self.training_part("projector")(features)

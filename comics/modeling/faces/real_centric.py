@@ -110,13 +110,13 @@ class RealCentric(SupervisedContrastive):
         The epoch that a resumed checkpoint was written in is not new, and forgets nothing.
         """
         self.require_prepared()
-        if epoch != int(self.training_only["clock"].epoch):
-            self.training_only["memory"].reset()
+        if epoch != int(self.training_part("clock").epoch):
+            self.training_part("memory").reset()
         super().start_epoch(epoch)
 
     def contrastive_loss(self, z: Tensor, labels: Tensor) -> Tensor:
         """Margin loss of unit embeddings [Q, D] with labels [Q]; centre and hard sets move."""
-        memory = self.training_only["memory"]
+        memory = self.training_part("memory")
         gathered, gathered_labels = gather_rows(z.detach(), labels)
         memory.update_centre(gathered, gathered_labels)
         extra, extra_labels = self.fused_positives(z, labels)
@@ -142,7 +142,7 @@ class RealCentric(SupervisedContrastive):
             return z[:0], labels[:0]
         parts, part_labels = [], []
         for label in (REAL, FAKE):
-            hard = self.training_only["memory"].rows(label)
+            hard = self.training_part("memory").rows(label)
             fused = self._fuse(hard, z[labels == label])
             parts.append(fused)
             part_labels.append(labels.new_full((len(fused),), label))
@@ -150,7 +150,7 @@ class RealCentric(SupervisedContrastive):
 
     def mixed_features(self, z: Tensor, labels: Tensor) -> Tensor:
         """[K, D]: the batch's hard fakes, each mixed with the batch reals nearest to it."""
-        centre = self.training_only["memory"].centre()
+        centre = self.training_part("memory").centre()
         fakes = z[labels == FAKE]
         if self.mixed == "none" or centre is None or len(fakes) == 0:
             return z[:0]

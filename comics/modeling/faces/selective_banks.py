@@ -5,6 +5,8 @@ Shape letters: n keys; D dimensions.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class SelectiveBanks(nn.Module):
 
     def rows(self) -> list[Tensor]:
         """A copy of the keys of reals, and of fakes, oldest first."""
-        return [bank.rows() for bank in self.banks]
+        return [cast(RingBuffer, bank).rows() for bank in self.banks]
 
     @torch.no_grad()
     def update(self, keys: Tensor, labels: Tensor) -> None:
@@ -57,7 +59,7 @@ class SelectiveBanks(nn.Module):
         for label in range(len(self.banks)):
             self.prototypes.update(label, keys[labels == label])
         for label, bank in enumerate(self.banks):
-            bank.push(self._hard(keys[labels == label], 1 - label))
+            cast(RingBuffer, bank).push(self._hard(keys[labels == label], 1 - label))
 
     def _hard(self, keys: Tensor, other: int) -> Tensor:
         if self.select == "all":

@@ -46,7 +46,7 @@ class SupervisedContrastive(FaceMethod):
         encoder: see ``FaceMethod``, as further keyword arguments.
     """
 
-    views = ("positive",)
+    views: tuple[str, ...] = ("positive",)
     crop_size = 299
 
     def __init__(
@@ -120,7 +120,7 @@ class SupervisedContrastive(FaceMethod):
         images = torch.cat([batch.images, batch.views["positive"][valid]])
         labels = torch.cat([batch.labels, batch.labels[valid]])
         pooled = self.encoder.pool(self.feature_map(images))
-        embeddings = self.training_only["projector"](pooled)
+        embeddings = self.training_part("projector")(pooled)
         with full_precision(embeddings):
             loss = self.contrastive_loss(unit(embeddings), labels)
         return FaceTrainingOutput({"loss_contrastive": loss})
@@ -131,7 +131,7 @@ class SupervisedContrastive(FaceMethod):
 
     def _set_stage(self) -> None:
         frozen = self.in_stage_two
-        for module in (self.encoder, self.training_only["projector"]):
+        for module in (self.encoder, self.training_part("projector")):
             module.requires_grad_(not frozen)
             if frozen:
                 module.zero_grad(set_to_none=True)
@@ -163,6 +163,7 @@ def margin_loss(
     """
     candidates, candidate_labels = z, labels
     if extra is not None:
+        assert extra_labels is not None  # goes with extra
         candidates = torch.cat([z, extra])
         candidate_labels = torch.cat([labels, extra_labels])
     others = torch.ones(len(z), len(candidates), dtype=torch.bool, device=z.device)

@@ -99,20 +99,22 @@
     video.src = address(file);
   };
 
-  const tracksOf = (frames) => {
-    const tracks = new Map();
-    for (const frame of frames) {
-      for (const face of frame.faces) {
-        if (!tracks.has(face.track_id)) tracks.set(face.track_id, []);
-        tracks.get(face.track_id).push([frame.time_s, face.fake_probability]);
-      }
-    }
-    return [...tracks].sort(([a], [b]) => a - b);
+  // A face of a video has one verdict, that of its track, in every frame
+  const withTrackVerdicts = (frames, tracks) => {
+    const known = new Map(tracks.map((track) => [track.track_id, track]));
+    return frames.map((frame) => ({ ...frame, faces: frame.faces.map((face) => {
+      const { verdict, fake_probability } = known.get(face.track_id) || face;
+      return { ...face, verdict, fake_probability };
+    }) }));
   };
-  const median = (values) => {
-    const sorted = [...values].sort((a, b) => a - b), middle = sorted.length >> 1;
-    return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  const clock = (seconds) => {
+    const tenths = Math.round(10 * seconds), whole = Math.floor(tenths / 10), rest = tenths % 10;
+    return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}${rest ? `.${rest}` : ""}`;
   };
+  const span = ([start, end]) => clock(start) === clock(end) ? clock(start) : `${clock(start)}–${clock(end)}`;
+  const pointsOf = (frames, track) => frames.flatMap((frame) => frame.faces
+    .filter((face) => face.track_id === track.track_id)
+    .map((face) => [frame.time_s, face.fake_probability]));
 
   const showTimeline = (tracks, end, threshold) => {
     byId("timeline").hidden = !tracks.length;
@@ -121,7 +123,7 @@
     if (Number.isFinite(threshold)) {
       plot.append(drawn("line", { x1: 0, x2: 1, y1: 1 - threshold, y2: 1 - threshold }));
     }
-    tracks.forEach(([, points], position) => {
+    tracks.forEach((points, position) => {
       const places = points.map(([t, p]) => `${end ? t / end : 0},${1 - p}`);
       if (places.length === 1) places.push(places[0]);
       plot.append(drawn("polyline", { points: places.join(" "), class: `line-${position % LINES}` }));
@@ -147,15 +149,18 @@
     byId("verdict").textContent = VERDICTS[outcome.verdict];
     const told = [outcome.file_name];
     if (isVideo) {
-      const tracks = tracksOf(frames), last = frames.length ? frames[frames.length - 1].time_s : 0;
-      told.push(`${plural(tracks.length, "face")} followed through ${plural(outcome.analysed_frames, "frame")}`);
+      const tracks = outcome.track_verdicts || [], last = frames.length ? frames[frames.length - 1].time_s : 0;
+      const unclear = outcome.unclear_tracks ? `, ${outcome.unclear_tracks} unclear` : "";
+      told.push(`${plural(outcome.tracks || 0, "face")} followed through ${plural(outcome.analysed_frames, "frame")}, ${outcome.forged_tracks || "none"} forged${unclear}`);
       if (outcome.fake_probability !== undefined) told.push(`P(fake) ${outcome.fake_probability.toFixed(3)}`);
-      showVideo(file, frames);
-      showTimeline(tracks, last, results.provenance.fake_threshold);
-      fillTable(["Face", "From (s)", "To (s)", "Frames", "P(fake), median of its frames", "highest"],
-        tracks.map(([track, points]) => [
-          `#${track}`, points[0][0].toFixed(1), points[points.length - 1][0].toFixed(1), String(points.length),
-          median(points.map(([, p]) => p)).toFixed(3), Math.max(...points.map(([, p]) => p)).toFixed(3),
+      showVideo(file, withTrackVerdicts(frames, tracks));
+      showTimeline(tracks.map((track) => pointsOf(frames, track)), last, results.provenance.fake_threshold);
+      fillTable(["Face", "Verdict", "P(fake)", "Seen", "Looks forged in", "Forged moments", "Why unclear"],
+        tracks.map((track) => [
+          `#${track.track_id}`, capital(track.verdict), track.fake_probability.toFixed(3),
+          span([track.first_time_s, track.last_time_s]), `${track.forged_frames} of ${plural(track.seen_frames, "frame")}`,
+          track.forged_moments.map(span).join(", "),
+          (track.unclear_because || []).map((name) => REASONS[name]).join("; "),
         ]));
     } else {
       const unclear = outcome.unclear_faces ? `, ${outcome.unclear_faces} unclear` : "";

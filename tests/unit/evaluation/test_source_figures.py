@@ -5,6 +5,7 @@ from comics.evaluation.source_figures import (
     MIN_REALS,
     SourceRows,
     by_group,
+    coverage_curve,
     method_figures,
     source_figures,
     temperature_of_all,
@@ -125,3 +126,16 @@ def test_the_unclear_band_takes_no_more_than_its_share_of_any_source():
     assert above["unclear"].value == pytest.approx(0.1)
     assert above["real called forged"].value == pytest.approx(0.1)
     assert unclear_below(measured, 0.8, 1.0) == pytest.approx(0.8)  # all that is under it
+
+
+def test_error_falls_as_fewer_faces_are_called():
+    """By hand: threshold 0.8; the band of a share takes the faces nearest below it."""
+    reals, fakes = np.arange(0.0, 1.0, 0.05), np.arange(0.05, 1.05, 0.05)
+    measured = rows(("a", "clean", 0, "real", reals), ("a", "clean", 1, "x", fakes))
+    none, band = coverage_curve(measured, 0.8 - 1e-9, (0.0, 0.25))
+    assert none.coverage == 1.0 and none.below < 0.05 < band.below
+    # 4 of 20 reals reach 0.8; 15 of 20 forged faces (0.05 to 0.75) do not
+    assert none.error == none.worst_error == pytest.approx((4 / 20 + 15 / 20) / 2)
+    # 0.55 to 0.75 are five values of both: 10 of 40 faces are unclear
+    assert band.coverage == pytest.approx(0.75)
+    assert band.error == pytest.approx((4 / 15 + 10 / 15) / 2)

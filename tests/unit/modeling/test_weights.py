@@ -69,6 +69,19 @@ def test_loading_fits_exactly_or_changes_nothing():
     assert model.weight.sum() == 6
 
 
+def test_of_very_many_names_the_first_are_told():
+    mine = nn.ModuleDict({f"mine{n:03}": nn.Linear(1, 1, bias=False) for n in range(300)})
+    theirs = {f"theirs{n:03}.weight": torch.zeros(1, 1) for n in range(12)}
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        load_state(mine, theirs, "x.pt")
+    message = str(caught.value)
+    assert "'mine000.weight'" in message
+    assert message.count("mine") == 10
+    assert "and 290 more" in message
+    assert message.count("theirs") == 10
+    assert "and 2 more" in message
+
+
 def test_halved_filters_load_as_float32_and_vectors_stay():
     layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """One video of a run: its tracks, its verdict, and what is written of them."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -8,10 +9,12 @@ import av
 import jsonschema
 import numpy as np
 import pytest
+import torch
 
 from comics.inference.verdict import VideoRule
 from comics.runs import video as module
 from comics.runs.inputs import InputFile
+from comics.runs.messages import describe
 from comics.runs.video import VideoOptions, VideoOutputs, run_video
 from comics.video.track_verdicts import track_probability
 
@@ -107,10 +110,6 @@ class Doubtful:
         self._inner, self._script = patch_predictor, iter(script)
 
     def predict(self, images):
-        from dataclasses import replace
-
-        import torch
-
         found = []
         for faces in self._inner.predict(images):
             p = torch.full((len(faces),), next(self._script))
@@ -132,7 +131,7 @@ def test_one_frame_does_not_make_a_video_forged(
     assert status.verdict == "forged_face_found"
 
 
-def test_the_annotated_video_shows_numbers_and_verdicts_so_far(
+def test_the_annotated_video_shows_the_verdict_of_the_track_in_every_frame(
     tmp_path, encode_video, make_scene, run, patch_predictor, monkeypatch
 ):
     drawn = []
@@ -147,13 +146,82 @@ def test_the_annotated_video_shows_numbers_and_verdicts_so_far(
     script = [0.2, 0.9, 0.2, 0.2, 0.2, 0.2]
     _, document, came = run(path, predictor=Doubtful(patch_predictor, script))
     assert [names for *_, names in drawn] == [["#1"]] * 6
-    so_far = [p for _, (p,), _ in drawn]
-    expected = [track_probability(script[: i + 1], [0.9] * (i + 1), 0.2) for i in range(6)]
-    assert so_far == pytest.approx(expected, abs=1e-5)
-    assert so_far[-1] == pytest.approx(document["tracks"][0]["fake_probability"], abs=1e-5)
+    shown = [p for _, (p,), _ in drawn]
+    assert shown == pytest.approx([track_probability(script, [0.9] * 6, 0.2)] * 6, abs=1e-5)
+    assert shown[0] == pytest.approx(document["tracks"][0]["fake_probability"], abs=1e-5)
+    assert [labels for labels, *_ in drawn] == [[0]] * 6  # though the second frame is forged
     # while the results keep what was said of each frame
     told = [faces.fake_probability.item() for _, faces, _ in came]
     assert told == pytest.approx(script)
+
+
+class Masked:
+    """Faces whose masks are ovals in their boxes."""
+
+    max_pixels = 1_000_000
+
+    def __init__(self, patch_predictor):
+        self._inner = patch_predictor
+
+    def predict(self, images):
+        found = []
+        for faces in self._inner.predict(images):
+            rows, columns = torch.meshgrid(*map(torch.arange, faces.image_size), indexing="ij")
+            x0, y0, x1, y1 = (edge[:, None, None] for edge in faces.boxes.T)
+            across = (2 * columns - x0 - x1) / (x1 - x0)
+            down = (2 * rows - y0 - y1) / (y1 - y0)
+            found.append(replace(faces, masks=across**2 + down**2 < 1))
+        return found
+
+
+def test_the_faces_drawn_are_those_that_were_found(
+    tmp_path, encode_video, make_scene, run, patch_predictor, monkeypatch
+):
+    """The second reading draws what the first one found, masks included, frame by frame."""
+    drawn = []
+    monkeypatch.setattr(
+        module, "draw_faces", lambda image, faces, names: (drawn.append(faces), image)[1]
+    )
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(9)])
+    status, _, came = run(path, stride=2, predictor=Masked(patch_predictor))
+    assert (len(came), len(drawn)) == (5, 9)  # frames between show the faces of the one before
+    for position, shown in enumerate(drawn):
+        _, found, _ = came[position // 2]
+        assert torch.allclose(shown.boxes, found.boxes, atol=1e-4)
+        assert found.masks.any() and torch.equal(shown.masks, found.masks)
+    assert status.output == "media/a.mp4"
+
+
+def test_forged_moments_and_how_often(tmp_path, encode_video, make_scene, run, patch_predictor):
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, 0)[:, 40:]] * 8, rate=2)
+    script = [0.9, 0.9, 0.8, 0.2, 0.1, 0.9, 0.9, 0.9]
+    status, document, _ = run(path, predictor=Doubtful(patch_predictor, script))
+    (told,) = status.track_verdicts
+    assert (told["verdict"], told["forged_frames"], told["seen_frames"]) == ("fake", 6, 8)
+    # 0, 0.5, 1 s; and 2.5 to 3.5 s, more than a second later
+    assert told["forged_moments"] == [[0.0, 1.0], [2.5, 3.5]]
+    assert document["tracks"][0]["forged_moments"] == told["forged_moments"]
+    assert (status.tracks, status.forged_tracks, status.unclear_tracks) == (1, 1, 0)
+    line = describe(status)
+    assert "1 face, 1 forged in 8 analysed frames of 8" in line
+    assert "#1 forged in 6 of 8 frames, 0:00–0:01, 0:02.5–0:03.5" in line
+
+
+def test_a_file_that_changes_before_it_is_annotated(
+    tmp_path, encode_video, make_scene, run, monkeypatch
+):
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(6)])
+    process = module.process_video
+
+    def then_gone(*arguments, **options):
+        report = process(*arguments, **options)
+        path.unlink()
+        return report
+
+    monkeypatch.setattr(module, "process_video", then_gone)
+    status, document, _ = run(path)
+    assert (status.status, status.output, status.tracks) == ("partial", None, 2)
+    assert "cannot be read again" in status.reason and document is not None
 
 
 def test_no_face(tmp_path, encode_video, make_scene, run):

@@ -10,6 +10,7 @@ from comics.inference.verdict import VideoRule
 from comics.video.track_verdicts import (
     RECENT_FRAMES,
     RunningVerdicts,
+    forged_moments,
     track_probability,
     video_probability,
 )
@@ -177,3 +178,12 @@ def test_the_verdict_so_far_forgets_what_has_ended_and_what_is_long_ago():
     for _ in range(RECENT_FRAMES):
         last = running.update([1], [0.7], [1.0], alive={1})
     assert last == [pytest.approx(0.7)]
+
+
+def test_moments_join_what_lies_close():
+    times = [0.0, 0.5, 1.0, 1.5, 4.0, 6.0]
+    p = [0.9, 0.1, 0.8, 0.1, 0.7, 0.2]
+    assert forged_moments(times, p, 0.5, 1.0) == [(0.0, 1.0), (4.0, 4.0)]
+    assert forged_moments(times, p, 0.5, 0.4) == [(0.0, 0.0), (1.0, 1.0), (4.0, 4.0)]
+    assert forged_moments(times, p, 0.95, 1.0) == forged_moments([], [], 0.5, 1.0) == []
+    assert forged_moments([3.0], [0.5], 0.5, 1.0) == [(3.0, 3.0)]  # the threshold itself is forged

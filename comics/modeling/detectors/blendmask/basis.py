@@ -6,6 +6,7 @@ Shape letters: B images; C channels; K classes; M bases; H, W padded image; h, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,16 +43,16 @@ class BasisModule(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        block = {"kernel_size": 3, "norm": norm, "activation": True}
+        block: dict[str, Any] = {"kernel_size": 3, "norm": norm, "activation": True}
         self.refine = nn.ModuleList(ConvNorm(in_channels, channels, **block) for _ in levels)
         self.tower = nn.Sequential(
             *(ConvNorm(channels, channels, **block) for _ in range(num_convs))
         )
         self.last = ConvNorm(channels, channels, **block)
         self.bases = nn.Conv2d(channels, num_bases, 1)
-        self.semantic = None
+        self.semantic: nn.Sequential | None = None
         if num_classes is not None:
-            plain = {"kernel_size": 3, "norm": "BN", "activation": True}
+            plain: dict[str, Any] = {"kernel_size": 3, "norm": "BN", "activation": True}
             self.semantic = nn.Sequential(
                 ConvNorm(in_channels, channels, **plain),
                 ConvNorm(channels, channels, **plain),
@@ -109,5 +110,6 @@ class BasisModule(nn.Module):
             features: the pyramid.
             labels: [B, h, w] int64 on the first level's grid; 0 background, class + 1 elsewhere.
         """
+        assert self.semantic is not None  # where LOSS_ON
         logits = self.semantic(features[self.levels[0]])
         return functional.cross_entropy(logits.float(), labels)

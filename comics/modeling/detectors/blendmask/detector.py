@@ -38,6 +38,7 @@ from comics.modeling.detectors.fcos import (
 from comics.modeling.detectors.pooling import pool_map
 from comics.modeling.detectors.target_masks import require_masks, target_masks
 from comics.modeling.detectors.towers import PREDICTION_STD
+from comics.modeling.layers import fill_bias
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -96,7 +97,7 @@ class BlendMask(SquareMaskFCOS):
             self.backbone.out_channels, self.num_bases * attention_size**2, 3, padding=1
         )
         nn.init.normal_(self.attention.weight, std=PREDICTION_STD)
-        nn.init.zeros_(self.attention.bias)
+        fill_bias(self.attention, 0)
         self._check_fit()
 
     @classmethod
@@ -255,7 +256,7 @@ def semantic_labels(targets: Sequence[Faces], step: int, grid: tuple[int, int]) 
         shape = (1, -(-height // step), -(-width // step))
         label = torch.zeros(shape, dtype=torch.int64, device=faces.boxes.device)
         if len(faces):
-            for mask, name in zip(faces.masks[:, ::step, ::step], faces.labels, strict=True):
+            for mask, name in zip(faces.known_masks[:, ::step, ::step], faces.labels, strict=True):
                 label = torch.where(mask, name + 1, label)
         maps.append(label)
     return pad_to(maps, grid).squeeze(1)

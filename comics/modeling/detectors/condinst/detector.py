@@ -49,6 +49,7 @@ from comics.modeling.detectors.target_masks import (
     sampled_masks,
 )
 from comics.modeling.detectors.towers import PREDICTION_STD
+from comics.modeling.layers import fill_bias
 from comics.ops.losses import dice_loss
 from comics.ops.masks import mask_centers
 from comics.registry import DETECTORS
@@ -106,7 +107,7 @@ class CondInst(FCOS):
             self.backbone.out_channels, mask_head.num_parameters, 3, padding=1
         )
         nn.init.normal_(self.controller.weight, std=PREDICTION_STD)
-        nn.init.zeros_(self.controller.bias)
+        fill_bias(self.controller, 0)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> CondInst:
@@ -225,7 +226,7 @@ class CondInst(FCOS):
         chosen = self._trained_positives(dense)
         logits = self._logits(dense, mask_features, chosen)
         stride = self.mask_head.out_stride
-        grid = tuple(side // stride for side in batch.tensor.shape[-2:])
+        grid = (batch.tensor.shape[-2] // stride, batch.tensor.shape[-1] // stride)
         sampled = pad_masks([sampled_masks(m, stride) for m in masks], grid)
         wanted = sampled[dense.targets.face[chosen]]
         if self.box_supervision is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.backbone import FPN
-from comics.modeling.layers import ConvNorm
+from comics.modeling.layers import ConvNorm, fill_bias
 from comics.ops.losses import focal_loss
 from comics.ops.upsampling import aligned_upsample
 
@@ -65,13 +66,13 @@ class MaskBranch(nn.Module):
         self.levels = tuple(levels)
         self.stride = strides[0]
         self.factors = tuple(stride // strides[0] for stride in strides)
-        block = {"kernel_size": 3, "norm": norm, "activation": True}
+        block: dict[str, Any] = {"kernel_size": 3, "norm": norm, "activation": True}
         self.refine = nn.ModuleList(ConvNorm(in_channels, channels, **block) for _ in levels)
         self.tower = nn.Sequential(
             *(ConvNorm(channels, channels, **block) for _ in range(num_convs))
         )
         self.mask_features = nn.Conv2d(channels, out_channels, 1)
-        self.semantic = None
+        self.semantic: nn.Sequential | None = None
         if num_classes is not None:
             self.semantic = nn.Sequential(
                 ConvNorm(in_channels, channels, **block),
@@ -84,8 +85,9 @@ class MaskBranch(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.semantic is not None:
-            nn.init.normal_(self.semantic[2].weight, std=SEMANTIC_STD)
-            nn.init.constant_(self.semantic[2].bias, -math.log((1 - prior) / prior))
+            last = cast(nn.Conv2d, self.semantic[2])
+            nn.init.normal_(last.weight, std=SEMANTIC_STD)
+            fill_bias(last, -math.log((1 - prior) / prior))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: FPN) -> MaskBranch:
@@ -134,6 +136,7 @@ class MaskBranch(nn.Module):
             labels: [B, h, w] int64 on the first level's grid; K background, else the class.
             alpha, gamma: of the focal loss.
         """
+        assert self.semantic is not None
         logits = self.semantic(features[self.levels[0]])
         classes = logits.shape[1]
         covered = (labels != classes).sum().clamp(min=1)

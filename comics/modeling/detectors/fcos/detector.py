@@ -23,7 +23,7 @@ from torch.nn import functional
 from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
-from comics.modeling.backbone import build_backbone
+from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
@@ -47,6 +47,7 @@ from comics.modeling.detectors.towers import (
     make_tower,
     run_tower,
 )
+from comics.modeling.layers import fill_bias
 from comics.ops.boxes import clip_boxes
 from comics.registry import DETECTORS
 from comics.structures import Faces
@@ -121,7 +122,7 @@ class FCOSHead(nn.Module):
             nn.Parameter(torch.ones(1)) for _ in range(num_levels if use_scale else 0)
         )
         initialise_convs(self)
-        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
+        fill_bias(self.class_logits, -math.log((1 - prior) / prior))
 
     @staticmethod
     def settings(cfg: CfgNode) -> dict:
@@ -331,7 +332,7 @@ class FCOS(Detector):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Pyramid,
         head: FCOSHead,
         *,
         levels: Sequence[str],
@@ -391,7 +392,7 @@ class FCOS(Detector):
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""
         head = self.head([features[level] for level in self.levels])
-        found = {}
+        found: dict[str, Tensor] = {}
         for name in SELECTED_MAPS:
             found |= name_levels(name, self.levels, getattr(head, name))
         return found | self.mask_maps(features, head)

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from comics.config import CfgNode
-from comics.modeling.backbone import build_backbone
+from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
@@ -68,7 +68,7 @@ class MaskRCNN(Detector):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Pyramid,
         *,
         proposal_network: ProposalNetwork,
         sampler: ProposalSampler,
@@ -146,7 +146,8 @@ class MaskRCNN(Detector):
         proposals, losses = self._propose(features, batch, targets)
         sampled = self.sampler(proposals, targets)
         pooled = self.box_pooler(features, sampled.per_image(len(targets)))
-        losses |= self.box_head.loss(*self.box_head(pooled), sampled)
+        class_logits, deltas = self.box_head(pooled)
+        losses |= self.box_head.loss(class_logits, deltas, sampled)
         positive = sampled[sampled.labels < self.box_head.num_classes]
         losses["loss_mask"] = self._mask_loss(features, positive, targets)
         finest = features[self.mask_pooler.levels[0]]
@@ -258,7 +259,7 @@ class MaskRCNN(Detector):
             here = positive.image == position
             if len(faces):
                 wanted[here] = crop_and_resize(
-                    faces.masks, positive.boxes[here], logits.shape[-1], positive.face[here]
+                    faces.known_masks, positive.boxes[here], logits.shape[-1], positive.face[here]
                 )
         return mask_loss(logits, wanted)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -245,4 +246,6 @@ def mask_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def _norm_layer(name: str) -> Callable[[int], nn.Module] | None:
     """What torchvision's layers take for a normalisation; None gives convolutions a bias."""
-    return None if name in NO_NORM else partial(make_norm, name)
+    if name in NO_NORM:
+        return None
+    return cast(Callable[[int], nn.Module], partial(make_norm, name))

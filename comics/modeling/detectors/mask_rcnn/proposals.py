@@ -217,8 +217,8 @@ class ProposalNetwork(RegionProposalNetwork):
         self,
         objectness: Tensor,
         pred_bbox_deltas: Tensor,
-        labels: Sequence[Tensor],
-        regression_targets: Sequence[Tensor],
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Objectness and box loss: sums over sampled anchors over the number asked for.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +171,10 @@ class MEInstHead(FCOSHead):
 
 
 @DETECTORS.register()
+def _mask_tower(head: HeadOutput) -> list[Tensor]:
+    return cast(MEInstHeadOutput, head).mask_tower
+
+
 class MEInst(SquareMaskFCOS):
     """FCOS with masks from codes.
 
@@ -186,6 +190,7 @@ class MEInst(SquareMaskFCOS):
             needs centre-ness).
     """
 
+    head: MEInstHead
     head_type = MEInstHead
     selection_parts = ("head.code", "coding")
 
@@ -248,13 +253,13 @@ class MEInst(SquareMaskFCOS):
             name.replace("_fcos_", "_MEInst_"): loss for name, loss in dense.loss.losses.items()
         }
         losses["loss_MEInst_mask"] = self._mask_loss(dense, targets)
-        return TrainingOutput(losses, features, self.proposals(dense), dense.head.mask_tower)
+        return TrainingOutput(losses, features, self.proposals(dense), _mask_tower(dense.head))
 
-    def mask_maps(self, features: dict[str, Tensor], head: MEInstHeadOutput) -> dict[str, Tensor]:
+    def mask_maps(self, features: dict[str, Tensor], head: HeadOutput) -> dict[str, Tensor]:
         """ "code_maps" of each level, see ``MEInstHead.code_maps``."""
         if not self.mask_on:
             return {}
-        return name_levels("code_maps", self.levels, self.head.code_maps(head.mask_tower))
+        return name_levels("code_maps", self.levels, self.head.code_maps(_mask_tower(head)))
 
     def square_masks(
         self, dense: dict[str, Tensor], detections: Sequence[Detections]
@@ -288,7 +293,7 @@ class MEInst(SquareMaskFCOS):
         """
         found = dense.positives
         predicted = self.head.codes_at(
-            self.head.code_maps(dense.head.mask_tower), found.level, found.image, found.cell
+            self.head.code_maps(_mask_tower(dense.head)), found.level, found.image, found.cell
         )
         wanted = target_masks(targets, self.coding.size)[found.face]
         if self.loss_on_mask:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from comics.config import CfgNode
-from comics.modeling.backbone import build_backbone
+from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
@@ -105,7 +105,7 @@ class SOLOv2(Detector):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Pyramid,
         instance_head: InstanceHead,
         mask_head: MaskHead,
         *,
@@ -160,7 +160,8 @@ class SOLOv2(Detector):
         """
         require_masks(targets)
         dense, mask_features = self.heads(features)
-        assigned = self.assigner.assign(targets, tuple(batch.tensor.shape[-2:]))
+        height, width = batch.tensor.shape[-2:]
+        assigned = self.assigner.assign(targets, (height, width))
         instance_loss, boxes = self._instance_loss(dense, mask_features, assigned, targets)
         losses = {"loss_ins": instance_loss, "loss_cate": self._class_loss(dense, assigned)}
         proposals = self._proposals(features, assigned, boxes)
@@ -227,7 +228,7 @@ class SOLOv2(Detector):
         )
         image = torch.cat([pairs.image for pairs in assigned])
         face = torch.cat([pairs.face for pairs in assigned])
-        size = tuple(mask_features.shape[-2:])
+        size = (mask_features.shape[-2], mask_features.shape[-1])
         boxes = kernels.new_zeros(len(kernels), 4)
         errors = []
         for index, faces in enumerate(targets):
@@ -237,7 +238,7 @@ class SOLOv2(Detector):
             wanted = soft.new_zeros(0, soft.shape[1], dtype=torch.bool)
             if len(faces):
                 wanted = shrink_masks(
-                    faces.masks, self.mask_stride, size, self.loss.mask_targets
+                    faces.known_masks, self.mask_stride, size, self.loss.mask_targets
                 ).flatten(1)
             errors.append(dice_loss(soft, wanted[face[here]], smoothing=DICE_SMOOTHING))
             found = (soft.detach() > self.selector.mask_threshold).view(-1, *size)
@@ -260,12 +261,9 @@ class SOLOv2(Detector):
         for level, grid, pairs, part in zip(
             self.levels, self.assigner.grids, assigned, parts, strict=True
         ):
-            cells = pyramid_cells(
-                pairs.cell,
-                grid,
-                tuple(features[level].shape[-2:]),
-                self._cells_per_image(features, level),
-            )
+            height, width = features[level].shape[-2:]
+            per_image = self._cells_per_image(features, level)
+            cells = pyramid_cells(pairs.cell, grid, (height, width), per_image)
             found[level] = LevelProposals(pairs.image, pairs.face, part, cells)
         return found
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.config import CfgNode
-from comics.modeling.layers import ConvNorm
+from comics.modeling.layers import ConvNorm, fill_bias
 
 INITIAL_STD = 0.01  # of the initial weights of all convolutions
 COORDINATES = 2  # channels: x, y
@@ -78,7 +79,7 @@ class InstanceHead(nn.Module):
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.kernels = nn.Conv2d(channels, num_kernels, 3, padding=1)
         _initialise(self)
-        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
+        fill_bias(self.class_logits, -math.log((1 - prior) / prior))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> InstanceHead:
@@ -166,7 +167,7 @@ class MaskHead(nn.Module):
         total = self.levels[0](features[0])
         for convolutions, feature in zip(self.levels[1:], features[1:], strict=True):
             merged = with_coordinates(feature) if convolutions is self.levels[-1] else feature
-            for convolution in convolutions:
+            for convolution in cast(nn.ModuleList, convolutions):
                 merged = functional.interpolate(
                     convolution(merged),
                     scale_factor=UPSAMPLING,
@@ -181,7 +182,8 @@ def even_scales(features: Sequence[Tensor]) -> list[Tensor]:
     """Levels of more similar sizes: the finest halved, the coarsest as large as the one before."""
     finest, coarsest = features[0], features[-1]
     halved = _resize(finest, (max(finest.shape[-2] // 2, 1), max(finest.shape[-1] // 2, 1)))
-    enlarged = _resize(coarsest, tuple(features[-2].shape[-2:]))
+    height, width = features[-2].shape[-2:]
+    enlarged = _resize(coarsest, (height, width))
     return [halved, *features[1:-1], enlarged]
 
 
@@ -195,7 +197,7 @@ def with_coordinates(feature: Tensor) -> Tensor:
 
 def _even_steps(count: int, like: Tensor) -> Tensor:
     """[count] from -1 to 1, or -1 alone."""
-    options = {"device": like.device, "dtype": like.dtype}
+    options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     if not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, count, **options)
     # An exported graph would keep the count that linspace was traced with

@@ -86,7 +86,7 @@ class CellAssigner:
         """
         boxes = torch.cat([faces.boxes for faces in targets]).double()
         device = boxes.device
-        centres = [centre_of_mass(f.masks) for f in targets if len(f)]
+        centres = [centre_of_mass(f.known_masks) for f in targets if len(f)]
         centre = torch.cat(centres) if centres else boxes.new_zeros(0, 2)
         sides = boxes[:, 2:] - boxes[:, :2]
         size = sides.prod(dim=1).sqrt()

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2 import model_zoo  # noqa: E402
-from detectron2.config import get_cfg  # noqa: E402
+from detectron2.config import CfgNode, get_cfg  # noqa: E402
 
 from comics.config import get_cfg as get_comics_cfg  # noqa: E402
 from comics.config import load_config as load_native  # noqa: E402
@@ -106,6 +106,40 @@ def test_detectron2s_rcnn_with_comics_keeps_its_defaults():
     assert cfg.MODEL.COMICS.PROPOSAL.LEVELS == ["p2", "p3", "p4", "p5"]
 
 
+OLD = "MODEL:\n  META_ARCHITECTURE: COMICSFCOS\n  FCOS:\n    INFERENCE_TH_TEST: 0.25\n"
+
+
+def test_a_key_may_have_its_old_name_and_it_is_noted(tmp_path, caplog):
+    (tmp_path / "base.yaml").write_text(OLD)
+    path = tmp_path / "file.yaml"
+    path.write_text("_BASE_: base.yaml\nMODEL:\n  SOLOV2:\n    SCORE_THR: 0.5\n")
+    cfg = get_cfg()
+    add_comics_config(cfg)
+    with caplog.at_level("INFO", logger="comics"):
+        cfg.merge_from_file(str(path))
+    assert "MODEL.FCOS.INFERENCE_TH_TEST is now called MODEL.FCOS.SCORE_THRESH_TEST" in caplog.text
+    assert (cfg.MODEL.FCOS.SCORE_THRESH_TEST, cfg.MODEL.SOLOV2.SCORE_THRESH_TEST) == (0.25, 0.5)
+    assert "INFERENCE_TH_TEST" not in cfg.MODEL.FCOS
+    cfg.merge_from_list(["MODEL.FCOS.INFERENCE_TH_TEST", "0.125"])
+    assert cfg.MODEL.FCOS.SCORE_THRESH_TEST == 0.125
+    assert load_config(path).MODEL.SOLOV2.SCORE_THRESH_TEST == 0.5
+    path.write_text(OLD + "    SCORE_THRESH_TEST: 0.5\n")
+    with pytest.raises(KeyError, match="one key under its old and its new name"):
+        cfg.merge_from_file(str(path))
+
+
+def test_a_key_that_another_project_added_keeps_its_name(tmp_path):
+    cfg = get_cfg()
+    cfg.MODEL.FCOS = CfgNode({"INFERENCE_TH_TEST": 0.05})  # AdelaiDet's
+    add_comics_config(cfg)
+    path = tmp_path / "file.yaml"
+    path.write_text(OLD)
+    cfg.merge_from_file(str(path))
+    assert cfg.MODEL.FCOS.INFERENCE_TH_TEST == 0.25
+    cfg.merge_from_list(["MODEL.FCOS.INFERENCE_TH_TEST", 0.5])
+    assert cfg.MODEL.FCOS.INFERENCE_TH_TEST == 0.5
+
+
 def test_every_key_of_both_is_there_in_its_own_type():
     cfg = load_config()
     assert leaves(get_cfg()).keys() | leaves(get_comics_cfg()).keys() <= leaves(cfg).keys()
@@ -132,7 +166,7 @@ def test_our_file_for_its_mask_rcnn_is_the_model_zoos_model():
     device = ["MODEL.DEVICE", "cpu"]
     ours, theirs = (leaves(load_config(path, device)) for path in
                     (OWN, model_zoo.get_config_file(ZOO)))  # fmt: skip
-    changed = {key for key, value in theirs.items() if ours[key] != value}
+    changed = {key for key in leaves(get_cfg()) if ours[key] != theirs[key]}
     assert {key for key in changed if key.startswith("MODEL.")} == {
         "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.ROI_HEADS.NUM_CLASSES"
     }  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
+from detectron2.export import TracingAdapter  # noqa: E402
 from detectron2.modeling import META_ARCH_REGISTRY, build_model  # noqa: E402
 from detectron2.structures import BitMasks, PolygonMasks  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
@@ -192,7 +193,7 @@ def test_missing_ground_truth_and_second_view_are_named(tiny_overrides, scenes):
     model.prepare_training()
     with pytest.raises(ValueError, match=r"image 0 \(0.png\) has none"):
         model(inputs(images))
-    with pytest.raises(ValueError, match="key_images"):
+    with pytest.raises(ValueError, match='lacks a second view, "key_image"'):
         model(inputs(images, targets))
 
 
@@ -215,6 +216,26 @@ def test_face_forensics_judges_as_in_the_native_runtime(tiny_overrides, scenes, 
         model.train()(inputs(images, scenes[1]))
 
 
+def test_a_joined_model_is_traced_as_detectron2_traces_its_own(tiny_overrides, scenes):
+    cfg = load_config(
+        overrides=tiny_overrides(
+            "FaceForensics", "MODEL.FACE.DETECTOR", "COMICSBlendMask", "MODEL.FACE.ENCODER",
+            "SmallResNet", "MODEL.FACE.CROP_SIZE", "32", "MODEL.FACE.METHOD", "CrossEntropy",
+        )
+    )  # fmt: skip
+    model = build_model(cfg).eval()
+    given = [{"image": scenes[0][0]}]
+    with torch.no_grad():
+        adapter = TracingAdapter(model, given)
+        traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+        found = adapter.outputs_schema(traced(*adapter.flattened_inputs))[0]["instances"]
+        expected = model(given)[0]["instances"]
+    assert len(found) == len(expected) > 0
+    for name, value in expected.get_fields().items():
+        one, other = (getattr(x, "tensor", x) for x in (found.get(name), value))
+        torch.testing.assert_close(one, other)
+
+
 RESNET_18 = [
     "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16",
     "MODEL.RESNETS.WIDTH_PER_GROUP", "64",
@@ -235,6 +256,23 @@ def test_detectron2s_backbone_carries_our_detector(tiny_overrides, scenes):
     assert "training_only.key_encoder.encoder.backbone.fpn_lateral3.weight" in model.state_dict()
     with torch.no_grad():
         assert "pred_masks" in model.eval()(inputs(images))[0]["instances"].get_fields()
+
+
+@pytest.mark.parametrize("name", ["BlendMask", "COMICSBlendMask"])
+def test_a_backbone_of_the_model_zoo_loads(name, tiny_overrides, tmp_path):
+    words = [*RESNET_18, "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"]
+    model = build_model(load_config(overrides=tiny_overrides(name, *words)))
+    detector = getattr(model, "detector", model)
+    bottom_up = detector.backbone.bottom_up.state_dict()
+    content = {  # as of its R-50.pkl: the backbone's names alone, to be matched by their ends
+        "model": {key: np.full(value.shape, 2, np.float32) for key, value in bottom_up.items()},
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+    }
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps(content))
+    load_weights(model, str(path))
+    assert all((value == 2).all() for value in detector.backbone.bottom_up.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["detectron2/build_resnet_backbone", "build_resnet_backbone"])

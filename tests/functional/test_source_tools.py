@@ -1,0 +1,134 @@
+"""Tools that measure, choose for and finish a model, source by source, on drawn pictures."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from comics.config import load_config_text
+from comics.inference.default_weights import default_weights
+from comics.inference.doubt import Familiarity
+from comics.inference.knowledge import Knowledge
+from comics.modeling.weights import read_weights
+from comics.ops.picture_statistics import DESCRIPTOR_NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "lab"))
+import benchmark_sources  # noqa: E402
+import choose_threshold  # noqa: E402
+import finish_weights  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """24 real and 24 forged crops, of noise that differs, with boxes."""
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    with open(folder / "faces.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "x0", "y0", "x1", "y1", "label", "method", "group"])
+        for number in range(48):
+            image = np.full((72, 72, 3), 90 + 2 * number, np.uint8)
+            noise = rng.normal(0, 4 + 8 * (number % 2), image.shape)
+            image = np.clip(image + noise, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+            label = ("real", "fake")[number % 2]
+            method = ("real", "noise")[number % 2]
+            table.writerow([f"{number}.png", 10, 10, 60, 62, label, method, number // 2])
+    return folder / "faces.csv"
+
+
+def test_a_table_of_sources_and_conditions(source, tmp_path, capsys):
+    arguments = ["--weights", str(default_weights()), "--sources", f"drawn={source}"]
+    arguments += ["--output", str(tmp_path), "--limit", "5", "--clips"]
+    arguments += ["--conditions", "jpeg:50", "side:32"]
+    assert benchmark_sources.main(arguments) == 0
+    text = (tmp_path / "sources.md").read_text("utf-8")
+    (figures,) = json.loads((tmp_path / "sources.json").read_text("utf-8")).values()
+    assert {"drawn, clean", "drawn, jpeg:50", "drawn, side:32", "drawn, per clip"} <= set(figures)
+    assert figures["drawn, clean"]["AUC"]["count"] == 10
+    assert "| drawn, clean | 10 |" in text
+    # A second run takes the stored scores and says the same
+    scores = next(tmp_path.glob("scores_*.json"))
+    before = scores.read_bytes()
+    assert benchmark_sources.main(arguments) == 0
+    assert scores.read_bytes() == before and (tmp_path / "sources.md").read_text("utf-8") == text
+    wrong = [*arguments[:3], "nothing", *arguments[4:]]
+    assert benchmark_sources.main(wrong) == 2
+    assert "'nothing' is no NAME=ENTRY" in capsys.readouterr().err
+
+
+def test_choose_and_finish(source, tmp_path, capsys):
+    predictions = tmp_path / "predictions.csv"
+    rng = np.random.default_rng(1)
+    with open(predictions, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "fake_probability"])
+        for number in range(200):
+            label = number % 2
+            score = 1 / (1 + np.exp(-rng.normal(2 * label - 1, 1)))
+            table.writerow([f"{number}.png", label, f"{score:.6f}"])
+    chosen = tmp_path / "chosen.safetensors"
+    assert choose_threshold.main(
+        ["--weights", str(default_weights()), "--store", str(chosen),
+         "--predictions", f"drawn={predictions}"]
+    ) == 0  # fmt: skip
+    assert "drawn" in capsys.readouterr().out
+    kinds = [
+        "--trained-on",
+        "blends",
+        "swaps",
+        "--not-trained-on",
+        "audio",
+        "--rights",
+        "Research.",
+    ]
+    finished = tmp_path / "finished.safetensors"
+    assert finish_weights.main(
+        ["--weights", str(chosen), "--store", str(finished), "--config-file",
+         str(ROOT / "configs/Default/face_sources_wide.yaml"), "--sources", f"drawn={source}",
+         "--validation", f"drawn={source}", "--share", "0.1", "--max-blockiness", "1.5", *kinds]
+    ) == 0  # fmt: skip
+    file = read_weights(finished)
+    unclear = load_config_text(file.metadata["config"]).TEST.UNCLEAR
+    assert unclear.MAX_BLOCKINESS == 1.5 and unclear.BELOW > 0
+    assert file.metadata["temperature"] == read_weights(chosen).metadata["temperature"]
+    assert Knowledge.from_metadata(file.metadata, finished).trained_on == ("blends", "swaps")
+    familiarity = Familiarity.from_metadata(file.metadata, finished)
+    assert familiarity.is_unfamiliar(np.full((60, 60, 3), (255, 0, 255), np.uint8))
+    familiar = [
+        not familiarity.is_unfamiliar(cv2.imread(str(source.parent / f"{n}.png"))[..., ::-1])
+        for n in range(48)
+    ]
+    assert np.mean(familiar) > 0.8
+
+
+def test_the_limit_holds_for_the_source_that_needs_the_highest():
+    rng = np.random.default_rng(2)
+
+    def windows(name, spread):
+        return [
+            finish_weights.Window(name, row)
+            for row in rng.normal(0, spread, (500, len(DESCRIPTOR_NAMES)))
+        ]
+
+    near, far = windows("near", 1.0), windows("far", 2.0)
+    familiarity = finish_weights.fit_familiarity(near, near + far, 0.05)
+    share = {
+        name: np.mean([familiarity.distance(w.descriptor) > familiarity.limit for w in part])
+        for name, part in (("near", near), ("far", far))
+    }
+    assert share["far"] == pytest.approx(0.05, abs=0.005) and share["near"] == 0
+
+
+def test_faults_are_named(tmp_path, capsys):
+    kinds = ["--trained-on", "x", "--rights", "y"]
+    given = ["--weights", str(default_weights()), "--store", str(tmp_path / "o"), *kinds]
+    given += ["--config-file", str(ROOT / "configs/Default/face.yaml"), "--validation", "a=b.csv"]
+    assert finish_weights.main([*given, "--sources", f"a={tmp_path}/no.csv"]) == 2
+    assert "no.csv" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
