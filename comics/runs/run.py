@@ -157,10 +157,11 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
                 collect.add_file(entry)
             for one in file.images():
                 document.add_texts(one.image_text, one.face_texts)
-                for face in one.faces:
-                    faces_table.add(face_row(one.image, face))
+                image, faces = one.image, one.faces  # each is parsed on every access
+                for face in faces:
+                    faces_table.add(face_row(image, face))
                 if collect is not None:
-                    collect.add_image(one.image, one.faces)
+                    collect.add_image(image, faces)
 
 
 class RecordSink(Protocol):
