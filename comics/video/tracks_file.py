@@ -31,7 +31,7 @@ import numpy as np
 
 from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
-from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
+from comics.runs.outputs import BOX_DECIMALS, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
 from comics.video.track_verdicts import (
     speaking_tracks,
@@ -42,6 +42,7 @@ from comics.video.track_verdicts import (
 
 COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts"
 FETCHED = 100  # rows read at once
+SCHEMA_VERSION = "2.0"  # of a tracks file
 AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
 
 
