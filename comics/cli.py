@@ -97,6 +97,7 @@ def _run(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    options.command_line = [parser.prog, *words]
     try:
         return options.run(options)
     except KeyboardInterrupt:  # before the command itself takes care of it: nothing is begun

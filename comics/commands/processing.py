@@ -57,6 +57,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
                 _say,
                 stop=lambda: bool(request.signum),
                 write=lambda record: _write_outputs(options.output, record),
+                command=options.command_line,
             )
         except SettingsError as error:
             return stop(options, error, EXIT_ARGUMENTS)
@@ -87,7 +88,7 @@ def _write_outputs(output: Path, record: RunRecord) -> None:
 
     collector = RunRowsCollector()
     write_results(output, record, collector)
-    write_rows_report(output, collector.rows(output, record.provenance, record.summary))
+    write_rows_report(output, collector.rows(output, record.provenance, record.summary, record.run))
 
 
 def _inputs(options: argparse.Namespace, videos_only: bool) -> ExpandedInputs:
@@ -132,6 +133,7 @@ def _predictor(options: argparse.Namespace) -> Predictor:
 
 def _run_options(options: argparse.Namespace, shard: Shard, predictor: Predictor) -> RunOptions:
     from comics.commands.video_arguments import video_options
+    from comics.data.custody.credentials import TrustList
     from comics.runs.options import RunOptions
 
     return RunOptions(
@@ -144,6 +146,7 @@ def _run_options(options: argparse.Namespace, shard: Shard, predictor: Predictor
         overwrite=options.overwrite,
         decoding_threads=options.decoding_threads,
         video=video_options(options, predictor.video_rule),
+        trust=None if options.trust_list is None else TrustList.read(options.trust_list),
     )
 
 

@@ -137,6 +137,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for pictures: where the face method sees forgery in each face",
     )
+    group.add_argument(
+        "--trust-list",
+        type=Path,
+        metavar="FILE",
+        help="PEM certificates: signers of Content Credentials (C2PA) that lead to one of them are "
+        "called trusted (default: none is)",
+    )
     group.add_argument("--crops", action="store_true", help="also write a picture of every face")
     group.add_argument(
         "--overwrite",

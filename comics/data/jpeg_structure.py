@@ -105,7 +105,7 @@ def read_jpeg(stream: BinaryIO, scans: bool = True) -> Jpeg:
     """
     jpeg, size = Jpeg(), file_size(stream)
     at = 2
-    while (found := _next_marker(stream, at, size)) is not None:
+    while (found := next_marker(stream, at, size)) is not None:
         place, code = found
         at = place + 2
         if code == END[1]:
@@ -130,7 +130,7 @@ def read_jpeg(stream: BinaryIO, scans: bool = True) -> Jpeg:
     return jpeg
 
 
-def _next_marker(stream: BinaryIO, at: int, size: int) -> tuple[int, int] | None:
+def next_marker(stream: BinaryIO, at: int, size: int) -> tuple[int, int] | None:
     """(place, code) of the next marker; what lies before it, and filling, is passed over."""
     while at < size:
         block = read_at(stream, at, BLOCK)

@@ -67,7 +67,7 @@ def read_png(stream: BinaryIO, check: bool = True) -> Png:
         OSError: if the file cannot be read.
     """
     png = Png()
-    for chunk in _chunks(stream):
+    for chunk in chunks(stream):
         if chunk.name == END:
             break
         is_needed = not chunk.name[0] & ANCILLARY or chunk.name in FRAMES
@@ -86,7 +86,8 @@ def read_png(stream: BinaryIO, check: bool = True) -> Png:
     return png
 
 
-def _chunks(stream: BinaryIO) -> Iterator[Chunk]:
+def chunks(stream: BinaryIO) -> Iterator[Chunk]:
+    """All chunks in order, also those behind the end; contents are not read."""
     at, size = len(SIGNATURE), file_size(stream)
     while len(head := read_at(stream, at, 8)) == 8:
         length, name = struct.unpack(">I4s", head)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from comics.data.file_names import display_name as display_name  # outputs' names are here
 from comics.files import write_bytes
 
 MAX_NAME_BYTES = 200  # of one part of an output path; most file systems allow 255
 UNSAFE = re.compile(r"[^\w .()+,=@~-]", re.ASCII)  # kept: letters, digits and harmless punctuation
 # Names that Windows gives to devices, whatever their extension
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-SURROGATE_OF_BYTE_0 = 0xDC00  # Python's stand-ins for bytes of a name that are not UTF-8
 
 
 def refuse_links(folder: Path, name: PurePath | str) -> Path:
@@ -32,22 +31,6 @@ def refuse_links(folder: Path, name: PurePath | str) -> Path:
             reason = "a symbolic link, through which no output is written"
             raise OSError(errno.ELOOP, reason, str(path))
     return path
-
-
-def display_name(path: str | os.PathLike) -> str:
-    """A path as printable text that JSON and terminals can hold.
-
-    Bytes that are not UTF-8, and characters that are not printable (line ends, terminal codes,
-    marks that reverse the direction of writing), become escapes such as ``\\xe9`` or ``\\n``.
-    """
-    return "".join(c if c.isprintable() else _escape(c) for c in os.fspath(path))
-
-
-def _escape(character: str) -> str:
-    byte = ord(character) - SURROGATE_OF_BYTE_0
-    if 0x80 <= byte <= 0xFF:
-        return f"\\x{byte:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def safe_name(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,7 @@ class RunRows:
         timelines: of its videos.
         provenance, summary: as in results.json.
         notes: what could not be read, or is left out.
+        run: as in results.json; empty of a run before schema 2.1.
     """
 
     files: list[FileRow]
@@ -145,6 +146,7 @@ class RunRows:
     provenance: Mapping
     summary: Mapping
     notes: list[str]
+    run: Mapping = field(default_factory=dict)
 
     @property
     def fake_threshold(self) -> float:
@@ -168,10 +170,10 @@ def read_run(folder: Path) -> RunRows:
         ResultsError: if its results.json is absent, broken, or of another schema.
     """
     path = folder / "results.json"
-    provenance, summary, files = _read_files(path)
+    provenance, summary, run, files = _read_files(path)
     chosen = _Highest(MAX_FACES)
     _read_faces(path, files, chosen)
-    return _finish_rows(folder, provenance, summary, files, chosen)
+    return replace(_finish_rows(folder, provenance, summary, files, chosen), run=run)
 
 
 class RunRowsCollector:
@@ -199,9 +201,12 @@ class RunRowsCollector:
         if row.peak > before:
             row.peak_frame, row.peak_time = image.get("frame"), image.get("time_s")
 
-    def rows(self, folder: Path, provenance: Mapping, summary: Mapping) -> RunRows:
+    def rows(
+        self, folder: Path, provenance: Mapping, summary: Mapping, run: Mapping | None = None
+    ) -> RunRows:
         """All that the report shows; the tracks of videos are read from their files."""
-        return _finish_rows(folder, provenance, summary, self._files, self._chosen)
+        rows = _finish_rows(folder, provenance, summary, self._files, self._chosen)
+        return replace(rows, run=run or {})
 
 
 def _finish_rows(
@@ -249,9 +254,10 @@ class _Highest:
         return [face for _, _, face in kept]
 
 
-def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
+def _read_files(path: Path) -> tuple[Mapping, Mapping, Mapping, list[FileRow]]:
     provenance: Mapping = {}
     summary: Mapping = {}
+    run: Mapping = {}
     files: list[FileRow] = []
     version = None
     for name, value in read_members(path):
@@ -261,6 +267,8 @@ def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
             provenance = value
         elif name == "summary" and isinstance(value, dict):
             summary = value
+        elif name == "run" and isinstance(value, dict):
+            run = value
         elif name == "files":
             files.append(FileRow(_file_entry(path, value, len(files)), len(files)))
     if not isinstance(version, str) or not version.startswith(SUPPORTED):
@@ -268,7 +276,7 @@ def _read_files(path: Path) -> tuple[Mapping, Mapping, list[FileRow]]:
         raise ResultsError(
             path, f"schema_version {version!r} is not one that this version reads ({known})"
         )
-    return provenance, {RENAMED.get(name, name): n for name, n in summary.items()}, files
+    return provenance, {RENAMED.get(name, name): n for name, n in summary.items()}, run, files
 
 
 def _file_entry(path: Path, value: Any, number: int) -> dict:

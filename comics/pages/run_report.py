@@ -16,6 +16,7 @@ from markupsafe import Markup
 from comics.files import write_bytes
 from comics.inference.doubt import REASONS
 from comics.inference.knowledge import knowledge_sentence
+from comics.pages.custody import custody_counts, file_facts, run_facts
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
 from comics.pages.thumbnails import (
@@ -34,6 +35,7 @@ TITLE = "Faces, real and forged"
 TEMPLATE, SCRIPT = "run_report.html", "run_report.js"
 MAX_PICTURES = 300  # files with a thumbnail: the most suspicious ones
 MAX_FACE_PICTURES = 1_500
+MAX_FIRST_FILES = 3  # whose facts are on the first screen; those of more are in the table
 DECIMALS = 6  # of P(fake) and scores, as in results.json
 SIZE_DECIMALS, TIME_DECIMALS = 1, 3
 
@@ -98,6 +100,8 @@ def write_rows_report(folder: Path, run: RunRows, title: str = TITLE) -> Path:
         summary=[(text, run.summary.get(name, 0)) for name, text in SUMMARY.items()],
         pending=_pending(run),
         knowledge=knowledge_sentence(run.provenance),
+        custody=[*custody_counts([row.entry for row in run.files]), *run_facts(run.run)],
+        first_files=_first_files(run),
         notes=run.notes,
         file_columns=FILE_COLUMNS,
         face_columns=FACE_COLUMNS,
@@ -109,6 +113,14 @@ def write_rows_report(folder: Path, run: RunRows, title: str = TITLE) -> Path:
     # Surrogates stand for bytes of file names that are no UTF-8
     write_bytes(path, html.encode("utf-8", "backslashreplace"))
     return path
+
+
+def _first_files(run: RunRows) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(name, facts) of the files of a small run, which its first screen has room for."""
+    if run.file_count > MAX_FIRST_FILES:
+        return []
+    told = [(row.name, file_facts(row.entry)) for row in run.files]
+    return [(name, facts) for name, facts in told if facts]
 
 
 def _pending(run: RunRows) -> int | None:
@@ -202,6 +214,7 @@ def _file_data(folder: Path, row: FileRow) -> dict[str, object]:
         "time": None if row.seconds is None else [round(row.seconds, TIME_DECIMALS)],
         "link": _link(folder, entry.get("output")),
         "heat": _link(folder, entry.get("heat_map")),
+        "facts": file_facts(entry),
         "thumb": None,
     }
 

@@ -33,8 +33,30 @@ FACE_COLUMNS = (
     "verdict",
     "unclear_because",
 )
-NESTED = ("track_verdicts",)  # of a file, in results.json alone
-FILE_COLUMNS = tuple(field.name for field in fields(FileStatus) if field.name not in NESTED)
+NESTED = ("facts", "track_verdicts")  # of a file, in results.json
+# Of a file's facts: column -> where it is in the file's entry
+FACT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "sha256": ("sha256",),
+    "bytes": ("bytes",),
+    "type": ("type",),
+    "modified": ("modified",),
+    "camera": ("metadata", "camera"),
+    "software": ("metadata", "software"),
+    "times": ("metadata", "times"),
+    "has_gps": ("metadata", "has_gps"),
+    "source_type": ("metadata", "source_type"),
+    "thumbnail_differs": ("metadata", "thumbnail", "differs"),
+    "c2pa_present": ("c2pa", "present"),
+    "c2pa_intact": ("c2pa", "intact"),
+    "c2pa_signer": ("c2pa", "signer"),
+    "c2pa_issuer": ("c2pa", "issuer"),
+    "c2pa_trusted": ("c2pa", "trusted"),
+    "c2pa_reason": ("c2pa", "reason"),
+}
+FILE_COLUMNS = (
+    *(field.name for field in fields(FileStatus) if field.name not in NESTED),
+    *FACT_COLUMNS,
+)
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 WHITE_STARTS = ("\t", "\r", "\n")  # on their own taken for formulas by some
 
@@ -80,6 +102,28 @@ def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
         "verdict": face["verdict"],
         "unclear_because": " ".join(face.get("unclear_because", ())),
     }
+
+
+def file_row(entry: Mapping) -> dict[str, object]:
+    """A row of ``files.csv`` from an entry of ``files``."""
+    row = {name: value for name, value in entry.items() if name in FILE_COLUMNS}
+    return row | {name: _flat(_inner(entry, path)) for name, path in FACT_COLUMNS.items()}
+
+
+def _inner(entry: Mapping, path: tuple[str, ...]) -> object:
+    value: object = entry
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _flat(value: object) -> object:
+    """Lists and mappings as one text; yes and no as JSON writes them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {each}" for name, each in value.items()) or None
+    return "; ".join(map(str, value)) or None if isinstance(value, (list, tuple)) else value
 
 
 def _cell(value: object) -> object:

@@ -8,11 +8,13 @@ Shape letters: H, W height and width of a picture.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
+from comics.data.custody.facts import FileFacts
 from comics.data.images import ImageError, read_image, read_image_size
 from comics.runs.inputs import InputFile, file_fault
 
@@ -20,7 +22,16 @@ AHEAD_PER_WORKER = 2  # pictures: one at work, one that waits to be taken
 BYTES_AHEAD = 2**28  # of decoded pictures that wait; one picture may always be decoded
 CHANNELS = 3
 
-Decoded = tuple[InputFile, np.ndarray | ImageError]
+# What is to be found out of a file, from itself and from its picture, where it has one
+Examine = Callable[[InputFile, np.ndarray | None], FileFacts | None]
+
+
+class Decoded(NamedTuple):
+    """A file, with its picture, [H, W, 3] uint8 RGB, or why there is none, and its facts."""
+
+    file: InputFile
+    image: np.ndarray | ImageError
+    facts: FileFacts | None
 
 
 def decode_ahead(
@@ -28,8 +39,9 @@ def decode_ahead(
     max_pixels: int,
     workers: int,
     bytes_ahead: int = BYTES_AHEAD,
+    examine: Examine = lambda file, image: None,
 ) -> Generator[Decoded, None, None]:
-    """Each file with its picture, [H, W, 3] uint8 RGB, or with why there is none; in order.
+    """Each file with its picture, or with why there is none; in order.
 
     Memory is bounded: no further picture is begun while ``bytes_ahead`` of them, judged by their
     headers, or ``AHEAD_PER_WORKER`` per thread, wait.
@@ -39,8 +51,15 @@ def decode_ahead(
         max_pixels: larger ones are refused.
         workers: threads, 1 or more.
         bytes_ahead: see above.
+        examine: called in the threads, so that what else is to be read of a file is read beside
+            the model's work too.
     """
-    waiting: deque[tuple[InputFile, int, Future]] = deque()
+
+    def work(file: InputFile) -> Decoded:
+        image = decode(file, max_pixels)
+        return Decoded(file, image, examine(file, None if isinstance(image, ImageError) else image))
+
+    waiting: deque[tuple[int, Future[Decoded]]] = deque()
     held = 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode-picture")
     try:
@@ -49,14 +68,14 @@ def decode_ahead(
             while waiting and (
                 len(waiting) >= AHEAD_PER_WORKER * workers or held + size > bytes_ahead
             ):
-                first, first_size, future = waiting.popleft()
+                first_size, future = waiting.popleft()
                 held -= first_size
-                yield first, future.result()
-            waiting.append((file, size, pool.submit(decode, file, max_pixels)))
+                yield future.result()
+            waiting.append((size, pool.submit(work, file)))
             held += size
         while waiting:
-            file, _, future = waiting.popleft()
-            yield file, future.result()
+            _, future = waiting.popleft()
+            yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from comics.data.custody.credentials import TrustList
 from comics.runs.shards import Shard
 from comics.runs.video import VideoOptions
 
@@ -26,6 +27,7 @@ class RunOptions:
         overwrite: forget what an earlier run finished in that folder.
         decoding_threads: pictures that are decoded at once.
         video: how videos are gone through; its ``batch_size`` is not used.
+        trust: certificates of whose signers' Content Credentials are trusted; None: of nobody.
 
     Raises:
         ValueError: for a number below 1, or heat maps without media.
@@ -40,6 +42,7 @@ class RunOptions:
     overwrite: bool = False
     decoding_threads: int = DECODING_THREADS
     video: VideoOptions = field(default_factory=VideoOptions)
+    trust: TrustList | None = None
 
     def __post_init__(self) -> None:
         if self.heat_maps and not self.write_media:
@@ -58,4 +61,5 @@ class RunOptions:
             "crops": self.crops,
             "shard": str(self.shard),
             "video": video,
+            "trust_list": None if self.trust is None else self.trust.sha256,
         }

@@ -1,10 +1,11 @@
 """The results file of a run: one JSON document, written in one go or not at all.
 
-Its layout, ``schema_version`` 2.0 (``results.schema.json`` beside this file is its JSON schema,
+Its layout, ``schema_version`` 2.1 (``results.schema.json`` beside this file is its JSON schema,
 docs/results.md its page for readers)::
 
-    {"schema_version": "2.0",
+    {"schema_version": "2.1",
      "provenance": {...}            model, its SHA-256, thresholds, calibration: see Predictor
+     "run": {...}                   when it ran, by which command, versions: comics.runs.history
      "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
      "results": [one entry per face: COCO's image_id, category_id, bbox (x, y, width, height),
                  score, segmentation (RLE), and file_name, fake_probability, verdict (real, fake or
@@ -14,7 +15,7 @@ docs/results.md its page for readers)::
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
-     "files":   [one entry per input file: FileStatus],
+     "files":   [one entry per input file: FileStatus, with the members of FileFacts],
      "summary": {status: count, "complete": whether no input is left, "pending": inputs left,
                  "passed_over": files of the inputs that are neither picture nor video}}
 
@@ -32,14 +33,15 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
 from comics.data.coco import faces_to_results
+from comics.data.custody.facts import FileFacts
 from comics.files import atomic_path
 from comics.structures import CLASS_NAMES, Faces
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 # Of a file. No forgery found among its faces is not the same as a file that is real
 NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
@@ -75,6 +77,10 @@ class FileStatus:
             states.
         timeline, tracks_file: of a video, the plot of P(fake) over time and the file of its
             tracks, relative to the results file.
+        changed_during_run: True if the file changed after the run had begun: its facts and its
+            verdict may be of different contents. None otherwise.
+        facts: its SHA-256, and what it says of its origin; in the results these are members of the
+            file's entry. None of a live source, and of what cannot be read.
     """
 
     file_name: str
@@ -98,6 +104,8 @@ class FileStatus:
     fake_probability: float | None = None
     timeline: str | None = None
     tracks_file: str | None = None
+    changed_during_run: bool | None = None
+    facts: FileFacts | None = None
 
 
 def categories() -> list[dict[str, object]]:
@@ -207,10 +215,14 @@ class DocumentWriter:
         """Add the outcome of one input file."""
         self.files.append(status)
 
-    def begin(self, provenance: Mapping[str, object]) -> None:
+    def begin(
+        self, provenance: Mapping[str, object], run: Mapping[str, object] | None = None
+    ) -> None:
         """Write what comes before the entries."""
         self._document.write('{"schema_version": ' + json.dumps(SCHEMA_VERSION))
         self._write_member("provenance", provenance)
+        if run is not None:
+            self._write_member("run", run)
         self._write_member("categories", categories())
         self._document.write(',\n"results": [')
 
@@ -235,16 +247,24 @@ class DocumentWriter:
 
 @contextlib.contextmanager
 def results_file(
-    path: str | os.PathLike, provenance: Mapping[str, object]
+    path: str | os.PathLike,
+    provenance: Mapping[str, object],
+    run: Mapping[str, object] | None = None,
 ) -> Iterator[DocumentWriter]:
-    """A writer of the results file; the file appears at ``path`` when the block ends well."""
+    """A writer of the results file; the file appears at ``path`` when the block ends well.
+
+    Args:
+        path: of it.
+        provenance: of the predictor.
+        run: see ``comics.runs.history.RunHistory.told``; None: a document without it.
+    """
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8") as document,
         tempfile.TemporaryFile("w+", encoding="utf-8", dir=temporary.parent) as images,
     ):
         writer = DocumentWriter(document, images)
-        writer.begin(provenance)
+        writer.begin(provenance, run)
         yield writer
         writer.finish()
 
@@ -268,4 +288,6 @@ def file_entry(status: FileStatus) -> dict:
 
     ``verdict`` and ``reason`` are always there.
     """
-    return {k: v for k, v in asdict(status).items() if v is not None or k in ("verdict", "reason")}
+    told = asdict(replace(status, facts=None))
+    entry = {k: v for k, v in told.items() if v is not None or k in ("verdict", "reason")}
+    return entry if status.facts is None else entry | status.facts.entry()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,14 @@ class RunRecord:
         files: of each input, faults first, then in the order of the inputs.
         pending: inputs that are left for another time.
         passed_over: files that were no inputs.
+        run: when it ran, and how: see ``comics.runs.history.RunHistory.told``.
     """
 
     provenance: Mapping[str, object]
     files: Sequence[FileRecord]
     pending: int = 0
     passed_over: int = 0
+    run: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def summary(self) -> dict[str, int | bool]:
@@ -160,6 +162,7 @@ def results_document(record: RunRecord) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "provenance": dict(record.provenance),
+        "run": dict(record.run),
         "categories": categories(),
         "results": results,
         "images": images,

@@ -6,7 +6,7 @@ when the same command is given again.
 
 The folder of a run::
 
-    results.json   every face, every file, which model judged them: see comics.runs.outputs
+    results.json   every face, every file, what said so and when: see comics.runs.outputs
     results.csv    a line per face         files.csv   a line per input file
     media/         annotated pictures and videos, heat maps
     crops/         a picture per face, where asked for
@@ -21,12 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from comics.data.content import VIDEO_EXTENSIONS
+from comics.data.custody.credentials import CredentialsReader
+from comics.data.custody.facts import FileFacts, read_facts
 from comics.data.images import ImageError
 from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
@@ -35,9 +37,10 @@ from comics.inference.files import FileOutputs, OutputNames, display_name, refus
 from comics.inference.heat_maps import draw_heat_maps
 from comics.pages.thumbnails import make_thumbnails
 from comics.runs.batches import size_batches
-from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row
-from comics.runs.decoding import decode_ahead
-from comics.runs.inputs import ExpandedInputs, InputFile, is_video
+from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row, file_row
+from comics.runs.decoding import Decoded, decode_ahead
+from comics.runs.history import RunHistory
+from comics.runs.inputs import ExpandedInputs, InputFile, file_fault, is_video
 from comics.runs.messages import describe
 from comics.runs.options import RunOptions
 from comics.runs.outputs import (
@@ -51,7 +54,7 @@ from comics.runs.outputs import (
 )
 from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
 from comics.runs.records import FileRecord, ImageRecord, RunRecord
-from comics.runs.state import FinishedFile, RunState, file_key, open_state
+from comics.runs.state import HISTORY, FinishedFile, RunState, file_key, open_state
 from comics.runs.video import VideoOutputs, run_video
 from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
@@ -65,6 +68,7 @@ RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.c
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 EXIT_OK, EXIT_SOME_FAILED = 0, 3
+CHANGED = "it changed during the run: its SHA-256 and its verdict may be of different contents"
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def run_inference(
     report: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
     write: Callable[[RunRecord], object] | None = None,
+    command: Sequence[str] = (),
 ) -> RunOutcome:
     """Process all inputs; returns what became of each, which is also in the results files.
 
@@ -103,6 +108,7 @@ def run_inference(
         stop: asked between batches; once it says True, the results files are written with what is
             finished, and name the number of inputs that are left. A live source ends there.
         write: makes the outputs of the run's record; None: ``write_results`` into the folder.
+        command: the command line that asked for the run, as it was typed; empty: none.
 
     Raises:
         SettingsError: if the folder holds a run with other settings.
@@ -114,12 +120,19 @@ def run_inference(
         "provenance": predictor.provenance,
         "options": options.settings(),
     }
-    with open_state(options.output, settings, options.overwrite, OUTPUT_FOLDERS) as state:
-        run = _Run(predictor, options, state, report, stop)
+    with (
+        open_state(options.output, settings, options.overwrite, OUTPUT_FOLDERS) as state,
+        CredentialsReader(options.trust) as credentials,
+    ):
+        history = RunHistory(state.folder / HISTORY, command)
+        run = _Run(predictor, options, state, credentials, report, stop)
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
-        record = RunRecord(predictor.provenance, files, pending, len(passed_over))
+        told = history.told(
+            predictor.provenance.get("weights_sha256"), options.trust and options.trust.sha256
+        )
+        record = RunRecord(predictor.provenance, files, pending, len(passed_over), told)
         if write is None:
             write_results(options.output, record)
         else:
@@ -144,7 +157,7 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
         OSError: if one cannot be written.
     """
     with (
-        results_file(output / RESULTS_NAME, record.provenance) as document,
+        results_file(output / RESULTS_NAME, record.provenance, record.run) as document,
         csv_table(output / FILES_TABLE, FILE_COLUMNS) as files_table,
         csv_table(output / FACES_TABLE, FACE_COLUMNS) as faces_table,
     ):
@@ -152,7 +165,7 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
         for file in record.files:
             entry = file_entry(file.status)
             document.add_file(file.status)
-            files_table.add({name: entry.get(name) for name in FILE_COLUMNS})
+            files_table.add(file_row(entry))
             if collect is not None:
                 collect.add_file(entry)
             for one in file.images():
@@ -188,6 +201,14 @@ class _Job:
     key: tuple | None
     is_video: bool
     earlier: FinishedFile | None
+
+
+class _Picture(NamedTuple):
+    """A picture that waits for its verdict: its job, [H, W, 3] uint8 RGB, and its file's facts."""
+
+    job: _Job
+    image: np.ndarray
+    facts: FileFacts | None
 
 
 class TrackPeaks:
@@ -234,10 +255,12 @@ class _Run:
         predictor: FacePredictor,
         options: RunOptions,
         state: RunState,
+        credentials: CredentialsReader,
         report: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
         self._predictor, self._options, self._state = predictor, options, state
+        self._credentials = credentials
         self._report, self._stop = report, stop
         self._model_size = getattr(predictor, "model_size", lambda size: size)
         self._done: dict[int, FinishedFile] = {}
@@ -311,20 +334,23 @@ class _Run:
                 else:
                     yield job.file
 
-        def good(decoded: Iterator) -> Iterator[tuple[_Job, np.ndarray]]:
-            for file, image in decoded:
+        def good(decoded: Iterator[Decoded]) -> Iterator[_Picture]:
+            for file, image, facts in decoded:
+                job = jobs[file]
                 if isinstance(image, ImageError):
-                    self._fail(jobs[file].position, file.name, "image", image.reason, jobs[file])
+                    self._fail(job.position, file.name, "image", image.reason, job, facts)
                 else:
-                    yield jobs[file], image
+                    yield _Picture(job, image, facts)
 
         threads, max_pixels = self._options.decoding_threads, self._predictor.max_pixels
-        with contextlib.closing(decode_ahead(pictures(), max_pixels, threads)) as decoded:
+        with contextlib.closing(
+            decode_ahead(pictures(), max_pixels, threads, examine=self._facts)
+        ) as decoded:
             batches = size_batches(
                 good(decoded),
-                lambda item: self._model_size(item[1].shape[:2]),
+                lambda item: self._model_size(item.image.shape[:2]),
                 self._options.batch_size,
-                lambda item: item[1].nbytes,
+                lambda item: item.image.nbytes,
             )
             for batch in batches:
                 if self._stop():
@@ -332,24 +358,31 @@ class _Run:
                 self._batch(batch)
         return videos
 
-    def _batch(self, batch: Sequence[tuple[_Job, np.ndarray]]) -> None:
+    def _facts(self, file: InputFile, image: np.ndarray | None) -> FileFacts | None:
+        """The facts of an input; None of a live source, and of what is no regular file."""
+        if file.live is not None or file_fault(file.path) is not None:
+            return None
+        return read_facts(file.path, image, self._credentials)
+
+    def _batch(self, batch: Sequence[_Picture]) -> None:
         try:
-            found = self._predictor.predict([image for _, image in batch])
+            found = self._predictor.predict([picture.image for picture in batch])
         except (*OUT_OF_MEMORY, NotFiniteError) as error:
             if len(batch) > 1:
                 for item in batch:
                     self._batch([item])
                 return
-            (job, image), *_ = batch
+            (job, image, facts), *_ = batch
             reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
             if isinstance(error, NotFiniteError):
                 reason = f"no verdict: {error}"
-            self._fail(job.position, job.file.name, "image", reason, job)
+            self._fail(job.position, job.file.name, "image", reason, job, facts)
             return
-        for (job, image), faces in zip(batch, found, strict=True):
-            self._picture(job, image, faces)
+        for picture, faces in zip(batch, found, strict=True):
+            self._picture(picture, faces)
 
-    def _picture(self, job: _Job, image: np.ndarray, faces: Faces) -> None:
+    def _picture(self, picture: _Picture, faces: Faces) -> None:
+        job, image = picture.job, picture.image
         options, outputs, name = self._options, job.outputs, job.file.name
         verdicts = Counter(faces.verdicts)
         media = heat_map = None
@@ -372,6 +405,7 @@ class _Run:
             reason=parts_left_out(job.file.path),
             output=media,
             heat_map=heat_map,
+            facts=picture.facts,
         )
         self._finish(job, status)
 
@@ -419,14 +453,18 @@ class _Run:
             status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
         except NotFiniteError as error:
             status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
+        facts = self._facts(job.file, None)
         if status.status == FAILED:
             self._state.discard()
-            self._fail(job.position, status.file_name, status.kind, status.reason or "", job)
+            self._fail(job.position, status.file_name, status.kind, status.reason or "", job, facts)
         else:
-            self._finish(job, status)
+            self._finish(job, replace(status, facts=facts))
 
     def _finish(self, job: _Job, status: FileStatus) -> None:
         unchanged = job.key is not None and job.key == file_key(job.file)
+        if job.key is not None and not unchanged:
+            reason = "; ".join(filter(None, (status.reason, CHANGED)))
+            status = replace(status, reason=reason, changed_during_run=True)
         before = self._outputs_of(job.earlier)
         finished = self._state.finish(job.key if unchanged else None, status, job.outputs.base)
         if before:
@@ -435,12 +473,18 @@ class _Run:
         self._report(describe(status))
 
     def _fail(
-        self, position: int, name: str, kind: str, reason: str, job: _Job | None = None
+        self,
+        position: int,
+        name: str,
+        kind: str,
+        reason: str,
+        job: _Job | None = None,
+        facts: FileFacts | None = None,
     ) -> None:
         """Note that an input could not be used; outputs of what it was before go."""
         if job is not None and job.key is not None and self._state.finished(job.file) is None:
             self._remove(self._outputs_of(job.earlier))
-        status = FileStatus(name, kind, FAILED, reason=reason)
+        status = FileStatus(name, kind, FAILED, reason=reason, facts=facts)
         self._done[position] = FinishedFile(status, PurePath(), 0, 0, 0)
         self._report(describe(status))
 

@@ -7,6 +7,7 @@
                     together
     files.jsonl     one line per finished file: its path, size and time of change, its outcome, the
                     name of its outputs, and which bytes of entries.tsv are its own (checksummed)
+    history.jsonl   when the run was begun, and ended, by which command: see comics.runs.history
     lock            held while a run writes here
 
 A line of ``files.jsonl`` is written after everything it speaks of, so whatever a killed run left
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
 from typing import IO
 
+from comics.data.custody.facts import FileFacts
 from comics.files import FolderInUse, hold_folder, remove_leftovers, write_bytes
 from comics.inference.files import refuse_links
 from comics.runs.inputs import InputFile
@@ -35,6 +37,7 @@ STATE_FOLDER = ".comics"
 SETTINGS, ENTRIES, FILES, LOCK = "settings.json", "entries.tsv", "files.jsonl", "lock"
 FORMER_ENTRIES = "entries.jsonl"  # of versions whose results have schema 1
 SCHEMA = "schema_version"  # the setting that tells the version of a run's results
+HISTORY = "history.jsonl"
 SHOWN_DIFFERENCES = 5
 
 
@@ -61,7 +64,7 @@ class FinishedFile:
 
 
 class RunState:
-    """Finished files and their entries; made by ``open_state``.
+    """Finished files and their entries, in ``folder``; made by ``open_state``.
 
     The records of a file are added by ``add``, then ``finish`` makes them count, or
     ``discard`` drops them. One file at a time.
@@ -73,6 +76,7 @@ class RunState:
         self._files = _open(folder / FILES, "a+b")
         self._finished: dict[str, tuple[tuple, FinishedFile]] = {}  # by path: one may change
         self._start, self._crc = 0, 0
+        self.folder = folder
         self._load()
 
     def finished(self, file: InputFile) -> FinishedFile | None:
@@ -194,11 +198,12 @@ def open_state(
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         if overwrite:
             # FILES first: it alone makes entries count
-            for name in (FILES, ENTRIES, FORMER_ENTRIES, SETTINGS):
+            for name in (FILES, ENTRIES, FORMER_ENTRIES, SETTINGS, HISTORY):
                 (folder / name).unlink(missing_ok=True)
         known = _known_settings(folder)
         if known is None:
-            (folder / FILES).unlink(missing_ok=True)
+            for name in (FILES, HISTORY):
+                (folder / name).unlink(missing_ok=True)
             write_bytes(folder / SETTINGS, json.dumps(settings, indent=1).encode())
         elif different := differences(known, settings):
             raise SettingsError(_refusal(output, known, settings, different))
@@ -312,7 +317,10 @@ def _decode(line: bytes) -> tuple[tuple, FinishedFile] | None:
         return None
     value = json.loads(text)
     known = {field.name for field in fields(FileStatus)}
-    status = FileStatus(**{k: v for k, v in value["status"].items() if k in known})
+    told = {k: v for k, v in value["status"].items() if k in known}
+    if told.get("facts") is not None:
+        told["facts"] = FileFacts.from_entry(told["facts"])
+    status = FileStatus(**told)
     base = PurePath(value["base"])
     finished = FinishedFile(status, base, value["start"], value["end"], value["crc"])
     return tuple(value["key"]), finished

@@ -42,6 +42,11 @@ UNNAMED = "upload"
 RESULTS_FOLDER = "results"
 # Members of a file's entry that name files of the run, which no client can reach
 OUTPUT_MEMBERS = ("output", "heat_map", "timeline", "tracks_file")
+# What the server's file system says of its copy of an upload
+COPY_MEMBERS = ("modified",)
+# Of the run: how the server was started, and on what machine it runs, is not the client's
+RUN_MEMBERS = ("started", "ended", "weights_sha256", "parts")
+VERSIONS = ("comics", "torch", "torchvision")
 ANIMATED_EXTENSIONS = {"GIF": ".gif", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif"}
 BATCH_SIZE = 4  # frames, where they are small
 FRAMES_HELD, BYTES_PER_PIXEL = 3, 3  # for each frame of a batch; RGB
@@ -224,8 +229,13 @@ def _for_client(document: dict, name: str) -> dict[str, object]:
         for entry in document[member]:
             entry["file_name"] = name
     for entry in document["files"]:
-        for member in OUTPUT_MEMBERS:
+        for member in OUTPUT_MEMBERS + COPY_MEMBERS:
             entry.pop(member, None)
+    run = document["run"]
+    document["run"] = {member: run[member] for member in RUN_MEMBERS if member in run}
+    document["run"]["versions"] = {
+        name: version for name, version in run["versions"].items() if name in VERSIONS
+    }
     return document
 
 

@@ -35,7 +35,7 @@ import torch
 from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
 from comics.ops.masks import bitmap_to_rle, rle_to_bitmap
-from comics.runs.outputs import BOX_DECIMALS, SCHEMA_VERSION, SCORE_DECIMALS
+from comics.runs.outputs import BOX_DECIMALS, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
 from comics.video.track_verdicts import (
     forged_moments,
@@ -47,6 +47,7 @@ from comics.video.track_verdicts import (
 
 COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts, place, mask"
 FETCHED = 100  # rows read at once
+SCHEMA_VERSION = "2.0"  # of a tracks file
 AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
 
 

@@ -2,9 +2,9 @@
 """A trained model at work, in minutes: forged photos, a clip, verdicts beside the truth, one page.
 
 It begins with a photo of three astronauts (NASA, public domain), and the same photo forged in
-several ways. Then photos of real people that the model was not trained on are forged, so that the truth is
-known; the model that comes with the package looks at them, at a short clip of them, and at more
-pictures. Where there are no photos, scenes are drawn. The page is OUTPUT/index.html.
+several ways. Then photos of real people that the model was not trained on are forged, so that the
+truth is known; the model that comes with the package looks at them, at a short clip of them, and at
+more pictures. Where there are no photos, scenes are drawn. The page is OUTPUT/index.html.
 
 Each stage is a command that you can run yourself; the demo prints it before it runs it. A stage
 whose result is there already is not done again, so an interrupted demo continues by the same

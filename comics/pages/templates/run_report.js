@@ -51,10 +51,16 @@
     image.src = row.thumb;
     return row.link ? [element("a", { href: row.link }, image)] : [image];
   };
+  const facts = (pairs) => {
+    const list = element("dl", { className: "facts" });
+    for (const [name, told] of pairs) list.append(element("dt", {}, name), element("dd", {}, told));
+    return element("details", {}, element("summary", {}, "Chain of custody"), list);
+  };
   const name = (row) => {
-    const shown = row.link ? element("a", { href: row.link }, row.name) : row.name;
-    if (!row.heat) return [shown];
-    return [shown, " ", element("a", { href: row.heat }, "(heat map)")];
+    const cell = [row.link ? element("a", { href: row.link }, row.name) : row.name];
+    if (row.heat) cell.push(" ", element("a", { href: row.heat }, "(heat map)"));
+    if (row.facts && row.facts.length) cell.push(facts(row.facts));
+    return cell;
   };
   const size = (row) => (row.size ? `${Math.round(row.size[0])} × ${Math.round(row.size[1])}` : "–");
   const time = (row) => (row.time ? row.time.map(clock).join(" – ") : "–");

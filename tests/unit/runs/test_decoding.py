@@ -28,8 +28,8 @@ def test_pictures_come_in_order_and_bad_ones_with_their_reason(tmp_path):
     files[5].path.write_bytes(b"")
     files[7].path.unlink()
     found = list(decode_ahead(files, LIMIT, workers=3))
-    assert [file for file, _ in found] == files
-    for number, (_, image) in enumerate(found):
+    assert [file for file, _, _ in found] == files
+    for number, (_, image, _) in enumerate(found):
         if number in (5, 7):
             assert isinstance(image, ImageError)
         else:
