@@ -8,7 +8,7 @@ STAMP  := $(VENV)/installed
 OUTPUT ?= output/demo
 TRAIN_OUTPUT ?= output/train_demo
 
-.PHONY: demo train-demo test lint install clean
+.PHONY: demo train-demo test lint docs install clean
 
 install: $(STAMP)
 
@@ -33,6 +33,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint --config .hadolint.yaml docker/Dockerfile
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the documentation as a site, in output/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) output

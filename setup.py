@@ -37,6 +37,7 @@ EXTRAS = {
         *ONNX,
         "httpx2",
         "hypothesis",
+        "mkdocs-material",
         "jsonschema",
         "mypy",
         # Drives a Chromium that is there already; it need not download its own

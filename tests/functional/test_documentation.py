@@ -68,3 +68,19 @@ def test_the_first_screen_has_the_two_commands():
     makefile = (ROOT / "Makefile").read_text()
     assert "\ndemo:" in makefile
     assert "\ntest:" in makefile
+
+
+def test_the_site_is_built_and_fetches_nothing(tmp_path):
+    """`make docs`: every page is in the navigation, and none asks another machine for anything."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = [path.name for path in (ROOT / "docs").glob("*.md")]
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert len(pages) > 12 and all(f": {name}\n" in navigation for name in pages)
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="([^"]+)"', text)
+        assert fetched and not [url for url in fetched if url.startswith(("http", "//"))], page
