@@ -26,15 +26,19 @@ class BuildWithConfigs(build_py):
 
 SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
+C2PA = ["c2pa-python>=0.38,<1"]
 EXTRAS = {
     "tables": ["pandas>=2"],
     "heic": ["pillow-heif"],
+    # Content Credentials; brings a native library of 23 MB
+    "c2pa": C2PA,
     "onnx": ONNX,
     "serve": SERVE,
     "tensorboard": ["tensorboard"],
     "dev": [
         *SERVE,
         *ONNX,
+        *C2PA,
         "httpx2",
         "hypothesis",
         "mkdocs-material",

@@ -11,6 +11,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import comics.runs
+from comics.data.custody.credentials import ContentCredentials
+from comics.data.custody.facts import FileFacts
+from comics.data.custody.metadata import PictureMetadata
 from comics.runs.outputs import FileStatus, results_file, summarise, verdict_of
 from comics.runs.records import ImageRecord
 from comics.structures import FAKE, REAL, Faces
@@ -38,8 +41,12 @@ def two_faces():
     )
 
 
+TIME = "2026-01-02T03:04:05.678Z"
+RUN = {"started": TIME, "ended": TIME, "versions": {"comics": "1"}, "parts": 1}
+
+
 def write(path):
-    with results_file(path, {"model": "test"}) as results:
+    with results_file(path, {"model": "test"}, RUN) as results:
         add_image(results, "a.jpg", two_faces())
         add_image(results, "b.jpg", Faces.empty(SIZE))
         add_image(results, "c.mp4", two_faces(), frame=5, time_s=0.2, track_ids=[7, 3])
@@ -64,7 +71,7 @@ def test_document_follows_its_schema(tmp_path):
 
 
 def test_document_of_an_empty_run(tmp_path):
-    with results_file(tmp_path / "r.json", {}):
+    with results_file(tmp_path / "r.json", {}, RUN):
         pass
     document = json.loads((tmp_path / "r.json").read_text())
     jsonschema.validate(document, SCHEMA)
@@ -103,9 +110,11 @@ def test_pycocotools_reads_the_results(tmp_path):
 
 def test_the_schema_is_one_and_knows_every_member_of_a_status():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert asdict(FileStatus("a", "image", "ok")).keys() == set(
-        SCHEMA["$defs"]["file"]["properties"]
-    )
+    members = asdict(FileStatus("a", "image", "ok")).keys() - {"facts"}
+    facts = {field.name for field in fields(FileFacts)}
+    assert members | facts == set(SCHEMA["$defs"]["file"]["properties"])
+    for name, kind in (("metadata", PictureMetadata), ("c2pa", ContentCredentials)):
+        assert {field.name for field in fields(kind)} == set(SCHEMA["$defs"][name]["properties"])
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def go(predictor, folder, output, stop=lambda: False, **options):
 
 
 def without_paths(document):
-    return json.dumps(document, sort_keys=True)
+    # When it ran is each run's own
+    return json.dumps({k: v for k, v in document.items() if k != "run"}, sort_keys=True)
 
 
 def snapshot(output):
