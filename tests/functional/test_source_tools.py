@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from comics.config import load_config_text
+from comics.data.video import write_clip
 from comics.inference.default_weights import default_weights
 from comics.inference.doubt import Familiarity
 from comics.inference.knowledge import Knowledge
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tools" / "lab"))
 import benchmark_sources  # noqa: E402
 import choose_threshold  # noqa: E402
 import finish_weights  # noqa: E402
+import verdict_stability  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,22 @@ def test_faults_are_named(tmp_path, capsys):
     assert finish_weights.main([*given, "--sources", f"a={tmp_path}/no.csv"]) == 2
     assert "no.csv" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_stability_of_verdicts(source, tmp_path, capsys):
+    clip = tmp_path / "a.mp4"
+    write_clip(clip, [np.full((64, 96, 3), 128, np.uint8)] * 4, fps=2, crf=23)
+    weights = ["--weights", str(default_weights())]
+    faces = ["--sources", f"drawn={source}", "--faces", "3", "--crops", "1", "3"]
+    assert verdict_stability.main([*weights, *faces, "--videos", str(clip)]) == 0
+    said = capsys.readouterr().out
+    assert "of 3" in said and "a.mp4 | – | – | – | – | no_face_found" in said
+    assert verdict_stability.main([*weights, "--sources", "nothing"]) == 2
+    assert "no NAME=ENTRY" in capsys.readouterr().err
+
+
+def test_a_box_moves_by_no_more_than_told():
+    rng = np.random.default_rng(0)
+    boxes = np.array([verdict_stability.moved((10, 20, 60, 120), 0.01, rng) for _ in range(500)])
+    change = np.abs(boxes - [10, 20, 60, 120])
+    assert 1.2 < change.max() <= 1.5  # 1 % of 100 pixels, and half as much by its size
