@@ -23,6 +23,8 @@ The output folder gets
 
   results.json  every face: COCO box and mask, score (that it is a face), fake_probability; what
                 became of every file; the model's name and SHA-256, thresholds and calibration
+                each file's SHA-256, type, EXIF and Content Credentials (C2PA; --trust-list), and
+                when and by which command the run was made
   results.csv   a line per face; files.csv: a line per input file
   media/        the inputs with boxes, masks and labels: blue and solid is real, orange and dashed
                 is forged, the percentage says how probable the label is; videos keep their sound;

@@ -140,7 +140,7 @@ def test_the_schema_refuses_what_is_no_result(tmp_path, change):
 
 
 def test_what_is_left_is_said(tmp_path):
-    with results_file(tmp_path / "r.json", {}) as results:
+    with results_file(tmp_path / "r.json", {}, RUN) as results:
         results.pending = 3
     document = json.loads((tmp_path / "r.json").read_text())
     jsonschema.validate(document, SCHEMA)
@@ -148,7 +148,7 @@ def test_what_is_left_is_said(tmp_path):
 
 
 def test_crops_are_named_face_by_face(tmp_path):
-    with results_file(tmp_path / "r.json", {}) as results:
+    with results_file(tmp_path / "r.json", {}, RUN) as results:
         add_image(results, "a.jpg", two_faces(), crops=["crops/a.1.jpg", "crops/a.2.jpg"])
     document = json.loads((tmp_path / "r.json").read_text())
     jsonschema.validate(document, SCHEMA)
@@ -156,14 +156,14 @@ def test_crops_are_named_face_by_face(tmp_path):
 
 
 def test_an_exception_writes_nothing(tmp_path):
-    with pytest.raises(RuntimeError), results_file(tmp_path / "r.json", {}) as results:
+    with pytest.raises(RuntimeError), results_file(tmp_path / "r.json", {}, RUN) as results:
         add_image(results, "a.jpg", two_faces())
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_faces_without_masks(tmp_path):
-    with results_file(tmp_path / "r.json", {}) as results:
+    with results_file(tmp_path / "r.json", {}, RUN) as results:
         add_image(results, "a.jpg", replace(two_faces(), masks=None))
     assert "segmentation" not in json.loads((tmp_path / "r.json").read_text())["results"][0]
 
@@ -196,7 +196,7 @@ def test_summary_counts():
 
 
 def test_nothing_accumulates_in_memory(tmp_path):
-    with results_file(tmp_path / "r.json", {}) as results:
+    with results_file(tmp_path / "r.json", {}, RUN) as results:
         for number in range(300):
             add_image(results, "v.mp4", two_faces(), frame=number, time_s=number / 25)
         held = [v for v in vars(results).values() if isinstance(v, (list, dict, np.ndarray))]
