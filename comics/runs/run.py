@@ -129,9 +129,8 @@ def run_inference(
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
-        told = history.told(
-            predictor.provenance.get("weights_sha256"), options.trust and options.trust.sha256
-        )
+        trust = None if options.trust is None else options.trust.sha256
+        told = history.told(predictor.provenance.get("weights_sha256"), trust)
         record = RunRecord(predictor.provenance, files, pending, len(passed_over), told)
         if write is None:
             write_results(options.output, record)

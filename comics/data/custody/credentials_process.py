@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from types import ModuleType
 
 MEMORY = 4 << 30  # bytes of address space, where the system can limit it
 MAX_REPORT = 8 << 20  # characters of an answer
@@ -40,7 +41,7 @@ def main() -> int:
     return 0
 
 
-def _read(c2pa, request: dict) -> dict:
+def _read(c2pa: ModuleType, request: dict) -> dict:
     settings = c2pa.Settings.from_dict(request["settings"])
     with (
         open(request["path"], "rb") as stream,
