@@ -101,9 +101,16 @@ def find_parts(stream: BinaryIO) -> MetadataParts:
 def _segments(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(code, body) of the segments before the first scan."""
     at, size = 2, file_size(stream)
-    while (found := next_marker(stream, at, size)) is not None:
-        place, code = found
-        at = place + 2
+    while at < size:
+        head = read_at(stream, at, 2)
+        if len(head) < 2 or head[0] != 0xFF or head[1] in (0, 0xFF):
+            # Filling, or what belongs to nothing: looked for block by block, which takes longer
+            found = next_marker(stream, at, size)
+            if found is None:
+                return
+            at, head = found[0], bytes((0xFF, found[1]))
+        code = head[1]
+        at += 2
         if code in ALONE:
             continue
         if code in (SOS, END[1]):

@@ -1,6 +1,8 @@
 import errno
+import hashlib
 import io
 import json
+import platform
 import re
 import struct
 import tempfile
@@ -69,6 +71,21 @@ def test_a_picture(client, make_picture, colour, verdict, labels, folders):
         assert results["results"][0]["file_name"] == "a.png"
     assert results["provenance"]["model"] == "colours"
     assert list(folders.iterdir()) == []  # nothing is kept
+
+
+def test_a_client_learns_of_its_file_and_not_of_the_server(client, make_picture, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["comics", "serve", "--secret-option"])
+    content = make_picture(RED)
+    answer = send(client, content)
+    results = answer.json()
+    (file,) = results["files"]
+    assert file["sha256"] == hashlib.sha256(content).hexdigest()
+    assert file["bytes"] == len(content) and file["c2pa"]["present"] is False
+    assert "modified" not in file  # of the server's copy
+    assert set(results["run"]) <= {"started", "ended", "weights_sha256", "parts", "versions"}
+    assert set(results["run"]["versions"]) <= {"comics", "torch", "torchvision"}
+    for word in ("secret-option", "/tmp", platform.release(), platform.node()):
+        assert word not in answer.text
 
 
 @pytest.mark.parametrize("form", ["mp4", "webm"])
