@@ -1,8 +1,8 @@
 """A whole run: files on disk to annotated media and the files of results.
 
-A file that cannot be used is reported and passed over; the others are processed all the same. What
-is finished is on disk at once (``comics.runs.state``), so a run that ends in whatever way
-is continued by running it again.
+A file that cannot be used is reported and skipped; the others are processed all the same. What is
+finished is written to disk at once (``comics.runs.state``), so a run that was interrupted continues
+when the same command is given again.
 
 The folder of a run::
 
@@ -62,7 +62,7 @@ from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
 ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
-OUTPUT_ROOMS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
+OUTPUT_FOLDERS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -121,7 +121,7 @@ def run_inference(
         "options": options.settings(),
     }
     with (
-        open_state(options.output, settings, options.overwrite, OUTPUT_ROOMS) as state,
+        open_state(options.output, settings, options.overwrite, OUTPUT_FOLDERS) as state,
         CredentialsReader(options.trust) as credentials,
     ):
         history = RunHistory(state.folder / HISTORY, command)
@@ -129,8 +129,10 @@ def run_inference(
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
-        trust = None if options.trust is None else options.trust.sha256
-        told = history.told(predictor.provenance.get("weights_sha256"), trust)
+        told = history.told(
+            predictor.provenance.get("weights_sha256"),
+            None if options.trust is None else options.trust.sha256,
+        )
         record = RunRecord(predictor.provenance, files, pending, len(passed_over), told)
         if write is None:
             write_results(options.output, record)
@@ -169,10 +171,11 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
                 collect.add_file(entry)
             for one in file.images():
                 document.add_texts(one.image_text, one.face_texts)
-                for face in one.faces:
-                    faces_table.add(face_row(one.image, face))
+                image, faces = one.image, one.faces  # each is parsed on every access
+                for face in faces:
+                    faces_table.add(face_row(image, face))
                 if collect is not None:
-                    collect.add_image(one.image, one.faces)
+                    collect.add_image(image, faces)
 
 
 class RecordSink(Protocol):
@@ -412,6 +415,7 @@ class _Run:
         peaks = TrackPeaks()
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
+            """Put an analysed frame into the record, and write the crops of its faces."""
             crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(
