@@ -26,7 +26,7 @@ from comics.data.orientation import AS_STORED, upright
 GRID = 12  # blocks across and down: of the usual 160 x 120 pixels, each has 13 x 10
 MAX_PIXELS = 1 << 20  # of a thumbnail; a larger one is none
 SAME_SHAPE = 0.02  # relative difference of two shapes that rounding explains
-DIFFERS_FROM = 0.12  # of the range of brightness; measured, see docs/results.md
+DIFFERS_FROM = 0.12  # of the range of brightness; a decision, tried on made pictures only
 STEEPEST, FLATTEST = 1.6, 0.6  # contrast of one to the other that an editor's slider explains
 LEAST_SPREAD = 2.0  # levels; what is flatter has no contrast to be fitted
 LEVELS = 255.0
