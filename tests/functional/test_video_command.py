@@ -231,7 +231,8 @@ def test_a_continued_run_does_not_look_at_finished_videos_again(run, tmp_path, m
     _, first = run("--max-fps", "10", tmp_path / "clip.mp4")
     monkeypatch.setattr(Patches, "predict", lambda *_: pytest.fail("looked at again"))
     code, second = run("--max-fps", "10", tmp_path / "clip.mp4")
-    assert (code, second) == (0, first)
+    told = second.pop("run"), first.pop("run")  # when, and in how many parts
+    assert (code, second) == (0, first) and told[0]["parts"] == told[1]["parts"] + 1
     code, _ = run("--max-fps", "5", tmp_path / "clip.mp4")  # other settings in the same folder
     assert code == 2
 
