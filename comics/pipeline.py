@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import comics
-from comics.config import CfgNode, load_config_text
+from comics.config import CfgNode, get_cfg, load_config_text
 from comics.modeling.build import FAST_LAYOUT, build_model
 from comics.modeling.face_forensics import (
     FACE_FORENSICS,
@@ -53,6 +53,8 @@ def combine_files(
 ) -> Combination:
     """Join two model files; whether they make a model is seen by ``build_combination``.
 
+    Of a file that is joined already its own part is taken, without the thresholds of the pair.
+
     Args:
         detector, face: model files (.safetensors).
         fusion, mirror: MODEL.FACE.FUSION and .MIRROR; None: the face method's.
@@ -60,9 +62,9 @@ def combine_files(
     Raises:
         FileNotFoundError, ValueError: if a file is absent or broken, or is not of that part.
     """
-    files = [read_weights(path) for path in (detector, face)]
-    configs = [load_config_text(file.metadata["config"]) for file in files]
     paths = [Path(detector), Path(face)]
+    found = [_read_part(path, part) for path, part in zip(paths, PARTS, strict=True)]
+    files, configs = [file for file, _ in found], [cfg for _, cfg in found]
     cfg = combined_config(*configs, paths=paths, fusion=fusion, mirror=mirror)
     state = {
         f"{part}.{name}": tensor
@@ -74,11 +76,21 @@ def combine_files(
     return Combination(cfg, state, combined_metadata(cfg, paths, files))
 
 
+def _read_part(path: Path, part: str) -> tuple[WeightsFile, CfgNode]:
+    """A model file, and its configuration; of a joined one, its part."""
+    file = read_weights(path)
+    cfg = load_config_text(file.metadata["config"])
+    if cfg.MODEL.META_ARCHITECTURE != FACE_FORENSICS:
+        return file, cfg
+    own = separate_file(path, part)
+    return WeightsFile(own.state, own.metadata, file.sha256), own.cfg
+
+
 def separate_file(path: str | os.PathLike, part: str) -> Combination:
     """One part of a joined model file, as the content of a model file of its own.
 
     What filters lost when they were stored as float16 stays lost. The calibration is the part's
-    own, not that of the pair.
+    own, not that of the pair, and so the thresholds of P(fake) are those of a fresh configuration.
 
     Args:
         path: a model file of ``FaceForensics``.
@@ -93,6 +105,8 @@ def separate_file(path: str | os.PathLike, part: str) -> Combination:
         raise ValueError(f"{path} holds a {cfg.MODEL.META_ARCHITECTURE}: nothing to separate")
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = FACE_METHOD if part == "face" else cfg.MODEL.FACE.DETECTOR
+    fresh = get_cfg().TEST
+    cfg.TEST.FAKE_THRESH, cfg.TEST.UNCLEAR = fresh.FAKE_THRESH, fresh.UNCLEAR
     cfg.freeze()
     begin = f"{part}."
     state = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from comics.config import load_config
+from comics.config import load_config, load_config_text
 from comics.data.faces.manifest_files import write_manifest
 from comics.evaluation.predictions import load_predictions, metrics_at
 from comics.modeling.build import build_model, load_model
@@ -338,6 +338,31 @@ def test_face_weights_beside_a_detector_equal_the_joined_file(files, infer, tmp_
                 sizes.append(picture.size)
         assert sizes[0] == sizes[1]
     assert "heat_map" not in together["files"][0]
+
+
+def test_face_weights_take_the_place_of_a_joined_models_face_part(files, infer, tmp_path):
+    """Joined with one face method, used with another: as the detector alone with that other."""
+    detector, face = files / "detector.safetensors", files / "face.safetensors"
+    other = tmp_path / "other.safetensors"
+    file = read_weights(face)
+    moved = {name: t + 0.01 if t.is_floating_point() else t for name, t in file.state.items()}
+    save_weights(other, moved, load_config_text(file.metadata["config"]), {"iteration": "9"})
+    joined = tmp_path / "joined.safetensors"
+    words = ["--detector", detector, "--face", other, "--output", joined]
+    assert load_tool("combine_weights").main([str(word) for word in words]) == 0
+    _, apart = infer("apart", "--weights", detector, "--face-weights", face, "--no-media")
+    for number, given in enumerate((face, tmp_path / "whole.safetensors")):
+        if number:  # the face part of a joined file does as well
+            words = ["--detector", detector, "--face", face, "--output", given]
+            assert load_tool("combine_weights").main([str(word) for word in words]) == 0
+        words = ("--weights", joined, "--face-weights", given, "--no-media")
+        code, replaced = infer(f"replaced{number}", *words)
+        assert code == 0 and len(replaced["results"]) == len(apart["results"]) > 0
+        for one, another in zip(apart["results"], replaced["results"], strict=True):
+            assert one["fake_probability"] == pytest.approx(another["fake_probability"], abs=1e-5)
+        parts = replaced["provenance"]["parts"]
+        assert parts["face"]["iteration"] == "7"
+        assert parts["detector"]["weights_sha256"] in (file_sha256(joined), file_sha256(detector))
 
 
 def test_fusion_between_detector_and_face(files, infer, tmp_path):
