@@ -6,6 +6,7 @@ other file are recognised: a video from a stranger must not make us read other f
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -36,6 +37,7 @@ RAW_STREAMS = frozenset(
 )  # fmt: skip
 NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 MATRIX_BYTES = 36
+MAX_UNCOLLECTED = 2**24  # pixels of frames that only the garbage collector can free
 EXTREME_ASPECT = 16  # of a pixel; what is beyond is a fault of the file
 PROBED_PACKETS = 500  # in which a raw stream must have a frame
 
@@ -97,6 +99,29 @@ def frame_orientation(frame: av.VideoFrame) -> int:
             if len(content) >= MATRIX_BYTES:
                 return matrix_orientation(np.frombuffer(content[:MATRIX_BYTES], np.int32).tolist())
     return AS_STORED
+
+
+class FrameOrientation:
+    """How the frames of a stream are to be turned and mirrored, one after the other.
+
+    Looked at in the first frame and in key frames: a matrix does not change within a group of
+    pictures. PyAV's side data and its frame refer to each other, so each frame that was asked stays
+    in memory until the garbage collector runs, which knows nothing of the size of frames.
+    """
+
+    def __init__(self) -> None:
+        self._known: int | None = None
+        self._pixels = 0  # of frames that were asked since the collector ran
+
+    def of(self, frame: av.VideoFrame) -> int:
+        """1 to 8, as EXIF counts."""
+        if self._known is None or frame.key_frame:
+            self._known = frame_orientation(frame)
+            self._pixels += frame.width * frame.height
+            if self._pixels > MAX_UNCOLLECTED:
+                gc.collect(1)  # the young ones: quick
+                self._pixels = 0
+        return self._known
 
 
 class PixelAspect:

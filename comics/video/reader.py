@@ -26,7 +26,12 @@ from av.video.stream import VideoStream
 
 from comics.data.images import too_many_pixels
 from comics.data.orientation import SWAPPING, upright
-from comics.data.video_files import PixelAspect, frame_orientation, other_streams, picture_streams
+from comics.data.video_files import (
+    FrameOrientation,
+    PixelAspect,
+    other_streams,
+    picture_streams,
+)
 from comics.video.background import Producer
 from comics.video.frames import Frame, Selection, VideoError, VideoTooLarge
 from comics.video.source import describe_error, open_source
@@ -101,6 +106,7 @@ class VideoReader:
             else:
                 self.stream.thread_type = "AUTO"
             self._aspect = PixelAspect(self.stream)
+            self._orientation = FrameOrientation()
             self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS_SLACK * max_pixels)}
             audio = self._container.streams.audio
             self.audio_stream = audio[0] if with_audio and audio else None
@@ -241,7 +247,7 @@ class VideoReader:
     def _frame(
         self, decoded: av.VideoFrame, index: int, pts: int, time_s: float, analysed: bool
     ) -> Frame:
-        orientation, aspect = frame_orientation(decoded), self._aspect.now()
+        orientation, aspect = self._orientation.of(decoded), self._aspect.now()
         if aspect is not None and orientation in SWAPPING:
             aspect = 1 / aspect
         image = upright(decoded.to_ndarray(format="rgb24"), orientation)

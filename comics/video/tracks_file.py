@@ -25,6 +25,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO
@@ -34,7 +35,6 @@ import torch
 
 from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
-from comics.ops.masks import bitmap_to_rle, rle_to_bitmap
 from comics.runs.outputs import BOX_DECIMALS, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
 from comics.video.track_verdicts import (
@@ -136,7 +136,7 @@ class TrackRecorder:
         assert faces.scores is not None and faces.fake_probability is not None
         masks: list[bytes | None] = [None] * len(faces)
         if self._keep_masks and faces.masks is not None:
-            masks = [bitmap_to_rle(mask)["counts"].encode("ascii") for mask in faces.masks]
+            masks = [_packed(mask) for mask in faces.masks]
         told = zip(
             track_ids,
             faces.boxes.tolist(),
@@ -193,13 +193,10 @@ class TrackRecorder:
             image_size=size,
             labels=torch.tensor([track.label for track in of_faces]),
             scores=torch.tensor(scores),
-            masks=None if masks[0] is None else torch.stack([
-                rle_to_bitmap({"size": list(size), "counts": mask.decode("ascii")})
-                for mask in masks
-            ]),
+            masks=None if masks[0] is None else torch.stack([_unpacked(m, size) for m in masks]),
             fake_probability=torch.tensor([track.fake_probability for track in of_faces]),
             doubts=torch.tensor([track.doubts for track in of_faces]),
-        )  # fmt: skip
+        )
         return faces, list(numbers)
 
     def points(self, track_id: int) -> np.ndarray:
@@ -298,6 +295,17 @@ class TrackRecorder:
             )
             while rows := cursor.fetchmany(FETCHED):
                 yield from rows
+
+
+def _packed(mask: torch.Tensor) -> bytes:
+    """A mask [H, W], a bit a pixel, compressed."""
+    return zlib.compress(np.packbits(mask.cpu().numpy()).tobytes(), level=1)
+
+
+def _unpacked(content: bytes, size: tuple[int, int]) -> torch.Tensor:
+    """The reverse: [H, W] bool."""
+    bits = np.unpackbits(np.frombuffer(zlib.decompress(content), np.uint8), count=size[0] * size[1])
+    return torch.from_numpy(bits.reshape(size)).bool()
 
 
 @contextlib.contextmanager
