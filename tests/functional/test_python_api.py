@@ -10,9 +10,9 @@ from PIL import Image
 
 import comics
 from comics.api import MediaPredictor
+from comics.found_faces import FoundFaces
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
-from comics.structures import Faces
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def test_load_and_call(weights, image, tmp_path):
     assert torch.equal(faces.fake_probability, expected.fake_probability)
     Image.fromarray(image).save(tmp_path / "photo.png")
     found = predictor([tmp_path / "photo.png", image])
-    assert [type(one) for one in found] == [Faces, Faces]
+    assert all(isinstance(one, FoundFaces) for one in found)
+    assert [one.file_name for one in found] == [str(tmp_path / "photo.png"), ""]
     torch.testing.assert_close(found[0].boxes, found[1].boxes)
     html = faces._repr_html_()
     assert html.startswith('<img src="data:image/jpeg;base64,') and "<table>" in html
