@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not weights.is_file():
             raise FileNotFoundError(f"there is no model file {weights}")
         more = [] if options.pictures is None else pictures_in(options.pictures)
+        forge(options, forged)  # first: here is seen whether the photos can be used
         forge_photo(options)
-        forge(options, forged)
     except (OSError, ValueError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return EXIT_ARGUMENTS
