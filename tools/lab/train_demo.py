@@ -125,12 +125,13 @@ def write_demo_page(
     from comics.pages.page import GalleryPicture, write_page
 
     predictor = Predictor.from_file(weights)
-    truth = true_labels(json.loads((data / "test_dev.json").read_text(encoding="utf-8")))
+    content = json.loads((data / "test_dev.json").read_text(encoding="utf-8"))
+    truth = true_labels(data, content)
     cards = []
     for path in pictures:
         image = read_image(path)
         faces = predictor.predict([image])[0]
-        cards.append(GalleryPicture(path.name, image, faces, note=truth.get(path.name)))
+        cards.append(GalleryPicture(path.name, image, faces, note=truth.get(path)))
     kind = "photos with faces forged by the project" if options.photos else "synthetic scenes"
     page = options.output / "index.html"
     write_page(
