@@ -8,6 +8,7 @@ that no other process works in the folder.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import tempfile
@@ -76,6 +77,12 @@ def write_bytes(path: str | os.PathLike, content: bytes, *, durable: bool = True
 def write_text(path: str | os.PathLike, text: str, *, durable: bool = True) -> None:
     """Write a text file, UTF-8, atomically; arguments as ``atomic_path``."""
     write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from comics.inference.placement import to_original
 from comics.pages.html_pages import picture_uri
 from comics.runs.csv_files import FACE_COLUMNS, face_row
 from comics.runs.outputs import faces_to_entries, image_entry
+from comics.runs.pictures import JPEG_QUALITY
 from comics.structures import Faces
 
 if TYPE_CHECKING:
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
     import supervision
 
 SIDE = 640  # pixels of the long side of a notebook's picture
-QUALITY = 80  # JPEG
+SMALL_QUALITY = 80  # JPEG, of that one
 DRAWING_SCALE = 1.4  # of lines and text, since the picture is small
 JSON_SUFFIX = ".json"
 PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-SAVED_QUALITY = 92  # of a saved picture
 
 
 class Face(NamedTuple):
@@ -118,7 +118,7 @@ class FoundFaces(Faces):
         size = self.picture.shape[:2]
         # Drawn after shrinking, so that lines and labels stay legible
         drawn = draw_faces(self.picture, to_original(self.to("cpu"), size), DRAWING_SCALE)
-        uri = picture_uri(Image.fromarray(drawn), QUALITY)
+        uri = picture_uri(Image.fromarray(drawn), SMALL_QUALITY)
         alt = f"{len(self)} faces marked in the picture"
         return f'<img src="{uri}" alt="{alt}" width="{size[1]}" height="{size[0]}">{table}'
 
@@ -187,7 +187,7 @@ class FoundFaces(Faces):
         elif suffix in PICTURE_FORMATS:
             with atomic_path(path) as temporary:
                 form = PICTURE_FORMATS[suffix]
-                Image.fromarray(self.drawn()).save(temporary, form, quality=SAVED_QUALITY)
+                Image.fromarray(self.drawn()).save(temporary, form, quality=JPEG_QUALITY)
         else:
             known = ", ".join((*PICTURE_FORMATS, JSON_SUFFIX))
             raise ValueError(f"{path}: the ending says what is written: {known}")

@@ -82,7 +82,7 @@ def _read_part(path: Path, part: str) -> tuple[WeightsFile, CfgNode]:
     cfg = load_config_text(file.metadata["config"])
     if cfg.MODEL.META_ARCHITECTURE != FACE_FORENSICS:
         return file, cfg
-    own = separate_file(path, part)
+    own = _part_of(file, cfg, part)
     return WeightsFile(own.state, own.metadata, file.sha256), own.cfg
 
 
@@ -100,9 +100,15 @@ def separate_file(path: str | os.PathLike, part: str) -> Combination:
         FileNotFoundError, ValueError: if it is absent, broken or of another kind.
     """
     file = read_weights(path)
-    cfg = load_config_text(file.metadata["config"]).clone()
+    cfg = load_config_text(file.metadata["config"])
     if cfg.MODEL.META_ARCHITECTURE != FACE_FORENSICS:
         raise ValueError(f"{path} holds a {cfg.MODEL.META_ARCHITECTURE}: nothing to separate")
+    return _part_of(file, cfg, part)
+
+
+def _part_of(file: WeightsFile, cfg: CfgNode, part: str) -> Combination:
+    """See ``separate_file``; of a file that has been read, with its configuration."""
+    cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = FACE_METHOD if part == "face" else cfg.MODEL.FACE.DETECTOR
     fresh = get_cfg().TEST

@@ -136,7 +136,7 @@ def _print_report(program: str, source: str, report: LoadReport, *, everything: 
 
 def _origin(checkpoint: Checkpoint, source_format: str) -> dict[str, str]:
     import comics
-    from comics.modeling.weights import file_sha256
+    from comics.files import file_sha256
 
     return {
         "version": comics.__version__,

@@ -12,7 +12,6 @@ OpenForensics below DATASETS.ROOT, as downloaded and unpacked::
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from fvcore.common.config import CfgNode
 from comics.data.coco import load_coco
 from comics.data.faces.manifest import split_entry
 from comics.data.records import DatasetError, ImageRecord
+from comics.files import file_sha256
 from comics.registry import DATASETS
 
 ROOT_VARIABLE = "COMICS_DATASETS"  # environment variable that overrides DATASETS.ROOT
@@ -102,8 +102,7 @@ def annotation_digests(entries: Sequence[str], root: str | os.PathLike) -> dict[
     for entry in entries:
         manifest = split_entry(entry)
         path = manifest[0] if manifest else dataset_files(entry, root).annotations
-        with open(path, "rb") as file:
-            digests[entry] = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[entry] = file_sha256(path)
     return digests
 
 

@@ -25,6 +25,7 @@ from comics.data.forgery.warps import similarity_transform
 from comics.data.images import read_image
 from comics.data.json_files import read_json
 from comics.data.synthetic import Scene, draw_portrait, draw_scene
+from comics.files import file_sha256
 
 SPLITS = ("train", "val", "test_dev", "test_challenge")
 DEFAULT_RATIO = (0.7, 0.1, 0.1, 0.1)
@@ -128,7 +129,7 @@ class PhotoSource:
             raise ValueError(f"ratio must be {len(SPLITS)} shares of 0 or more, got {ratio}")
         self.name, self.folder, self.size = path.name, path.parent, size
         records, annotations = _read_coco(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
         self.arguments = {"size": size, "ratio": list(ratio), "annotations_sha256": digest}
         self.photos = {str(record["file_name"]): record for record in records}
         if len(self.photos) != len(records):

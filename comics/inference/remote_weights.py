@@ -7,7 +7,6 @@ kept, and not fetched again. Pickled files are not taken.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from comics.files import atomic_path
+from comics.files import atomic_path, file_sha256
 
 CACHE_VARIABLE = "COMICS_CACHE"  # folder of fetched model files; else ~/.cache/comics
 SUFFIXES = (".safetensors", ".onnx")
@@ -57,14 +56,14 @@ def fetch_weights(address: str, cache: str | os.PathLike | None = None) -> Path:
         raise ValueError(f"{address}: a model file ends in {' or '.join(SUFFIXES)}")
     if plain.startswith("hf://"):
         path = _from_hub(plain)
-        if wanted and _sha256(path) != wanted[1]:
-            raise ValueError(f"{address}: its SHA-256 is {_sha256(path)}")
+        if wanted and file_sha256(path) != wanted[1]:
+            raise ValueError(f"{address}: its SHA-256 is {file_sha256(path)}")
         return path
     if not wanted:
         raise ValueError(f"{address}: an address needs #sha256=... of the file that it brings")
     folder = Path(cache or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "comics")
     path = folder / f"{wanted[1]}{Path(urllib.parse.urlsplit(plain).path).suffix}"
-    if not (path.is_file() and _sha256(path) == wanted[1]):
+    if not (path.is_file() and file_sha256(path) == wanted[1]):
         _download(plain, path, wanted[1])
     return path
 
@@ -90,7 +89,7 @@ def _download(address: str, path: Path, sha256: str) -> None:
                 ) as bar,
             ):  # fmt: skip
                 shutil.copyfileobj(_Counted(answer, bar.update), file, CHUNK)
-            found = _sha256(temporary)
+            found = file_sha256(temporary)
             if found != sha256:
                 raise ValueError(f"{address}: its SHA-256 is {found}, not {sha256}; it is not kept")
     except urllib.error.URLError as error:  # an OSError, but it does not name the address
@@ -137,8 +136,3 @@ def _from_hub(address: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"{address} cannot be fetched: {reason}") from error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

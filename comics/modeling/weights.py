@@ -6,7 +6,6 @@ A file holds tensors and text, never code. Foreign files are converted by
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comics.config import CfgNode
-from comics.files import atomic_path
+from comics.files import atomic_path, file_sha256
 from comics.modeling.state_names import without_wrappers
 
 SHOWN_NAMES = 10  # of tensors in a message
@@ -120,12 +119,6 @@ def halve_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if filters and not torch.isfinite(halved[name]).all():
             raise ValueError(f"{name} has values that float16 cannot hold")
     return halved
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:

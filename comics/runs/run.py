@@ -336,6 +336,7 @@ class _Run:
                     yield job.file
 
         def good(decoded: Iterator[Decoded]) -> Iterator[_Picture]:
+            """Pictures that could be read; the others are noted as failed."""
             for file, image, facts in decoded:
                 job = jobs[file]
                 if isinstance(image, ImageError):

@@ -30,7 +30,7 @@ from comics.runs.outputs import (
     FileStatus,
     verdict_of,
 )
-from comics.structures import FAKE, REAL, VERDICTS, Faces
+from comics.structures import FAKE, REAL, Faces
 from comics.video.frames import Frame, Selection
 from comics.video.source import LiveSource
 from comics.video.stream import (
@@ -126,7 +126,7 @@ def run_video(
     media = None if outputs.media is None else refuse_links(outputs.folder, outputs.media)
     live = file.live is not None
     with TrackRecorder(options.rule, keep_masks=media is not None and not live) as recorder:
-        following = _Following(options.rule, recorder, add_frame)
+        following = _Following(options.rule, recorder, add_frame, draws=live and media is not None)
         try:
             outcome = process_video(
                 file.path if file.live is None else LiveSource(file.live),
@@ -179,23 +179,27 @@ def _annotated(
 class _Following:
     """What is done with each analysed frame: faces are followed, noted and counted."""
 
-    def __init__(self, rule: VideoRule, recorder: TrackRecorder, add_frame: AddFrame) -> None:
+    def __init__(
+        self, rule: VideoRule, recorder: TrackRecorder, add_frame: AddFrame, draws: bool
+    ) -> None:
         from comics.video.tracking import FaceTracker  # its library takes a second to import
 
         self.counts: Counter = Counter()
         self._tracker = FaceTracker.from_rule(rule)
         self._verdicts = RunningVerdicts(rule.trim)
         self._rule = rule
-        self._recorder, self._add_frame = recorder, add_frame
+        self._recorder, self._add_frame, self._draws = recorder, add_frame, draws
 
-    def on_frame(self, frame: Frame, faces: Faces) -> tuple[Faces, list[str]]:
-        """Returns what is drawn: the faces with their tracks' verdicts so far, and their names."""
+    def on_frame(self, frame: Frame, faces: Faces) -> tuple[Faces, list[str]] | None:
+        """Returns what is drawn; None where nothing is drawn yet."""
         track_ids = self._tracker.update(faces, frame.time_s)
         frame = frame._replace(time_s=round(frame.time_s, TIME_DECIMALS))
         self._add_frame(frame, faces, track_ids)
-        if not len(faces):
-            self._verdicts.update([], [], [], self._tracker.alive)
-            return faces, []
+        if len(faces):
+            self._note(frame, faces, track_ids)
+        return self._so_far(faces, track_ids) if self._draws else None
+
+    def _note(self, frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
         self._recorder.add(frame.index, frame.time_s, faces, track_ids)
         verdicts = Counter(faces.verdicts)
         self.counts.update(
@@ -205,6 +209,12 @@ class _Following:
             with_faces=1,
             with_forged=int(verdicts["fake"] > 0),
         )
+
+    def _so_far(self, faces: Faces, track_ids: Sequence[int]) -> tuple[Faces, list[str]]:
+        """The faces with their tracks' verdicts so far, and their names."""
+        if not len(faces):
+            self._verdicts.update([], [], [], self._tracker.alive)
+            return faces, []
         assert faces.fake_probability is not None and faces.scores is not None  # a predictor's
         so_far = self._verdicts.update(
             track_ids, faces.fake_probability.tolist(), faces.scores.tolist(), self._tracker.alive
@@ -243,6 +253,7 @@ def _finish(
     rule = options.rule
     probability = recorder.video_probability(tracks)
     verdict = verdict_of(recorder.video_verdicts(tracks))
+    told = Counter(track.verdict for track in tracks)
     if probability is not None:
         probability = round(probability, SCORE_DECIMALS)
     if outputs.tracks is not None:
@@ -281,8 +292,8 @@ def _finish(
         frames_with_faces=counts["with_faces"],
         frames_with_forged_faces=counts["with_forged"],
         tracks=len(tracks),
-        forged_tracks=sum(track.verdict == VERDICTS[FAKE] for track in tracks),
-        unclear_tracks=sum(track.verdict == VERDICTS[2] for track in tracks),
+        forged_tracks=told["fake"],
+        unclear_tracks=told["unclear"],
         track_verdicts=tuple(track.entry() for track in tracks[:MAX_TOLD]),
         fake_probability=probability,
         timeline=outputs.timeline,

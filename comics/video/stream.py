@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -157,16 +157,11 @@ def annotate_video(
         stack.enter_context(reader)
         annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
         is_stopped = reader.watch(stop)
-        shown: Any = None
-        size: tuple[int, int] | None = None
+        last = _LastDrawn()
         for item in reader:
-            if isinstance(item, Frame):
-                if item.analysed:
-                    shown, size = drawn(item), item.image.shape[:2]
-                # The video may change its size on the way
-                annotated.put(Shown(item, shown if size == item.image.shape[:2] else None))
-            else:
-                annotated.put(item)
+            if isinstance(item, Frame) and item.analysed:
+                last = _LastDrawn(drawn(item), item.image.shape[:2])
+            annotated.put(last.on(item) if isinstance(item, Frame) else item)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if stop():
                 raise Stopped
@@ -202,6 +197,18 @@ def _no_frame(selection: Selection) -> str:
     return f"no frame from {selection.start_s:g} s on"
 
 
+class _LastDrawn(NamedTuple):
+    """What was drawn on the last analysed frame, of a size (H, W); later frames show it too."""
+
+    drawn: Any = None
+    size: Sequence[int] = ()
+
+    def on(self, frame: Frame) -> Shown:
+        """What a frame shows; nothing where the video has changed its size on the way."""
+        fits = tuple(self.size) == frame.image.shape[:2]
+        return Shown(frame, self.drawn if fits else None)
+
+
 class _Loop:
     """Collects frames until a batch is full, then detects and hands them on in order."""
 
@@ -220,8 +227,7 @@ class _Loop:
         self._pending: list[Frame | av.Packet] = []
         self._batch: list[Frame] = []
         self._held_bytes = 0
-        self._drawn: Any = None
-        self._drawn_size: tuple[int, int] | None = None
+        self._last = _LastDrawn()
 
     def add(self, item: Frame | av.Packet) -> None:
         """Take the next frame or packet of sound; a full batch is analysed."""
@@ -251,10 +257,9 @@ class _Loop:
                 self._analysed_frames += 1
                 faces = next(found)
                 drawn = self._on_frame(item, faces)
-                self._drawn = faces if drawn is None else drawn
-                self._drawn_size = (faces.image_size[0], faces.image_size[1])
+                self._last = _LastDrawn(faces if drawn is None else drawn, faces.image_size)
             if self._annotated is not None:
-                self._annotated.put(self._shown(item) if isinstance(item, Frame) else item)
+                self._annotated.put(self._last.on(item) if isinstance(item, Frame) else item)
 
     def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
         """What was read, analysed and left out; after the last ``flush``."""
@@ -274,8 +279,3 @@ class _Loop:
             height=height,
             end_s=reader.end_s,
         )
-
-    def _shown(self, frame: Frame) -> Shown:
-        # The video may change its size on the way
-        fits = self._drawn_size == frame.image.shape[:2]
-        return Shown(frame, self._drawn if fits else None)

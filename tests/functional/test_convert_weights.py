@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from comics.config import load_config
+from comics.files import file_sha256
 from comics.modeling.build import build_model, load_model
-from comics.modeling.weights import file_sha256, read_weights, save_weights
+from comics.modeling.weights import read_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """

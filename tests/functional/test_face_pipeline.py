@@ -14,8 +14,9 @@ from PIL import Image
 from comics.config import load_config, load_config_text
 from comics.data.faces.manifest_files import write_manifest
 from comics.evaluation.predictions import load_predictions, metrics_at
+from comics.files import file_sha256
 from comics.modeling.build import build_model, load_model
-from comics.modeling.weights import file_sha256, read_weights, save_weights
+from comics.modeling.weights import read_weights, save_weights
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SIDE = 32

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from comics.files import file_sha256
 from comics.modeling.build import build_model
-from comics.modeling.weights import file_sha256, save_weights
+from comics.modeling.weights import save_weights
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "infer.py"
 

@@ -167,14 +167,24 @@ def _condition(text: str):
     return text, lambda image, box: (change(image), box)
 
 
+def named(text: str, what: str = "NAME=ENTRY") -> tuple[str, str]:
+    """Both parts of a word such as "dfdc=faces.csv"; ``what`` it should be is said in the error.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    name, _, rest = text.partition("=")
+    if not name or not rest:
+        raise ValueError(f"{text!r} is no {what}")
+    return name, rest
+
+
 def _faces(text: str, options: argparse.Namespace) -> list[Face]:
     """The faces of a source; at most ``--limit`` of each class, always the same ones."""
     from comics.config import get_cfg
     from comics.data.faces.loader import load_faces
 
-    name, mark, entry = text.partition("=")
-    if not mark or not name or not entry:
-        raise ValueError(f"{text!r} is no NAME=ENTRY")
+    name, entry = named(text)
     manifest = load_faces(get_cfg(), entry)
     sides = (manifest.boxes[:, 2:] - manifest.boxes[:, :2]).min(axis=1)
     kept = np.flatnonzero(~(sides < options.min_side))  # NaN, a whole picture, is not less

@@ -24,7 +24,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmark_sources import FALSE_ALARMS, UNCLEAR, choose_and_store
+from benchmark_sources import FALSE_ALARMS, UNCLEAR, choose_and_store, named
 
 EXIT_ARGUMENTS = 2
 
@@ -60,9 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _rows(text: str) -> list[dict[str, object]]:
     from comics.evaluation.predictions import load_predictions
 
-    name, mark, path = text.partition("=")
-    if not mark or not name:
-        raise ValueError(f"{text!r} is no NAME=FILE")
+    name, path = named(text, "NAME=FILE")
     source, _, condition = name.partition(":")
     table = load_predictions(path)
     return [

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from benchmark_sources import named
 from tqdm import tqdm
 
 EXIT_ARGUMENTS = 2
@@ -133,9 +134,7 @@ def _windows(texts: Sequence[str], count: int, degrade) -> list[Window]:
 
     found = []
     for text in texts:
-        name, mark, entry = text.partition("=")
-        if not mark or not name or not entry:
-            raise ValueError(f"{text!r} is no NAME=ENTRY")
+        name, entry = named(text)
         manifest = load_faces(get_cfg(), entry)
         rng = np.random.default_rng(0)
         for index in tqdm(rng.permutation(len(manifest))[:count].tolist(), desc=name, unit="face"):

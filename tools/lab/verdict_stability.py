@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+from benchmark_sources import named
 
 EXIT_ARGUMENTS = 2
 FACES, REPEATS, JITTER = 60, 8, 0.01
@@ -75,9 +76,7 @@ def _faces(text: str, count: int) -> list[tuple[np.ndarray, tuple[float, ...]]]:
     from comics.data.faces.loader import load_faces
     from comics.data.images import read_image
 
-    _, mark, entry = text.partition("=")
-    if not mark or not entry:
-        raise ValueError(f"{text!r} is no NAME=ENTRY")
+    _, entry = named(text)
     manifest = load_faces(get_cfg(), entry)
     known = np.flatnonzero(~np.isnan(manifest.boxes[:, 0]))
     chosen = np.random.default_rng(0).permutation(known)[:count]

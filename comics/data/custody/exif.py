@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from comics.data.custody.texts import MAX_TEXT, decoded, plain_text
 from comics.data.orientation import AS_STORED, EXIF_PREFIX, exif_orientation
@@ -65,6 +66,19 @@ class _Field:
     count: int
     place: int
 
+    @property
+    def size(self) -> int:
+        """Bytes that it says to have."""
+        return self.count * BYTES_OF.get(self.kind, 1)
+
+
+class _Head(NamedTuple):
+    """The start of a block: its byte order, as ``struct`` writes it, and its first directory."""
+
+    order: str
+    magic: int
+    start: int
+
 
 def read_exif(block: bytes) -> Exif:
     """Of a block, with or without the six bytes "Exif" that JPEG puts in front.
@@ -78,14 +92,11 @@ def read_exif(block: bytes) -> Exif:
 
 def read_directories(read: Reader, orientation: int = AS_STORED) -> Exif:
     """The same of what ``read`` gives, which may be a whole TIFF file."""
-    head = read(0, 8)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 8:
+    head = _head(read)
+    if head is None or head.magic != MAGIC:
         return Exif()
-    magic, start = struct.unpack(f"{order}HI", head[2:])
-    if magic != MAGIC:
-        return Exif()
-    main, following = _directory(read, start, order)
+    order = head.order
+    main, following = _directory(read, head.start, order)
     camera = _below(read, main, CAMERA_DIRECTORY, order)
     position = _below(read, main, POSITION_DIRECTORY, order)
     small, _ = _directory(read, following, order)
@@ -118,27 +129,29 @@ def field_content(read: Reader, tag: int, limit: int) -> bytes | None:
         tag: of the field.
         limit: a longer one is taken to be absent.
     """
-    head = read(0, 8)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 8:
-        return None
-    main, _ = _directory(read, struct.unpack_from(f"{order}I", head, 4)[0], order)
-    found = main.get(tag)
-    if found is None:
-        return None
-    size = found.count * BYTES_OF.get(found.kind, 1)
-    return read(found.place, size) if 0 < size <= limit else None
+    found = _field_of_first(read, tag)
+    return None if found is None or not 0 < found.size <= limit else read(found.place, found.size)
 
 
 def field_size(read: Reader, tag: int) -> int:
     """How many bytes a field of the first directory says that it has; 0 without it."""
+    found = _field_of_first(read, tag)
+    return 0 if found is None else found.size
+
+
+def _field_of_first(read: Reader, tag: int) -> _Field | None:
+    """A field of the first directory, whatever the block's magic number."""
+    head = _head(read)
+    return None if head is None else _directory(read, head.start, head.order)[0].get(tag)
+
+
+def _head(read: Reader) -> _Head | None:
+    """How a block begins; None if it is none."""
     head = read(0, 8)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 8:
-        return 0
-    main, _ = _directory(read, struct.unpack_from(f"{order}I", head, 4)[0], order)
-    found = main.get(tag)
-    return 0 if found is None else found.count * BYTES_OF.get(found.kind, 1)
+        return None
+    return _Head(order, *struct.unpack(f"{order}HI", head[2:]))
 
 
 def _directory(read: Reader, start: int, order: str) -> tuple[dict[int, _Field], int]:

@@ -18,7 +18,6 @@ from comics.data.custody.metadata import (
     PictureMetadata,
     add_inner_metadata,
     picture_metadata,
-    provenance_address,
 )
 from comics.data.custody.parts import find_parts
 from comics.data.custody.thumbnail import Thumbnail
@@ -151,7 +150,7 @@ def _with_origin(
         metadata=picture_metadata(parts, image) if is_picture else None,
         c2pa=None
         if credentials is None
-        else credentials.read(path, facts.type, parts.manifest_bytes, provenance_address(parts)),
+        else credentials.read(path, facts.type, parts.manifest_bytes, parts.told_by_xmp.provenance),
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from comics.data.custody.exif import Exif
 from comics.data.custody.parts import MAX_EXIF, MAX_XMP, MetadataParts
 from comics.data.custody.thumbnail import Thumbnail, compare_thumbnail
-from comics.data.custody.xmp import Xmp, read_xmp
 from comics.data.image_headers import open_image
 
 MAX_PROGRAMS = 8
@@ -53,7 +52,7 @@ def picture_metadata(parts: MetadataParts, image: np.ndarray | None) -> PictureM
         image: the picture, upright, [H, W, 3] uint8; None: it was not read.
     """
     exif = parts.exif or Exif()
-    xmp = Xmp() if parts.xmp is None else read_xmp(parts.xmp)
+    xmp = parts.told_by_xmp
     programs = dict.fromkeys([*exif.software, *xmp.software, *parts.software])
     thumbnail = None
     if exif.thumbnail is not None:
@@ -67,11 +66,6 @@ def picture_metadata(parts: MetadataParts, image: np.ndarray | None) -> PictureM
         thumbnail=thumbnail,
         left_out=tuple(parts.left_out),
     )
-
-
-def provenance_address(parts: MetadataParts) -> str | None:
-    """Where a file's XMP says that its C2PA manifest is."""
-    return None if parts.xmp is None else read_xmp(parts.xmp).provenance
 
 
 def add_inner_metadata(stream: BinaryIO, path: str, parts: MetadataParts) -> None:

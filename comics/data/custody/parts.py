@@ -14,11 +14,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import BinaryIO
 
 from comics.data.custody.exif import XMP as XMP_FIELD
 from comics.data.custody.exif import Exif, field_content, field_size, read_directories, read_exif
 from comics.data.custody.texts import decoded, plain_text
+from comics.data.custody.xmp import Xmp, read_xmp
 from comics.data.file_kinds import HEAD, picture_format
 from comics.data.jpeg_structure import ALONE, APP1, END, SOS, next_marker
 from comics.data.orientation import EXIF_PREFIX
@@ -58,6 +60,11 @@ class MetadataParts:
     software: tuple[str, ...] = ()
     manifest_bytes: int | None = 0
     left_out: list[str] = field(default_factory=list)
+
+    @cached_property
+    def told_by_xmp(self) -> Xmp:
+        """What its packet says; to be asked once all parts are known."""
+        return Xmp() if self.xmp is None else read_xmp(self.xmp)
 
     def take_exif(self, block: bytes | None, size: int | None = None) -> None:
         """Note the first block; ``size``: of one that was too large to be read."""

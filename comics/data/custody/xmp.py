@@ -99,6 +99,7 @@ def _properties(packet: bytes) -> dict[str, list[str]]:
             found[known].append(text[: MAX_ADDRESS + 1])
 
     def start(name: str, attributes: dict[str, str]) -> None:
+        """An element begins; properties may stand in its attributes."""
         path.append(name)
         if len(path) > MAX_DEPTH:
             raise _TooStrange

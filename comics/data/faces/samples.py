@@ -285,9 +285,7 @@ class SampleMaker:
             partner = self.pairs.other_frame(sample.row, rng)
         if partner is not None:
             row = self.manifest[partner]
-            shifted = self._try(
-                partner, sample, lambda: self.reader.crop(row, augmentation=augmentation)
-            )
+            shifted = self._crop_of(partner, sample, augmentation)
             if shifted is not None:
                 plain = shifted
                 mixes = augmentation.mixup is not None
@@ -320,10 +318,7 @@ class SampleMaker:
         partner = found[int(rng.integers(len(found)))]
         augmentation = self.augmenter.draw(rng)
         if partner != index:
-            row = self.manifest[partner]
-            other = self._try(
-                partner, sample, lambda: self.reader.crop(row, augmentation=augmentation)
-            )
+            other = self._crop_of(partner, sample, augmentation)
             return None if other is None else augmentation.image(other)
         return augmentation.image(plain)
 
@@ -345,10 +340,7 @@ class SampleMaker:
             return augmentation.image(compress_to(pair.real, self.strong))
         stored = self.pairs.at_compression(sample.row, self.strong)
         if stored is not None:
-            copy = self.manifest[stored]
-            crop = self._try(
-                stored, sample, lambda: self.reader.crop(copy, augmentation=augmentation)
-            )
+            crop = self._crop_of(stored, sample, augmentation)
         elif self.compress_missing:
             crop = self.reader.crop(row, level=self.strong, augmentation=augmentation)
         else:
@@ -370,6 +362,13 @@ class SampleMaker:
         augmentation = self.augmenter.draw(rng)
         crop = self._try(partner, sample, lambda: self._query_crop(row, augmentation))
         return None if crop is None else augmentation.image(crop)
+
+    def _crop_of(
+        self, index: int, sample: FaceSample, augmentation: Augmentation
+    ) -> np.ndarray | None:
+        """The crop of another row than the sample's own; None as ``_try``."""
+        row = self.manifest[index]
+        return self._try(index, sample, lambda: self.reader.crop(row, augmentation=augmentation))
 
     @staticmethod
     def _try(

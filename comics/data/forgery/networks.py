@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from comics.files import write_bytes
+from comics.files import file_sha256, write_bytes
 
 MULTIPLE = 8  # of the sides that networks are given; the usual ones halve the picture three times
 TRIAL_SIDE = 64  # pixels of the picture that a network is tried on
@@ -321,7 +321,7 @@ def _image_input(path: Path, session: Any) -> tuple[tuple[int, int] | None, bool
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise NetworkError(path, error.strerror or str(error)) from error
 

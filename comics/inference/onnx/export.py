@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import comics
 from comics.config import CfgNode
+from comics.files import file_sha256
 from comics.inference.onnx.files import (
     CPU_PROVIDER,
     FORMAT,
@@ -39,7 +40,7 @@ from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector
 from comics.modeling.face_forensics import PARTS, FaceForensics, temperature_name
 from comics.modeling.faces.base import FaceMethod
-from comics.modeling.weights import WeightsFile, file_sha256
+from comics.modeling.weights import WeightsFile
 from comics.pipeline import TEMPERATURE_KEY, temperature_of
 
 TOLERANCE = 1e-4

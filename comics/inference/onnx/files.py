@@ -41,7 +41,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from comics.config import CfgNode, load_config_text
-from comics.modeling.weights import WeightsFile, file_sha256
+from comics.files import file_sha256
+from comics.modeling.weights import WeightsFile
 
 try:
     import onnxruntime

@@ -10,9 +10,10 @@ import torch
 
 import comics
 from comics.config import load_config, load_config_text
+from comics.files import file_sha256
 from comics.inference.load import load_predictor
 from comics.modeling.build import build_model, load_model
-from comics.modeling.weights import file_sha256, save_weights
+from comics.modeling.weights import save_weights
 from comics.pipeline import combine_files
 from comics.registry import DETECTORS
 
