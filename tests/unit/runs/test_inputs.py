@@ -155,3 +155,19 @@ def test_animations_are_videos_and_stills_are_pictures(tmp_path, kind):
 def test_no_argument_fails(argument):
     found = expand_inputs([f"/nowhere/{argument}"], listed=[f"/nowhere/{argument}"])
     assert not found.files and found.faults
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://user:secret@host/photo.jpg", "http://host/a?b=*.jpg", "ftp://h/x", "s3://b/k"],
+)
+def test_an_address_gets_a_sentence(address, tmp_path):
+    found = expand_inputs([address], listed=[address])
+    assert not found.files and len(found.faults) == 2
+    for path, reason in found.faults:
+        assert "nothing is fetched" in reason and "rtsp" in reason and "secret" not in str(path)
+    # What is there is a file, whatever it is called
+    name = tmp_path / "http:" / "a.jpg"
+    name.parent.mkdir()
+    name.write_bytes(b"x")
+    assert [file.path for file in expand_inputs([name]).files] == [name]
