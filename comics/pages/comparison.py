@@ -36,7 +36,11 @@ NOISE_FACTOR = 5.0  # of the median difference, which is what compression makes
 GROW = 15  # pixels: what lies nearer to each other is one region
 MIN_REGION = 0.0004  # of the picture's area
 MAX_REGIONS = 6  # told one by one
-MIN_SAMPLE = 100  # pixels that colours are fitted to
+# Of the line that takes the original's colours to the picture's
+MIN_SAMPLE, MIN_SPREAD = 100, 20  # pixels that it is fitted to, and their range
+DARK, BRIGHT = 6, 249  # of 255: beyond them a pixel may have been cut off
+FITS, KEPT = 4, 0.8  # times that it is fitted, and the share of the pixels that the next one keeps
+GAINS = (0.4, 2.5)
 
 
 @dataclass(frozen=True)
@@ -167,17 +171,26 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
 def _with_colours_of(laid: np.ndarray, fixed: np.ndarray, where: np.ndarray) -> np.ndarray:
     """``laid`` with each channel scaled and shifted to that of ``fixed``, most of it alike.
 
-    Medians and quartiles decide, so that a part that was exchanged does not.
+    A straight line through the pixels that are neither black nor white in either of them; those
+    that fit it worst are left out, so that a part that was exchanged does not count.
     """
-    if int(where.sum()) < MIN_SAMPLE:
-        return laid
     result = laid.astype(np.float32)
     for channel in range(3):
-        low, middle, high = np.percentile(laid[where][:, channel], (25, 50, 75))
-        low_then, middle_then, high_then = np.percentile(fixed[where][:, channel], (25, 50, 75))
-        gain = (high_then - low_then) / (high - low) if high > low and high_then > low_then else 1
-        gain = float(np.clip(gain, 0.5, 2.0))
-        result[..., channel] = (result[..., channel] - middle) * gain + middle_then
+        one, other = result[..., channel][where], fixed[..., channel][where].astype(np.float32)
+        usable = (np.minimum(one, other) > DARK) & (np.maximum(one, other) < BRIGHT)
+        one, other = one[usable], other[usable]
+        for _ in range(FITS):
+            if len(one) < MIN_SAMPLE or float(np.ptp(one)) < MIN_SPREAD:
+                break
+            gain, shift = np.polyfit(one, other, 1)
+            gain = float(np.clip(gain, *GAINS))
+            shift = float(np.median(other - gain * one))
+            error = np.abs(other - gain * one - shift)
+            near = error <= np.quantile(error, KEPT)
+            fitted = gain, shift
+            one, other = one[near], other[near]
+        else:
+            result[..., channel] = result[..., channel] * fitted[0] + fitted[1]
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 

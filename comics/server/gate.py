@@ -148,7 +148,7 @@ def _too_slow(limits: ServerLimits, stalled: bool) -> ApiError:
 
 
 def _too_many_bytes(limits: ServerLimits) -> ApiError:
-    most = byte_text(limits.upload_bytes)
+    most = f"{byte_text(limits.upload_bytes)} ({limits.upload_bytes} bytes)"
     return ApiError("too_many_bytes", f"an upload may have {most} at most")
 
 

@@ -3,22 +3,12 @@
 import io
 import sys
 
-import pytest
-
 from comics.commands.progress import ProgressBar
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-
-@pytest.fixture
-def outputs(monkeypatch):
-    out, err = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    return out, err
 
 
 def go():
@@ -29,24 +19,24 @@ def go():
             bar.show(done, 10)
 
 
-def test_without_a_terminal_there_are_lines_alone(outputs):
+def test_without_a_terminal_there_are_lines_alone(capsys):
     go()
-    assert outputs[0].getvalue().split("\n")[:7] == [f"file {n}" for n in range(4, 11)]
-    assert outputs[1].getvalue() == ""
+    shown = capsys.readouterr()
+    assert shown.out == "".join(f"file {n}\n" for n in range(4, 11)) and shown.err == ""
 
 
-def test_a_terminal_gets_a_bar_with_the_time_left(outputs, monkeypatch):
+def test_a_terminal_gets_a_bar_with_the_time_left(capsys, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
     go()
-    assert outputs[0].getvalue().count("file ") == 7
+    assert capsys.readouterr().out.count("file ") == 7
     shown = terminal.getvalue()
     assert "3/10" in shown and "<" in shown  # done, of how many, and the time left
     assert shown.endswith("\r")  # it leaves nothing behind
 
 
-def test_a_run_that_never_began_shows_nothing(outputs):
+def test_a_run_that_never_began_shows_nothing(capsys):
     with ProgressBar() as bar:
         bar.say("nothing to do")
-    assert outputs[0].getvalue() == "nothing to do\n"
+    assert capsys.readouterr() == ("nothing to do\n", "")

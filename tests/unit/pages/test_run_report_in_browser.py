@@ -206,7 +206,9 @@ UNDER_THE_BAR = """() => {
   const focused = document.activeElement, bar = document.querySelector(".filters");
   if (bar.contains(focused) || focused === document.body) return null;
   const one = focused.getBoundingClientRect(), other = bar.getBoundingClientRect();
-  const apart = one.top >= other.bottom - 0.5 || one.bottom <= other.top + 0.5;
+  // A scrolling table may be taller than the window: then its lower part shows
+  const taller = one.height > window.innerHeight - other.height && one.bottom > other.bottom;
+  const apart = taller || one.top >= other.bottom - 0.5 || one.bottom <= other.top + 0.5;
   return apart ? null : `${focused.outerHTML.slice(0, 80)} ${one.top} ${other.bottom}`;
 }"""
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comics.runs.inputs import expand_inputs, is_video
+from comics.runs.inputs import NOT_FETCHED, expand_inputs, is_video
 
 
 @pytest.fixture
@@ -133,10 +133,14 @@ def test_live_sources_are_passed_on_without_their_credentials_in_names(source, s
     assert len(file.relative.parts) == 1
 
 
-@pytest.mark.parametrize("source", ["http://host/a.jpg", "file:///etc/passwd", "webcam:x", "rtsp:"])
-def test_other_addresses_are_no_sources(source):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("http://host/a.jpg", NOT_FETCHED), ("file:///etc/passwd", NOT_FETCHED),
+     ("webcam:x", "no such file or folder"), ("rtsp:", "no such file or folder")],
+)  # fmt: skip
+def test_other_addresses_are_no_sources(source, said):
     found = expand_inputs([source])
-    assert not found.files and found.faults[0][1] == "no such file or folder"
+    assert not found.files and found.faults[0][1] == said
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])

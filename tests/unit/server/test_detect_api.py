@@ -382,7 +382,7 @@ def test_health_and_description(client):
         found = description
         for part in reference.split("/"):
             found = found[part]
-    assert client.get("/docs").status_code == 404  # it would load scripts from elsewhere
+    assert "<script" not in client.get("/docs").text  # the framework's loads one from elsewhere
 
 
 def test_uploads_stay_only_if_asked(predictor, folders, make_picture, make_video, tmp_path):
