@@ -133,7 +133,8 @@ def _annotation(number: int, face: Mapping[str, Any], size: tuple[int, int]) -> 
 def _polygons(mask: np.ndarray) -> list[list[int]]:
     """Outlines [x, y, x, y, ...] of a mask [H, W] uint8; those of a pixel or two are no areas."""
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [outline.ravel().tolist() for outline in outlines if len(outline) >= SMALLEST_POLYGON]
+    outlines = [outline for outline in outlines if len(outline) >= SMALLEST_POLYGON]
+    return [[int(place) for place in outline.ravel()] for outline in outlines]
 
 
 def _write_list(file: IO[str], items: Iterable[Mapping[str, Any]]) -> None:
