@@ -122,8 +122,7 @@ class MapsGraph(nn.Module):
         features = self.detector.extract_features(ImageBatch(images, sizes=[]))
         if self.frequency is not None:
             assert residuals is not None  # which PaddedGraph gives with them
-            attention = self.frequency.attention_of(residuals.flatten(4).flatten(2, 3))
-            features = self.frequency.weigh(features, attention)
+            features = self.frequency.weigh(features, residuals.flatten(4).flatten(2, 3))
         return self.detector.dense(features)
 
     def forward(self, padded: Tensor, residuals: Tensor | None = None) -> tuple[Tensor, ...]:
