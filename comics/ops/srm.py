@@ -82,7 +82,7 @@ def relative_residual(feature: Tensor) -> Tensor:
     features, unlike pixels, have no scale of their own that a threshold could be set on). A factor
     on the features changes nothing. Edges are reflected; computed in float32 whatever the autocast.
     """
-    channels = feature.shape[1]
+    channels = int(feature.shape[1])  # fixed, also where an exported graph leaves sizes open
     side = 2 * SRM_RADIUS + 1
     with torch.autocast(device_type=feature.device.type, enabled=False):
         padded = _reflect_pad(feature.float(), SRM_RADIUS)
@@ -101,7 +101,8 @@ def _reflect_pad(image: Tensor, padding: int) -> Tensor:
     An exported graph, which takes images of any size, gathers; otherwise padding is faster.
     """
     height, width = image.shape[-2:]
-    if not torch.compiler.is_compiling() and min(height, width) > padding:
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not exported and min(height, width) > padding:
         return functional.pad(image, (padding,) * 4, mode="reflect")
     rows = _reflected_positions(height, padding, image.device)
     columns = _reflected_positions(width, padding, image.device)
