@@ -7,7 +7,7 @@ configuration that a run or a model file holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -16,14 +16,20 @@ from comics.config.defaults import get_cfg
 
 logger = logging.getLogger(__name__)
 
+RESIDUAL_ATTENTION = "MODEL.COMICS.FEA.RESIDUAL"
 FORMER_DEFAULTS: dict[str, Any] = {
-    "MODEL.COMICS.FEA.RESIDUAL": True,
+    RESIDUAL_ATTENTION: True,
     "MODEL.COMICS.PROPOSAL.PROTOTYPE_UPDATE": "batch",
 }
 
 
-def with_values_of(cfg: CfgNode, stored: Mapping[str, Any], where: str) -> CfgNode:
-    """``cfg`` with the values that ``stored`` has of the keys of ``FORMER_DEFAULTS``; frozen.
+def with_values_of(
+    cfg: CfgNode,
+    stored: Mapping[str, Any],
+    where: str,
+    keys: Iterable[str] = tuple(FORMER_DEFAULTS),
+) -> CfgNode:
+    """``cfg`` with the values that ``stored`` has of keys of ``FORMER_DEFAULTS``; frozen.
 
     Only where ``cfg`` has today's default, which may just not have been named; each is noted in
     the log. A key that ``stored`` lacks had its former default.
@@ -32,13 +38,14 @@ def with_values_of(cfg: CfgNode, stored: Mapping[str, Any], where: str) -> CfgNo
         cfg: of today.
         stored: the complete configuration of a run or a model file.
         where: what ``stored`` belongs to, for the log.
+        keys: those of ``FORMER_DEFAULTS`` that matter.
     """
     kept, defaults = cfg.clone(), get_cfg()
     kept.defrost()
-    for key, former in FORMER_DEFAULTS.items():
+    for key in keys:
         *sections, name = key.split(".")
         here, default, then = (_section(node, sections) for node in (kept, defaults, stored))
-        value = then.get(name, former)
+        value = then.get(name, FORMER_DEFAULTS[key])
         if here[name] == default[name] != value:
             here[name] = value
             logger.info(

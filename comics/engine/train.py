@@ -16,7 +16,7 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
-from comics.config.changed_defaults import with_values_of
+from comics.config.changed_defaults import RESIDUAL_ATTENTION, with_values_of
 from comics.config.files import parse_config
 from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 DETECTRON2_CHECKPOINT = "last_checkpoint"  # file in the folder of a run of that runtime
 CONFIG_FILE = "config.yaml"
 MODEL_SUFFIX = ".safetensors"
+ATTENTION_WEIGHTS = ("frequency.", "detector.frequency.")  # of a detector, and of a joined model
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
 WeightsLoader = Callable[[nn.Module, str], object]
@@ -119,7 +120,7 @@ def run_evaluation(
             stack.enter_context(distributed.lost_processes_named())
             if not cfg.MODEL.WEIGHTS:
                 raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
-            cfg = _with_gate_of_weights(cfg)
+            cfg = with_attention_of_weights(cfg)
             task = task_of(cfg)
             sets = task.measured_sets(cfg, cfg.DATASETS.TEST)
             model = build_model(cfg)
@@ -157,17 +158,20 @@ def load_initial_weights(
         raise ValueError(f"MODEL.WEIGHTS {path} is not a .safetensors file of this project")
 
 
-def _with_gate_of_weights(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with what the model file ``MODEL.WEIGHTS`` was trained with, where defaults differ.
+def with_attention_of_weights(cfg: CfgNode) -> CfgNode:
+    """``cfg``, whose attention multiplies alone, or not, as in the model file ``MODEL.WEIGHTS``.
 
-    Names and shapes of weights do not tell whether the attention multiplies alone. A file that
-    is absent, or not ours, is left to the one who loads it.
+    Unless ``cfg`` names another value than the default: names and shapes of weights do not tell.
+    A file that is absent, not ours or without attention changes nothing.
     """
     path = cfg.MODEL.WEIGHTS
     if not path.endswith(MODEL_SUFFIX) or not Path(path).is_file():
         return cfg
-    text = read_weights(path).metadata.get("config", "")
-    return with_values_of(cfg, parse_config(text, path), path)
+    file = read_weights(path)
+    if not any(name.startswith(ATTENTION_WEIGHTS) for name in file.state):
+        return cfg
+    stored = parse_config(file.metadata.get("config", ""), path)
+    return with_values_of(cfg, stored, path, [RESIDUAL_ATTENTION])
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,9 @@ def _assemble(
         check_best_metric(cfg, task)
     checkpoints = CheckpointFolder(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
     state = _state_to_resume(checkpoints, resume)
-    if state is not None:
+    if state is None:
+        cfg = with_attention_of_weights(cfg)
+    else:
         cfg = _resumed_config(cfg, state["config"])
     start = 0 if state is None else state["iteration"]
     model = _training_model(cfg, task, device, state is None, load_foreign_weights)

@@ -80,9 +80,7 @@ class Prototypes(nn.Module):
     vectors: Tensor
     seen: Tensor
 
-    def __init__(
-        self, num_classes: int, dim: int, momentum: float, update: str = "batch"
-    ) -> None:
+    def __init__(self, num_classes: int, dim: int, momentum: float, update: str = "batch") -> None:
         super().__init__()
         if update not in UPDATE_RULES:
             raise ValueError(f"PROTOTYPE_UPDATE must be one of {UPDATE_RULES}, got {update!r}")

@@ -81,7 +81,11 @@ def _level_overlapping_any(
 
 def _cells(views: Iterable[LevelBoxes]) -> Tensor | None:
     cells = [view.cells for view in views]
-    return None if any(one is None for one in cells) else torch.cat([c for c in cells if c is not None])
+    return (
+        None
+        if any(one is None for one in cells)
+        else torch.cat([c for c in cells if c is not None])
+    )
 
 
 def _best_of_each(keys: tuple[Tensor, Tensor], score: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ from comics.modeling.detectors.base import LevelBoxes
 from comics.modeling.matching import labels_of, overlapping_any
 from comics.structures import Faces
 
-FACES = Faces(
-    torch.tensor([[0.0, 0, 20, 20], [10.0, 0, 30, 20]]), (40, 40), torch.tensor([0, 1])
-)
+FACES = Faces(torch.tensor([[0.0, 0, 20, 20], [10.0, 0, 30, 20]]), (40, 40), torch.tensor([0, 1]))
 
 
 def boxes_of(*boxes, image=None, cells=None):

@@ -65,7 +65,7 @@ def test_a_face_takes_the_mask_of_the_detection_that_overlaps_it_most():
     assert found.labels.tolist() == [1]
     wanted = torch.zeros(32, 32, dtype=torch.bool)
     wanted[10:20, 10:15] = True  # the left half of the second detection
-    assert (found.masks[0] ^ wanted).sum() <= 2  # corners of soft masks are round
+    assert (found.masks[0] ^ wanted).sum() <= 4  # the corners of soft masks are round
 
 
 @pytest.mark.parametrize("annotated", [FACES, Faces.empty((32, 32)), FACES[[0]]])
