@@ -90,9 +90,9 @@ _C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]  # each with ba
 _C.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = [0.1, 0.2, 0.4, 0.7, 1.0]  # omega
 # False: one projection and bank for all levels, of weight 1 ("CL w.o. MS", Table V)
 _C.MODEL.COMICS.PROPOSAL.MULTI_SCALE = True
-# True: a level without proposals in a step gives its weight to the others. The paper's rule, a fixed
-# weight per level, is for pictures of full size: in squares of some hundred pixels no face belongs
-# to p6 and p7, which hold 71 % of the weight
+# True: a level without proposals in a step gives its weight to the others. The paper's rule, fixed
+# weights, is for pictures of full size: in squares of some hundred pixels no face belongs to p6 and
+# p7, which hold 71 % of the weight
 _C.MODEL.COMICS.PROPOSAL.SHARE_EMPTY_LEVELS = False
 _C.MODEL.COMICS.PROPOSAL.DIM = 128  # channels of the 1x1 projection
 # Which proposals count as faces. "iou": those that the detector assigns to a face and that overlap
@@ -147,7 +147,8 @@ _C.DATASETS.ROOT = "datasets"  # registered names live below this; COMICS_DATASE
 
 _C.INPUT = CfgNode()
 _C.INPUT.FORMAT = "RGB"  # channel order that the weights expect; images are RGB everywhere
-# Sizes are reconstructed, as the warm-up below: the paper states none (docs/methods.md#comics-schedule)
+# Sizes are reconstructed, as the warm-up below is: the paper states none
+# (docs/methods.md#comics-schedule)
 _C.INPUT.MIN_SIZE_TRAIN = [640, 672, 704, 736, 768, 800]  # short side, pixels, one drawn per image
 _C.INPUT.MAX_SIZE_TRAIN = 1024  # long side, pixels
 _C.INPUT.MIN_SIZE_TEST = 800  # short side, pixels

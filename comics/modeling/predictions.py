@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from comics.modeling.detectors.base import Detector, ImageBatch, LevelBoxes
 from comics.modeling.detectors.candidates import Candidates
