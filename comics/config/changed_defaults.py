@@ -46,7 +46,7 @@ def with_values_of(
         *sections, name = key.split(".")
         here, default, then = (_section(node, sections) for node in (kept, defaults, stored))
         value = then.get(name, FORMER_DEFAULTS[key])
-        if here[name] == default[name] != value:
+        if here.get(name) == default[name] != value:
             here[name] = value
             logger.info(
                 "%s has %s %r, which was the default then and is %r now: %r is kept",
