@@ -40,7 +40,7 @@ class ProposalContrast(nn.Module):
     """Coarse-grained contrast of proposals with banks of past keys.
 
     docs/methods.md#comics-proposals. A proposal's feature in view q is pulled to the same place of
-    view k, and pushed from the keys in the bank of the **opposite** class
+    view k, and pushed from the keys in the bank of the **opposite** class, or literally of its own
     (docs/methods.md#comics-negatives).
 
     While training it has a state: banks, prototypes and, with a warm-up, the number of steps so
@@ -71,7 +71,8 @@ class ProposalContrast(nn.Module):
             ("CL w.o. MS" of Table V).
 
     Raises:
-        ValueError: for an unknown rule, or level weights that do not fit the levels.
+        ValueError: for an unknown rule, level weights that do not fit the levels, or a negative
+            warm-up.
     """
 
     steps: Tensor

@@ -153,3 +153,14 @@ def test_maps_smaller_than_28_cells(comics, size):
         assert output.losses["loss_pixel_intra"].item() == 0
         assert output.losses["loss_pixel_inter"].item() == 0
     assert output.losses["loss_pixel_intra"].requires_grad
+
+
+def test_pictures_whose_maps_are_smaller_than_28_cells(mask_detector, comics):
+    """40 x 48 pixels: the finest map of masks has 12 x 16 cells; ROIAlign enlarges it."""
+    only_comics(mask_detector)
+    model = comics(mask_detector)
+    for seed in range(2):
+        small = [scene((label,), size=(40, 48), side=14, seed=seed) for label in (0, 1)]
+        output = step(model, *small)
+    assert output.metrics["pixel_faces"] == 2
+    assert output.losses["loss_pixel_intra"].item() > 0
