@@ -220,7 +220,8 @@ class SOLOv2(Detector):
         boxes = kernels.new_zeros(len(kernels), 4)
         for index, features in enumerate(mask_features):
             for here in (image == index).nonzero().squeeze(1).split(MASKS_AT_ONCE):
-                soft = (kernels[here] @ features.flatten(1)).sigmoid()
+                with torch.autocast(kernels.device.type, enabled=False):
+                    soft = (kernels[here] @ features.flatten(1)).sigmoid()
                 masks = (soft > self.selector.mask_threshold).view(-1, *features.shape[1:])
                 boxes[here] = mask_boxes(masks) * self.mask_stride
         return boxes
