@@ -5,7 +5,7 @@ docs/methods.md#comics-matching. Shape letters: B images; P proposals; F faces o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -79,13 +79,9 @@ def _level_overlapping_any(
     )
 
 
-def _cells(views: Iterable[LevelBoxes]) -> Tensor | None:
-    cells = [view.cells for view in views]
-    return (
-        None
-        if any(one is None for one in cells)
-        else torch.cat([c for c in cells if c is not None])
-    )
+def _cells(views: Sequence[LevelBoxes]) -> Tensor | None:
+    cells = [view.cells for view in views if view.cells is not None]
+    return torch.cat(cells) if len(cells) == len(views) else None
 
 
 def _best_of_each(keys: tuple[Tensor, Tensor], score: Tensor) -> Tensor:
