@@ -27,6 +27,7 @@ from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     levels_named,
@@ -388,6 +389,22 @@ class FCOS(Detector):
         """The three FCOS losses and the proposals assigned to faces."""
         dense = self.dense_training(features, targets)
         return TrainingOutput(dense.loss.losses, features, self.proposals(dense))
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """Every location, with the box predicted there."""
+        head, found = self.head([features[level] for level in self.levels]), {}
+        for name, stride, distances in zip(
+            self.levels, self.assigner.strides, head.distances, strict=True
+        ):
+            images, cells = len(distances), distances[0, 0].numel()
+            cell = torch.arange(cells, device=distances.device).repeat(images)
+            image = torch.arange(images, device=cell.device).repeat_interleave(cells)
+            flat = distances.flatten(2).transpose(1, 2).flatten(0, 1)
+            boxes = boxes_at_cells(flat, cell, distances.shape[-2:], stride)
+            found[name] = LevelBoxes(image, boxes, cell)
+        return found
 
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""

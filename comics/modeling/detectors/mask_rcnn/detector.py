@@ -23,12 +23,14 @@ from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     levels_named,
     name_levels,
 )
 from comics.modeling.detectors.candidates import Candidates, SquareMasks
+from comics.modeling.detectors.cells import image_of_each
 from comics.modeling.detectors.mask_rcnn.heads import BoxDetections, BoxHead, MaskHead, mask_loss
 from comics.modeling.detectors.mask_rcnn.proposals import ProposalNetwork
 from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, SampledProposals
@@ -229,6 +231,18 @@ class MaskRCNN(Detector):
             here = positive[level_of == position]
             found[level] = LevelProposals(here.image, here.face, here.boxes, cells=None)
         return found
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The first stage's proposals, by the level that they are pooled from."""
+        boxes = self.proposals_of(self.dense(features), batch.sizes)
+        image, joined = image_of_each(boxes), torch.cat(boxes)
+        level_of = self.box_pooler.level_of(joined)
+        return {
+            level: LevelBoxes(image[level_of == index], joined[level_of == index], cells=None)
+            for index, level in enumerate(self.box_pooler.levels)
+        }
 
     def _propose(
         self,

@@ -21,6 +21,7 @@ from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     levels_named,
@@ -29,7 +30,11 @@ from comics.modeling.detectors.base import (
 from comics.modeling.detectors.candidates import Candidates, GridMasks
 from comics.modeling.detectors.pooling import pool_map
 from comics.modeling.detectors.solov2.heads import InstanceHead, InstanceOutput, MaskHead
-from comics.modeling.detectors.solov2.selection import MaskDetections, MaskSelector
+from comics.modeling.detectors.solov2.selection import (
+    MASKS_AT_ONCE,
+    MaskDetections,
+    MaskSelector,
+)
 from comics.modeling.detectors.solov2.targets import (
     MASK_RESIZERS,
     CellAssigner,
@@ -187,6 +192,39 @@ class SOLOv2(Detector):
         with torch.autocast(mask_features.device.type, enabled=False):
             detections = self.selector.select(class_logits, kernels, mask_features)
         return [self._to_candidates(*one) for one in zip(detections, sizes, strict=True)]
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The grid cells whose class probability is above the threshold of inference.
+
+        The box of a cell is that of its mask. Those of all cells of the grids would be thousands
+        of masks a view.
+        """
+        dense, mask_features = self.heads(features)
+        found = {}
+        for level, grid, logits, kernels in zip(
+            self.levels, self.assigner.grids, dense.class_logits, dense.kernels, strict=True
+        ):
+            probability = logits.sigmoid().amax(dim=1).flatten(1)
+            image, cell = (probability > self.selector.score_threshold).nonzero(as_tuple=True)
+            boxes = self._mask_boxes(kernels.flatten(2)[image, :, cell], image, mask_features)
+            height, width = features[level].shape[-2:]
+            per_image = self._cells_per_image(features, level)
+            cells = pyramid_cells(cell, grid, (height, width), per_image)
+            found[level] = LevelBoxes(image, boxes, cells)
+        return found
+
+    def _mask_boxes(self, kernels: Tensor, image: Tensor, mask_features: Tensor) -> Tensor:
+        """[P, 4] pixels: boxes of the masks of kernels [P, E], a few masks at a time."""
+        boxes = kernels.new_zeros(len(kernels), 4)
+        for index, features in enumerate(mask_features):
+            for here in (image == index).nonzero().squeeze(1).split(MASKS_AT_ONCE):
+                with torch.autocast(kernels.device.type, enabled=False):
+                    soft = (kernels[here] @ features.flatten(1)).sigmoid()
+                masks = (soft > self.selector.mask_threshold).view(-1, *features.shape[1:])
+                boxes[here] = mask_boxes(masks) * self.mask_stride
+        return boxes
 
     def heads(self, features: dict[str, Tensor]) -> tuple[InstanceOutput, Tensor]:
         """What both heads say: classes and kernels, and the mask map [B, E, h, w] float32."""

@@ -31,6 +31,7 @@ QUICK = "COMICSBlendMask"  # one of the detectors stands for all
 EAGER = [
     "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.MEInst.PRIOR_PROB", "0.3",
     "MODEL.SOLOV2.PRIOR_PROB", "0.3", "TEST.SCORE_THRESH", "0.05",
+    "MODEL.COMICS.FEA.RESIDUAL", "True",  # what multiplies alone halves small random features
     "INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192",
 ]  # fmt: skip
 EAGER_LAYERS = ("logits", "attention", "controller", "code", "distances", "deltas", "kernels")
@@ -200,6 +201,19 @@ def test_deformable_and_global_convolutions(exported, kind):
     expected = load_predictor(weights, "cpu").predict(images)
     assert len(expected[0])
     assert_same(load_predictor(path, "cpu").predict(images), expected)
+
+
+def test_attention_that_reads_features(exported):
+    weights, path = exported(
+        "COMICSBlendMask", "MODEL.COMICS.FEA.SOURCES", "['image', 'features']",
+        "MODEL.COMICS.FEA.RESIDUAL", "False",
+    )  # fmt: skip
+    for count, size in BATCHES:
+        images = tensors(pictures(count, size))
+        with torch.no_grad():
+            expected = load_model(weights)[0](images)
+        assert all(len(faces) for faces in expected)
+        assert_same(load_predictor(path, "cpu").model(images), expected)
 
 
 @pytest.mark.slow
