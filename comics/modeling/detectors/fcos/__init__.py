@@ -10,7 +10,11 @@ from comics.modeling.detectors.fcos.detector import (
     SquareMaskFCOS,
     detected_cells,
 )
-from comics.modeling.detectors.fcos.training import FCOSLoss, TargetAssigner
+from comics.modeling.detectors.fcos.training import (
+    FCOSLoss,
+    TargetAssigner,
+    mean_over_processes,
+)
 
 __all__ = [
     "FCOS",
@@ -23,4 +27,5 @@ __all__ = [
     "SquareMaskFCOS",
     "TargetAssigner",
     "detected_cells",
+    "mean_over_processes",
 ]
