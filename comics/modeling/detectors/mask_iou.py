@@ -62,7 +62,8 @@ class MaskIoUHead(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):  # as Detectron2's heads: by their inputs
                 nn.init.kaiming_uniform_(layer.weight, a=1)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.normal_(self.iou.weight, std=IOU_STD)
         nn.init.zeros_(self.iou.bias)
 

@@ -9,9 +9,11 @@ from comics.modeling.detectors.fcos.detector import (
     Selector,
     SquareMaskFCOS,
     detected_cells,
+    level_major,
 )
 from comics.modeling.detectors.fcos.training import (
     FCOSLoss,
+    FCOSLossOutput,
     TargetAssigner,
     mean_over_processes,
 )
@@ -22,10 +24,12 @@ __all__ = [
     "Detections",
     "FCOSHead",
     "FCOSLoss",
+    "FCOSLossOutput",
     "HeadOutput",
     "Selector",
     "SquareMaskFCOS",
     "TargetAssigner",
     "detected_cells",
+    "level_major",
     "mean_over_processes",
 ]

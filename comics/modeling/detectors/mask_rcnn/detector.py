@@ -61,8 +61,8 @@ class MaskRCNN(PooledMaskDetector):
         ValueError: if the backbone lacks a level that a part needs.
     """
 
-    selection_parts = ("box_head", "mask_head")
-    pooled_heads = ("box_head", "mask_head")
+    selection_parts: tuple[str, ...] = ("box_head", "mask_head")
+    pooled_heads: tuple[str, ...] = ("box_head", "mask_head")
 
     def __init__(
         self,

@@ -152,13 +152,21 @@ def test_scores_are_multiplied_by_the_predicted_iou(iou):
 
 def test_faces_are_ranked_by_the_new_scores():
     model = tiny().eval()
-    torch.nn.init.normal_(model.mask_iou_head.iou.weight, std=0.5)
-    torch.nn.init.constant_(model.mask_iou_head.iou.bias, 0.5)
+    plain = tiny(name="MaskRCNN").eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    model.mask_iou_head.forward = lambda pooled, logits, labels: torch.linspace(
+        0.1, 0.9, len(labels)
+    )
     image, _ = sample()
     with torch.no_grad():
-        (faces,) = model([image])
-    assert len(faces.scores.unique()) > 3
-    assert (faces.scores.diff() <= 0).all()
+        (ours,), (theirs,) = model([image]), plain([image])
+    count = len(theirs)
+    products = theirs.scores * torch.linspace(0.1, 0.9, count)
+    order = products.argsort(descending=True, stable=True)
+    assert order.tolist() != list(range(count))
+    assert_close(ours.scores, products[order])
+    assert torch.equal(ours.boxes, theirs.boxes[order])
+    assert torch.equal(ours.masks, theirs.masks[order])
 
 
 def test_without_masks_scores_are_those_of_the_boxes():

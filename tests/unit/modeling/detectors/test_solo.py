@@ -116,8 +116,9 @@ def test_cells_of_all_levels_share_the_finest_map():
 def naive_losses(model, image, faces):
     """Focal and Dice loss, cell by cell and pixel by pixel, in float64."""
     batch = model.preprocess([image])
-    features = model.extract_features(batch)
-    output = model.head([features[level] for level in model.levels])
+    with torch.no_grad():
+        features = model.extract_features(batch)
+        output = model.head([features[level] for level in model.levels])
     assigned = model.assigner.assign([faces], tuple(batch.tensor.shape[-2:]))
     focal, positives, dice = 0.0, 0, []
     for level, pairs in enumerate(assigned):
@@ -131,7 +132,7 @@ def naive_losses(model, image, faces):
                 else:
                     focal += -0.75 * p**2 * math.log(1 - p)
         stride = model.map_strides[level]
-        maps = model.head.masks[level].cells(output.mask_maps[level])[0].double().sigmoid()
+        maps = model.head.masks[level].cells(output.mask_maps[level])[0].detach().double().sigmoid()
         height, width = maps.shape[-2:]
         for cell, face in zip(pairs.cell.tolist(), pairs.face.tolist(), strict=True):
             both = squares = 0.0
