@@ -7,7 +7,8 @@ Shape letters: B images; C channels; H, W padded image; h, w of a stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -137,11 +138,7 @@ class ResNet(nn.Module):
                 f"ResNet-{depth} has basic blocks: NUM_GROUPS must be 1 and RES2_OUT_CHANNELS "
                 f"equal WIDTH_PER_GROUP, got {groups}, {res2_channels} and {width_per_group}"
             )
-        if len(deform_stages) != len(STAGES) or deform_interval < 1:
-            raise ValueError(
-                f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs {len(STAGES)} entries and "
-                f"DEFORM_INTERVAL 1 or more, got {list(deform_stages)} and {deform_interval}"
-            )
+        _check_deformable(deform_stages, deform_interval)
         self.stem = ConvNorm(
             3,
             stem_channels,
@@ -155,34 +152,23 @@ class ResNet(nn.Module):
         in_channels = stem_channels
         for index, name in enumerate(STAGES):
             stage_norm = _stage_norm(norm, frozen=freeze_at >= index + 2)
+            make: Callable[..., nn.Module] = BasicBlock
+            if depth >= FIRST_BOTTLENECK_DEPTH:
+                width = groups * width_per_group << index
+                make = partial(Bottleneck, width=width, groups=groups, stride_in_1x1=stride_in_1x1)
             blocks: list[nn.Module] = []
             for block in range(BLOCKS[depth][index]):
-                stride = 2 if index > 0 and block == 0 else 1
-                out_channels = self.channels[name]
-                chosen = deform_stages[index] and block % deform_interval == 0
-                deformable = deform_kind if chosen else ""
-                made: nn.Module
-                if depth < FIRST_BOTTLENECK_DEPTH:
-                    made = BasicBlock(
+                deformable = deform_stages[index] and block % deform_interval == 0
+                blocks.append(
+                    make(
                         in_channels,
-                        out_channels,
-                        stride=stride,
+                        out_channels=self.channels[name],
+                        stride=2 if index > 0 and block == 0 else 1,
                         norm=stage_norm,
-                        deformable=deformable,
+                        deformable=deform_kind if deformable else "",
                     )
-                else:
-                    made = Bottleneck(
-                        in_channels,
-                        groups * width_per_group << index,
-                        out_channels,
-                        stride=stride,
-                        groups=groups,
-                        stride_in_1x1=stride_in_1x1,
-                        norm=stage_norm,
-                        deformable=deformable,
-                    )
-                blocks.append(made)
-                in_channels = out_channels
+                )
+                in_channels = self.channels[name]
             self.add_module(name, nn.Sequential(*blocks))
         self._initialise(freeze_at)
         make_high_pass_(self.stem.conv.weight, stem_high_pass)
@@ -250,6 +236,14 @@ def make_high_pass_(weight: Tensor, channels: int) -> None:
     inner = weight[:channels, :, 1:-1, 1:-1].flatten(0, 1)[:, None]
     filtered = functional.conv2d(inner, kernel, padding=2)
     weight[:channels] = filtered.view_as(weight[:channels])
+
+
+def _check_deformable(stages: Sequence[bool], interval: int) -> None:
+    if len(stages) != len(STAGES) or interval < 1:
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs {len(STAGES)} entries and DEFORM_INTERVAL 1 "
+            f"or more, got {list(stages)} and {interval}"
+        )
 
 
 def _stage_norm(norm: str, *, frozen: bool) -> str:
