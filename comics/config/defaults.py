@@ -55,6 +55,11 @@ _C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # channels of the first convolution
 _C.MODEL.RESNETS.STEM_HIGH_PASS = 0
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = False  # True for Detectron2's MSRA weights
+# Deformable 3x3 convolutions (docs/papers.md#dcn): in which of res2..res5, in every how manyth
+# block of those, and whether samples have a learnt weight (DCNv2) or not (DCNv1)
+_C.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False, False, False, False]
+_C.MODEL.RESNETS.DEFORM_INTERVAL = 1  # blocks
+_C.MODEL.RESNETS.DEFORM_MODULATED = False  # True: DCNv2
 _C.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]  # what the FPN takes
 
 _C.MODEL.FPN = CfgNode()

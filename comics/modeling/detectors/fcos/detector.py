@@ -157,11 +157,15 @@ class FCOSHead(nn.Module):
                 raw = raw * self.scales[level]
             class_tower = run_tower(self.class_tower, shared, level)
             output.class_logits.append(self.class_logits(class_tower).float())
-            output.distances.append(functional.relu(raw))
+            output.distances.append(self.positive(raw))
             output.quality_logits.append(self.quality(box_tower).float())
             output.box_tower.append(box_tower)
             output.shared.append(shared)
         return output
+
+    def positive(self, raw: Tensor) -> Tensor:
+        """Distances in strides from what the box predictor gives, times the level's factor."""
+        return functional.relu(raw)
 
 
 @dataclass(frozen=True)
@@ -462,9 +466,9 @@ class FCOS(Detector):
             centers,
         )
         loss = self.loss(
-            _level_major(head.class_logits),
-            _level_major(head.distances),
-            _level_major(head.quality_logits).squeeze(1),
+            level_major(head.class_logits),
+            level_major(head.distances),
+            level_major(head.quality_logits).squeeze(1),
             assignment,
             targets,
         )
@@ -522,6 +526,6 @@ class SquareMaskFCOS(FCOS):
         raise NotImplementedError
 
 
-def _level_major(maps: Sequence[Tensor]) -> Tensor:
+def level_major(maps: Sequence[Tensor]) -> Tensor:
     """Per level [B, C, h, w] to [N, C]."""
     return torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
