@@ -91,6 +91,15 @@ def browser():
         launched.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _pytorch_and_no_cache(tmp_path_factory):
+    """PyTorch unless a test asks for another runtime; nothing is kept beyond the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMICS_RUNTIME", "torch")
+        patch.setenv("COMICS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 # --- small models ------------------------------------------------------------------------------
 
 TINY = [
@@ -114,6 +123,7 @@ FINDING = [
     "MODEL.BASIS_MODULE.CONVS_DIM", "16", "MODEL.BASIS_MODULE.NUM_CONVS", "1",
     "MODEL.BLENDMASK.ATTN_SIZE", "7", "MODEL.BLENDMASK.BOTTOM_RESOLUTION", "28",
     "MODEL.COMICS.PROPOSAL.BANK_SIZE", "8",
+    "MODEL.COMICS.FEA.RESIDUAL", "True",  # what multiplies alone halves small random features
     "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "TEST.SCORE_THRESH", "0.05",
 ]  # fmt: skip
 

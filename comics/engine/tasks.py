@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from comics.config import CfgNode
+from comics.config import CfgNode, get_cfg
 from comics.data.faces.loader import FaceNeeds, build_face_train_loader
 from comics.data.loader import TrainLoader, build_train_loader
 from comics.engine import distributed
@@ -79,6 +79,21 @@ def epoch_schedule(cfg: CfgNode, iterations_per_epoch: int) -> CfgNode:
         timed.SOLVER.STEPS = [epoch * iterations_per_epoch for epoch in face.LR_DECAY_EPOCHS]
     timed.freeze()
     return timed
+
+
+def overridden_keys(cfg: CfgNode, timed: CfgNode) -> list[str]:
+    """A sentence for each key of ``SOLVER`` that was set, and that epochs set otherwise.
+
+    Args:
+        cfg: as it was given.
+        timed: what ``epoch_schedule`` made of it.
+    """
+    usual = get_cfg().SOLVER
+    return [
+        f"MODEL.FACE.{by} decides: SOLVER.{key} is {timed.SOLVER[key]}, not {cfg.SOLVER[key]}"
+        for key, by in (("MAX_ITER", "EPOCHS"), ("STEPS", "LR_DECAY_EPOCHS"))
+        if timed.SOLVER[key] != cfg.SOLVER[key] != usual[key]
+    ]
 
 
 def _detection_loader(cfg: CfgNode, model: nn.Module, start: int) -> TrainLoader:

@@ -105,7 +105,7 @@ def _grey(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 def _matches(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """[N, 4] float32 (x, y) in one picture and in the other, of points that look alike."""
-    finder = cv2.SIFT_create(MAX_POINTS)
+    finder = cv2.SIFT.create(MAX_POINTS)
     found = [finder.detectAndCompute(image, None) for image in (one, other)]
     (points, descriptors), (other_points, other_descriptors) = found
     if descriptors is None or other_descriptors is None or len(other_points) < 2:
@@ -164,8 +164,9 @@ def _finer(matrix: np.ndarray, moved: np.ndarray, fixed: np.ndarray) -> np.ndarr
     start = (start / start[2, 2]).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, FINE_STEPS, FINE_CHANGE)
     try:
+        everywhere = np.full(small_moved.shape, 255, np.uint8)
         _, found = cv2.findTransformECC(
-            small_fixed, small_moved, start, cv2.MOTION_HOMOGRAPHY, criteria, None, BLUR
+            small_fixed, small_moved, start, cv2.MOTION_HOMOGRAPHY, criteria, everywhere, BLUR
         )
     except cv2.error:  # it does not converge
         return matrix

@@ -63,7 +63,12 @@ class ModelWorker:
             self._leave(number)
             cleanup()
             raise _shutting_down() from None
-        running.add_done_callback(lambda _: (self._leave(number), cleanup()))
+
+        def ended(_: object) -> None:
+            self._leave(number)
+            cleanup()
+
+        running.add_done_callback(ended)
         waiting = asyncio.wrap_future(running)
         try:
             while True:

@@ -1,7 +1,14 @@
 import pytest
 
 from comics.config import load_config
-from comics.engine.tasks import DETECTION, FACES, check_trainable, epoch_schedule, task_of
+from comics.engine.tasks import (
+    DETECTION,
+    FACES,
+    check_trainable,
+    epoch_schedule,
+    overridden_keys,
+    task_of,
+)
 
 FACE = ["MODEL.META_ARCHITECTURE", "FaceMethod"]
 SOLVER = ["SOLVER.MAX_ITER", "70", "SOLVER.STEPS", "[30]"]
@@ -20,6 +27,20 @@ def test_epochs_become_iterations():
     assert schedule(*FACE, *decay) == (70, [14, 28])
     assert schedule(*FACE, *epochs, *decay) == (35, [14, 28])
     assert schedule(*epochs, *decay) == (70, [30])  # a detector has no such epochs
+
+
+def test_a_key_that_epochs_override_is_told():
+    def told(*options):
+        cfg = load_config(None, [*FACE, *map(str, options)])
+        return overridden_keys(cfg, epoch_schedule(cfg, 7))
+
+    epochs = ["MODEL.FACE.EPOCHS", 5, "MODEL.FACE.LR_DECAY_EPOCHS", "[2]"]
+    assert told(*epochs) == told(*SOLVER) == []
+    assert told(*epochs, *SOLVER) == [
+        "MODEL.FACE.EPOCHS decides: SOLVER.MAX_ITER is 35, not 70",
+        "MODEL.FACE.LR_DECAY_EPOCHS decides: SOLVER.STEPS is [14], not [30]",
+    ]
+    assert told(*epochs, "SOLVER.MAX_ITER", 35) == []
 
 
 def test_task_follows_the_architecture():
