@@ -406,9 +406,13 @@ class FCOS(Detector):
             cell = torch.arange(cells, device=distances.device).repeat(images)
             image = torch.arange(images, device=cell.device).repeat_interleave(cells)
             flat = distances.flatten(2).transpose(1, 2).flatten(0, 1)
-            boxes = boxes_at_cells(flat, cell, distances.shape[-2:], stride)
+            boxes = boxes_at_cells(self.reach(flat), cell, distances.shape[-2:], stride)
             found[name] = LevelBoxes(image, boxes, cell)
         return found
+
+    def reach(self, predicted: Tensor) -> Tensor:
+        """Distances to the four sides of a box [..., 4] of the head's "distances" [..., D]."""
+        return predicted
 
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""

@@ -197,6 +197,10 @@ class PolarMask(FCOS):
             first += len(faces)
         return found
 
+    def reach(self, predicted: Tensor) -> Tensor:
+        """See ``FCOS.reach``; of rays."""
+        return box_distances(predicted)
+
     def detections(self, dense: dict[str, Tensor]) -> list[Detections]:
         """See ``FCOS.detections``; boxes reach as far as the rays."""
         logits, rays, quality = (
