@@ -16,8 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 from comics.config import CfgNode
-from comics.data.faces.loader import FaceNeeds, FaceTestLoader, build_face_test_loader, load_faces
+from comics.data.faces.loader import FaceTestLoader, build_face_test_loader, load_faces
 from comics.data.faces.manifest import Manifest
+from comics.data.faces.needs import FaceNeeds
 from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.engine.measure import RESULTS_FOLDER, Measurement, mean_figures

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from comics.config import get_cfg
-from comics.data.faces.loader import FaceNeeds, build_face_train_loader
+from comics.data.faces.loader import build_face_train_loader
+from comics.data.faces.needs import FaceNeeds
 from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
 from comics.data.records import DatasetError
 from comics.structures import FAKE, REAL
