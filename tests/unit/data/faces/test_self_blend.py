@@ -86,6 +86,18 @@ def test_forged_rows_stay_as_they_are(face_set):
         assert (batch.methods[blended] == 2).all()
 
 
+def test_forged_rows_can_be_left_out(face_set):
+    cfg = config(face_set, **{"INPUT.FACE.SELF_BLEND.REALS_ONLY": True})
+    loader, batches = first(cfg, count=3)
+    assert loader.method_names == ("real", SELF_BLEND_METHOD)
+    names = {name.split("/")[-1].split("_")[0] for batch in batches for name in batch.file_names}
+    assert names == {"real"}
+    assert all(batch.labels.tolist() == [REAL, FAKE] * 8 for batch in batches)
+    cfg.INPUT.FACE.SELF_BLEND.ENABLED = False
+    _, (batch,) = first(cfg)
+    assert (batch.methods > 0).any()
+
+
 def test_a_share_of_the_rows(face_set):
     cfg = config(f"{face_set}@method=real")
     cfg.INPUT.FACE.SELF_BLEND.PROB = 0.0
