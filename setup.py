@@ -25,7 +25,7 @@ class BuildWithConfigs(build_py):
 
 
 SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
-ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22"]
 C2PA = ["c2pa-python>=0.38,<1"]
 EXTRAS = {
     "tables": ["pandas>=2"],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm_start
 from adelaidet_reference import BASIS, FOLDER, load_components, load_model
 
 from comics.config import load_config
@@ -19,6 +20,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 SHARED = Path(os.environ.get("COMICS_SHARED", BESIDE))  # any absent folder: as in a lone clone
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_starts():
+    """Tools start in a fraction of the time; see tests/processes/warm_start.py."""
+    with warm_start.installed():
+        yield
 
 
 @pytest.fixture(scope="session")

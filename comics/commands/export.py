@@ -39,7 +39,7 @@ Examples:
   {prog} model.safetensors --output exported/comics.onnx
 """
 EXIT_OUTPUT, EXIT_ARGUMENTS = 1, 2
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+NEEDED = ("onnx", "onnxruntime")
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,8 @@ def _reflect_pad(image: Tensor, padding: int) -> Tensor:
     An exported graph, which takes images of any size, gathers; otherwise padding is faster.
     """
     height, width = image.shape[-2:]
-    if not torch.compiler.is_compiling() and min(height, width) > padding:
+    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not exported and min(height, width) > padding:
         return functional.pad(image, (padding,) * 4, mode="reflect")
     rows = _reflected_positions(height, padding, image.device)
     columns = _reflected_positions(width, padding, image.device)

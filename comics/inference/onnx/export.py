@@ -105,7 +105,8 @@ def export_model(
             say = partial(_say, report, target.name, started)
             metadata = common if name else common | _main_metadata(model, cfg, file, parts)
             written[target] = Path(folder) / target.name
-            _save(trace(graphs[name], say), metadata, written[target])
+            say("tracing")
+            _save(trace(graphs[name]), metadata, written[target])
             say("comparing with PyTorch")
             differences[target] = _verified(graphs[name], written[target], target, tolerance)
             if name:

@@ -12,17 +12,17 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
-from onnx import compose
 from timm.layers import AvgPool2dSame, Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
-from timm.layers import padding as timm_padding
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.onnx import symbolic_helper
 
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector, ImageBatch
@@ -30,7 +30,6 @@ from comics.modeling.faces.base import FaceMethod
 
 OPSET = 20  # the first whose grid sampling and resizing all say what PyTorch's do
 IMAGES, CROPS, LOGITS = "images", "crops", "logits"
-PADDED = ("padded", "residuals")  # between the stages of a detector
 PADDING_LAYERS = (
     Conv2dSame,
     StdConv2dSame,
@@ -50,97 +49,47 @@ LARGEST_PIXEL = 255.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A module that is traced on its own.
-
-    Attributes:
-        module: of tensors, to a tuple of tensors; in evaluation mode, on the CPU.
-        inputs: name -> an example.
-        dynamic: name -> the dimensions that are not fixed, in the order of ``inputs``.
-        outputs: their names.
-    """
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    dynamic: dict[str, tuple[int, ...]]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Graph:
     """What becomes one ONNX file.
 
     Attributes:
-        module: the whole, of tensors, to a tuple of tensors; in evaluation mode, on the CPU.
-        stages: what it is made of: the outputs of each are the inputs of the next.
+        module: of tensors, to a tuple of tensors; in evaluation mode, on the CPU.
+        inputs: name -> an example.
+        dynamic: name -> the names of the dimensions that are not fixed, by their position.
+        outputs: their names.
         checks: sets of inputs of other sizes, to compare runtimes with.
     """
 
     module: nn.Module
-    stages: tuple[Stage, ...]
+    inputs: dict[str, Tensor]
+    dynamic: dict[str, dict[int, str]]
+    outputs: tuple[str, ...]
     checks: tuple[dict[str, Tensor], ...]
 
 
-class PaddedGraph(nn.Module):
-    """Images of one size to what the network sees, cut into blocks of the sides it divides by.
-
-    It is traced apart from ``MapsGraph``, which so knows its sides to be multiples: the sides of
-    its maps are then simple expressions, while those of a padded image of any size nest from layer
-    to layer, until the exporter spends hours on comparing them.
-    """
+class DenseGraph(nn.Module):
+    """Images of one size to all that the detector's ``select`` needs."""
 
     def __init__(self, model: Detector | Comics) -> None:
         super().__init__()
         self.detector = model.detector if isinstance(model, Comics) else model
         self.frequency = model.frequency if isinstance(model, Comics) else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """RGB images [B, 3, H, W] float32, 0-255, to [B, 3, H' / D, D, W' / D, D]: the normalised
-        images, padded to H' and W', and of a COMICS model also their residuals.
-        """
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """``Detector.dense`` of RGB images [B, 3, H, W] float32, 0-255, by name."""
         side = self.detector.size_divisibility
         rows, columns = (-length % side for length in images.shape[-2:])
         padded = functional.pad(self.detector.normalise(images), (0, columns, 0, rows))
-        found = [padded]
+        features = self.detector.extract_features(ImageBatch(padded, sizes=[]))
         if self.frequency is not None:
             size = (padded.shape[-2], padded.shape[-1])
-            found.append(self.frequency.residuals(images, size))
-        return tuple(one.unflatten(3, (-1, side)).unflatten(2, (-1, side)) for one in found)
-
-
-class MapsGraph(nn.Module):
-    """What ``PaddedGraph`` gives to all that the detector's ``select`` needs."""
-
-    def __init__(self, model: Detector | Comics) -> None:
-        super().__init__()
-        self.detector = model.detector if isinstance(model, Comics) else model
-        self.frequency = model.frequency if isinstance(model, Comics) else None
-
-    def maps(self, padded: Tensor, residuals: Tensor | None = None) -> dict[str, Tensor]:
-        """``Detector.dense`` of what ``PaddedGraph`` gives, weighted by the attention."""
-        images = padded.flatten(4).flatten(2, 3)
-        features = self.detector.extract_features(ImageBatch(images, sizes=[]))
-        if self.frequency is not None:
-            assert residuals is not None  # which PaddedGraph gives with them
-            attention = self.frequency.attention_of(residuals.flatten(4).flatten(2, 3))
+            attention = self.frequency.attention(images, size)
             features = self.frequency.weigh(features, attention)
         return self.detector.dense(features)
 
-    def forward(self, padded: Tensor, residuals: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The values of ``maps``, in order."""
-        return tuple(self.maps(padded, residuals).values())
-
-
-class DenseGraph(nn.Module):
-    """Images of one size to all that the detector's ``select`` needs: both stages."""
-
-    def __init__(self, padded: PaddedGraph, maps: MapsGraph) -> None:
-        super().__init__()
-        self.padded, self.maps = padded, maps
-
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of RGB images [B, 3, H, W] float32, 0-255."""
-        return self.maps(*self.padded(images))
+        """The values of ``maps``, in order."""
+        return tuple(self.maps(images).values())
 
 
 class HeadGraph(nn.Module):
@@ -191,36 +140,36 @@ def detector_graphs(model: Detector | Comics) -> dict[str, Graph]:
 
 
 def _dense_graph(model: Detector | Comics, generator: torch.Generator) -> Graph:
-    padded, maps = PaddedGraph(model), MapsGraph(model)
+    module = DenseGraph(model)
     example = _images(generator, TRACED_BATCH, TRACED_SIZE)
     with torch.no_grad():
-        seen = dict(zip(PADDED, padded(example), strict=False))
-        names = tuple(maps.maps(*seen.values()))
-    stages = (
-        Stage(padded, {IMAGES: example}, {IMAGES: (0, 2, 3)}, tuple(seen)),
-        Stage(maps, seen, dict.fromkeys(seen, (0, 2, 4)), names),
-    )
+        names = tuple(module.maps(example))
     checks = [_images(generator, count, size) for count, size in CHECKED_BATCHES]
-    return Graph(DenseGraph(padded, maps), stages, tuple({IMAGES: check} for check in checks))
+    return Graph(
+        module,
+        {IMAGES: example},
+        {IMAGES: {0: "batch", 2: "height", 3: "width"}},
+        names,
+        tuple({IMAGES: check} for check in checks),
+    )
 
 
 def face_graph(method: FaceMethod) -> Graph:
     """The graph of a face method, for crops of any size.
 
     A network that pads by the size of what it sees (TensorFlow's way) is for crops of its own size
-    only: the sides of its maps nest from layer to layer, see ``PaddedGraph``.
+    only: the exporter takes that padding for a constant.
     """
     generator = torch.Generator().manual_seed(0)
     side = method.crop_size
     fixed = pads_by_size(method)
-    width = side if fixed else side + 1  # H and W are not tied
-    dynamic = (0,) if fixed else (0, 2, 3)
-    module = FaceGraph(method)
-    example = {CROPS: _images(generator, TRACED_BATCH, (side, width))}
+    dynamic = {0: "crops"} if fixed else {0: "crops", 2: "height", 3: "width"}
     checks = [(count, 0 if fixed else more) for count, more in CHECKED_CROPS]
     return Graph(
-        module,
-        (Stage(module, example, {CROPS: dynamic}, (LOGITS,)),),
+        FaceGraph(method),
+        {CROPS: _images(generator, TRACED_BATCH, (side, side))},
+        {CROPS: dynamic},
+        (LOGITS,),
         tuple(
             {CROPS: _images(generator, count, (side + more, side + more))} for count, more in checks
         ),
@@ -241,79 +190,43 @@ def _head_graph(detector: Detector, name: str, generator: torch.Generator) -> Gr
     traced = inputs(TRACED_BATCH)
     with torch.no_grad():
         outputs = len(module(*traced.values()))
-    names = tuple(f"output_{position}" for position in range(outputs))
     return Graph(
         module,
-        (Stage(module, traced, dict.fromkeys(traced, (0,)), names),),
+        traced,
+        {name: {0: "boxes"} for name in traced},
+        tuple(f"output_{position}" for position in range(outputs)),
         tuple(inputs(count) for count in CHECKED_BOXES),
     )
 
 
-def trace(graph: Graph, report: Callable[[str], None] = lambda line: None) -> onnx.ModelProto:
+def trace(graph: Graph) -> onnx.ModelProto:
     """The ONNX model of a graph; the same graph gives the same bytes.
 
-    Args:
-        graph: to be traced, stage by stage.
-        report: takes a line of text before each stage.
+    PyTorch's exporter that records one run is used, since its newer one proves with symbols what
+    sizes are legal: a hundred times as long for the shipped model. A size that a record would
+    take for a constant shows in the comparison of ``checks``.
 
     Raises:
         ValueError: if PyTorch's exporter does not know an operation of the model.
     """
-    model = None
-    for position, stage in enumerate(graph.stages):
-        report(f"tracing {position + 1} of {len(graph.stages)}")
-        traced = _trace_stage(stage)
-        if model is None:
-            model = traced
-            continue
-        earlier = graph.stages[position - 1]
-        # Names within the stages may be the same
-        first = compose.add_prefix(
-            model,
-            f"stage{position}_",
-            rename_inputs=False,
-            rename_outputs=False,
-        )
-        links = list(zip(earlier.outputs, stage.inputs, strict=True))
-        model = compose.merge_models(first, traced, io_map=links)
-    return model
-
-
-def _trace_stage(stage: Stage) -> onnx.ModelProto:
-    free = torch.export.Dim.DYNAMIC
-    dynamic = [dict.fromkeys(dims, free) for dims in stage.dynamic.values()]
+    buffer = io.BytesIO()
+    graph.module.eval()  # the exporter gives every part the wrapper's mode when it ends
     try:
-        with torch.no_grad(), _quiet(), _whole_number_padding():
-            program = torch.onnx.export(
-                stage.module,
-                tuple(stage.inputs.values()),
-                dynamo=True,
-                dynamic_shapes=_as_arguments(stage.module, dynamic),
-                input_names=list(stage.inputs),
-                output_names=list(stage.outputs),
+        with torch.no_grad(), _quiet(), _further_operators():
+            torch.onnx.export(
+                graph.module,
+                tuple(graph.inputs.values()),
+                buffer,
+                dynamo=False,
+                dynamic_axes=graph.dynamic,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
                 opset_version=OPSET,
-                verbose=False,
-                external_data=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"PyTorch cannot export this model to ONNX: {reason[0]}") from error
-    return _without_traces(program.model_proto)
-
-
-def _as_arguments(module: nn.Module, dims: list[dict]) -> tuple:
-    """One entry per argument of ``forward``; those of ``*inputs`` are one."""
-    return (tuple(dims),) if isinstance(module, HeadGraph) else tuple(dims)
-
-
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the paths and lines of source that the exporter notes at every node."""
-    graph = model.graph
-    del graph.metadata_props[:]
-    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output):
-        del entry.metadata_props[:]
-        entry.doc_string = ""
-    return model
+    return onnx.load_from_string(buffer.getvalue())
 
 
 def _images(generator: torch.Generator, count: int, size: Sequence[int]) -> Tensor:
@@ -321,28 +234,52 @@ def _images(generator: torch.Generator, count: int, size: Sequence[int]) -> Tens
     return torch.rand(count, 3, *size, generator=generator) * LARGEST_PIXEL
 
 
-def _same_padding(length: int, kernel_size: int, stride: int, dilation: int) -> int:
-    """TensorFlow's padding, both ends together, of a side."""
-    steps = -(-length // stride) - 1
-    return max(steps * stride + (kernel_size - 1) * dilation + 1 - length, 0)
-
-
 @contextlib.contextmanager
-def _whole_number_padding() -> Iterator[None]:
-    """timm's padding without its division of floats, which the exporter cannot simplify: with
-    sides that are multiples of the stride the padding is a constant.
-    """
-    original = timm_padding.get_same_padding
-    timm_padding.get_same_padding = _same_padding
+def _further_operators() -> Iterator[None]:
+    """Teach PyTorch's exporter two operators that ONNX has and it does not know."""
+    further = {
+        "aten::_upsample_bilinear2d_aa": _antialiased_resize,
+        "torchvision::deform_conv2d": _deformable_convolution,
+    }
+    for name, symbolic in further.items():
+        torch.onnx.register_custom_op_symbolic(name, symbolic, OPSET)
     try:
         yield
     finally:
-        timm_padding.get_same_padding = original
+        for name in further:
+            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+
+
+def _antialiased_resize(
+    graph: Any, images: Any, size: Any, align_corners: Any, *scales: Any
+) -> Any:
+    """ONNX's Resize as PyTorch's: weights outside of the image do not count."""
+    sides = [symbolic_helper._unsqueeze_helper(graph, side, [0])
+             for side in symbolic_helper._unpack_list(size)]  # fmt: skip
+    shape = graph.op("Concat", graph.op("Shape", images, start_i=0, end_i=2), *sides, axis_i=0)
+    absent = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
+    return graph.op(
+        "Resize", images, absent, absent, shape, antialias_i=1, exclude_outside_i=1,
+        coordinate_transformation_mode_s="half_pixel", mode_s="linear",
+    )  # fmt: skip
+
+
+def _deformable_convolution(
+    graph: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *numbers: Any
+) -> Any:
+    """ONNX's DeformConv; ``numbers``: as of torchvision's operator, in its order."""
+    *whole, use_mask = (symbolic_helper._get_const(number, "i", "number") for number in numbers)
+    stride, padding, dilation = (whole[start : start + 2] for start in (0, 2, 4))
+    inputs = [x, weight, offset, bias, *([mask] if use_mask else [])]
+    return graph.op(
+        "DeformConv", *inputs, strides_i=stride, pads_i=[*padding, *padding],
+        dilations_i=dilation, group_i=whole[6], offset_group_i=whole[7],
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the exporter's progress and advice, with which a user can do nothing."""
+    """Hide the exporter's advice, with which a user can do nothing."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -198,7 +198,7 @@ def with_coordinates(feature: Tensor) -> Tensor:
 def _even_steps(count: int, like: Tensor) -> Tensor:
     """[count] from -1 to 1, or -1 alone."""
     options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         return torch.linspace(-1, 1, count, **options)
     # An exported graph would keep the count that linspace was traced with
     index = torch.arange(count, **options)

@@ -17,7 +17,6 @@ from comics.modeling.weights import save_weights
 from comics.pipeline import combine_files
 from comics.registry import DETECTORS
 
-pytest.importorskip("onnxscript", reason="exporting needs the extra 'onnx'")
 onnx = pytest.importorskip("onnx", reason="exporting needs the extra 'onnx'")
 pytest.importorskip("onnxruntime", reason="exported models need ONNX Runtime")
 
@@ -27,7 +26,7 @@ from comics.inference.onnx.graphs import Graph, detector_graphs  # noqa: E402
 from comics.inference.onnx.models import OnnxFaceMethod  # noqa: E402
 from comics.inference.onnx.predictor import OnnxPredictor  # noqa: E402
 
-QUICK = "COMICSBlendMask"  # tracing takes ten seconds or so: one of the detectors stands for all
+QUICK = "COMICSBlendMask"  # one of the detectors stands for all
 # So that a network of random weights finds faces whose scores differ
 EAGER = [
     "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.MEInst.PRIOR_PROB", "0.3",
@@ -355,7 +354,7 @@ def test_differences(found, difference):
         def forward(self, x):
             return torch.tensor([1.0, -4.0]), torch.zeros(2) + 0.5
 
-    graph = Graph(Module(), (), ({"x": torch.zeros(1)},))
+    graph = Graph(Module(), {}, {}, (), ({"x": torch.zeros(1)},))
     value = compare(graph, Runs(torch.tensor(found), torch.zeros(2) + 0.5))
     assert value == pytest.approx(difference)
     assert compare(graph, Runs(torch.tensor([1.0, -4.0]), torch.full((2,), 0.75))) == 0.25
