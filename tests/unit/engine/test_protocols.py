@@ -55,8 +55,9 @@ def manifest(path, method="swap", pairs=True, clusters=True, compression="", gro
                 paired = f"{split}{clip - 1}_{frame}.png" if fake and pairs else ""
                 name = f"{split}{clip}_{frame}.png"
                 (path.parent / name).touch()
+                video = f"{group}{split}{clip}"
                 lines.append(
-                    f"{name},{'fake' if fake else 'real'},{method if fake else ''},{split}{clip},"
+                    f"{name},{'fake' if fake else 'real'},{method if fake else ''},{video},"
                     f"{frame},{split}p{clip // 2},{split}p{clip // 2},{split},{paired},"
                     f"{clip if clusters else ''},{compression},{group or split}{clip // 2}"
                 )
