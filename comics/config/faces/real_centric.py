@@ -30,7 +30,7 @@ def add_keys(_F: CfgNode) -> None:
     _F.REAL_CENTRIC.MIXED_NEIGHBOURS = 4  # s: batch reals that each is mixed with
     _F.REAL_CENTRIC.MIX_BETA = 0.5  # a of the coefficient's Beta(a, a)
     # Contrastive learning's augmentation (the paper's reference 25), which the data pipeline takes
-    # instead of INPUT.FACE's colours (values: decision)
+    # instead of INPUT.FACE's colours (values: decision); also of SupervisedContrastive and CORE
     _F.REAL_CENTRIC.VIEWS = CfgNode()
     _F.REAL_CENTRIC.VIEWS.ENABLED = True  # False: INPUT.FACE augments, as in other methods
     _F.REAL_CENTRIC.VIEWS.AREA = [0.2, 1.0]  # share of a crop that a random crop keeps

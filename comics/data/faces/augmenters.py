@@ -8,7 +8,7 @@ from comics.data.faces.contrastive_views import ContrastiveViews
 from comics.data.faces.views import DCLViews, FaceAugmenter
 
 Augmenter = FaceAugmenter | DCLViews | ContrastiveViews
-CONTRASTIVE = ("RealCentric", "SupervisedContrastive")
+CONTRASTIVE = ("RealCentric", "SupervisedContrastive", "CORE")
 
 
 def face_augmenter(cfg: CfgNode) -> Augmenter:

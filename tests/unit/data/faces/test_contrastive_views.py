@@ -26,7 +26,7 @@ def plain(**changes):
     return ContrastiveViews.from_config(config(**{**quiet, **changes}))
 
 
-@pytest.mark.parametrize("method", ["RealCentric", "SupervisedContrastive"])
+@pytest.mark.parametrize("method", ["RealCentric", "SupervisedContrastive", "CORE"])
 def test_the_contrastive_methods_train_with_it(method):
     cfg = config()
     assert isinstance(face_augmenter(cfg), FaceAugmenter)

@@ -1,5 +1,6 @@
 """Every shipped configuration of a face method parses, builds, and is what its table row says."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ OWN_ENCODERS = {"Meso4", "MesoInception4"}  # there are no ImageNet weights of t
 def built_once(name):
     if name not in ENCODERS_BUILT:
         ENCODERS_BUILT[name] = build_encoder(name)
-    return ENCODERS_BUILT[name]
+    return copy.deepcopy(ENCODERS_BUILT[name])  # a method may change its own
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
