@@ -91,6 +91,15 @@ def browser():
         launched.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _pytorch_and_no_cache(tmp_path_factory):
+    """PyTorch unless a test asks for another runtime; nothing is kept beyond the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMICS_RUNTIME", "torch")
+        patch.setenv("COMICS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 # --- small models ------------------------------------------------------------------------------
 
 TINY = [

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comics.commands.run_arguments import add_model_arguments, chosen_predictor
+from comics.commands.run_arguments import (
+    add_model_arguments,
+    add_runtime_argument,
+    chosen_predictor,
+)
 from comics.commands.stopping import stop
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1"
     )
+    add_runtime_argument(group)
     _add_limits(parser)
 
 

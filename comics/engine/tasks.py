@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from comics.config import CfgNode
+from comics.config import CfgNode, get_cfg
 from comics.data.faces.checks import shared_people
 from comics.data.faces.loader import (
     build_face_train_loader,
@@ -119,6 +119,21 @@ def _settled_domains(cfg: CfgNode) -> CfgNode:
     settled.freeze()
     logger.info("the training set has %d forgery methods: NUM_DOMAINS is %d", count, count)
     return settled
+
+
+def overridden_keys(cfg: CfgNode, timed: CfgNode) -> list[str]:
+    """A sentence for each key of ``SOLVER`` that was set, and that epochs set otherwise.
+
+    Args:
+        cfg: as it was given.
+        timed: what ``epoch_schedule`` made of it.
+    """
+    usual = get_cfg().SOLVER
+    return [
+        f"MODEL.FACE.{by} decides: SOLVER.{key} is {timed.SOLVER[key]}, not {cfg.SOLVER[key]}"
+        for key, by in (("MAX_ITER", "EPOCHS"), ("STEPS", "LR_DECAY_EPOCHS"))
+        if timed.SOLVER[key] != cfg.SOLVER[key] != usual[key]
+    ]
 
 
 def _detection_loader(cfg: CfgNode, model: nn.Module, start: int) -> TrainLoader:

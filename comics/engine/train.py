@@ -27,7 +27,13 @@ from comics.engine.logs import MetricsLog
 from comics.engine.measure import RESULTS_FOLDER, Measurement
 from comics.engine.optim import optimizer_from_config, scheduler_from_config
 from comics.engine.randomness import seed_everything
-from comics.engine.tasks import Task, check_trainable, epoch_schedule, task_of
+from comics.engine.tasks import (
+    Task,
+    check_trainable,
+    epoch_schedule,
+    overridden_keys,
+    task_of,
+)
 from comics.engine.trainer import Trainer, TrainingResult
 from comics.files import write_text
 from comics.modeling.build import FAST_LAYOUT, build_model
@@ -296,6 +302,8 @@ def _trainer(
 ) -> Trainer:
     optimizer = optimizer_from_config(cfg, model)
     timed = epoch_schedule(cfg, loader.iterations_per_epoch)
+    for sentence in overridden_keys(cfg, timed):
+        logger.warning(sentence)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     return Trainer(
         model=model,

@@ -36,6 +36,11 @@ def is_remote(name: str | os.PathLike) -> bool:
     return isinstance(name, str) and "://" in name
 
 
+def cache_folder() -> Path:
+    """Where what was fetched or made is kept: $COMICS_CACHE, else ~/.cache/comics."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "comics")
+
+
 def fetch_weights(address: str, cache: str | os.PathLike | None = None) -> Path:
     """The model file at an address, on this machine.
 
@@ -61,7 +66,7 @@ def fetch_weights(address: str, cache: str | os.PathLike | None = None) -> Path:
         return path
     if not wanted:
         raise ValueError(f"{address}: an address needs #sha256=... of the file that it brings")
-    folder = Path(cache or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "comics")
+    folder = Path(cache) if cache else cache_folder()
     path = folder / f"{wanted[1]}{Path(urllib.parse.urlsplit(plain).path).suffix}"
     if not (path.is_file() and file_sha256(path) == wanted[1]):
         _download(plain, path, wanted[1])

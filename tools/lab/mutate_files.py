@@ -193,6 +193,7 @@ def _readers() -> dict[str, Callable[[Path], str]]:
     """Kind -> what reads a file, and returns "read" or "refused"."""
     from comics.data.coco import load_coco
     from comics.data.content import content_kind
+    from comics.data.custody.facts import read_facts
     from comics.data.faces.manifest_files import read_manifest
     from comics.data.images import ImageError, read_image, read_image_size
     from comics.data.picture_parts import parts_left_out
@@ -216,6 +217,7 @@ def _readers() -> dict[str, Callable[[Path], str]]:
         valid = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         assert valid, (image.dtype, image.shape)
         assert image.shape[:2] == size, (image.shape, size)
+        assert read_facts(path, image) is not None
 
     def video(path: Path) -> None:
         times = []
@@ -282,6 +284,7 @@ def _make_samples(folder: Path, canary: Path) -> None:
 def _samples(canary: Path) -> Iterator[tuple[str, bytes]]:
     from PIL import Image
 
+    Image.init()  # or what Pillow can write is not known yet
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)) for _ in range(4)]
     exif = Image.Exif()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self, cast
 
@@ -17,7 +19,15 @@ from torch import Tensor
 
 from comics.inference.doubt import Familiarity
 from comics.inference.model_files import LoadedModel, describe_origin, require_detector
-from comics.inference.onnx.files import CPU_PROVIDER, SUFFIX, OnnxFile, providers_for, read_onnx
+from comics.inference.onnx.files import (
+    CPU_PROVIDER,
+    EXPORTED_FROM,
+    EXPORTED_FROM_SHA256,
+    SUFFIX,
+    OnnxFile,
+    providers_for,
+    read_onnx,
+)
 from comics.inference.onnx.models import OnnxFaceMethod, face_crop_size, make_detector
 from comics.inference.predictor import Predictor
 from comics.modeling.face_forensics import (
@@ -37,10 +47,11 @@ Providers = Sequence[tuple[str, dict]]
 class OnnxPredictor(Predictor):
     """Finds the faces of images and says which are forged; see ``Predictor``.
 
-    It has no gradients and therefore no heat maps.
+    It has no gradients; heat maps are PyTorch's, of the model file that it was made from, if given.
     """
 
     _providers: Sequence[str] = (CPU_PROVIDER,)  # of the session, the one in use first
+    _source: str | os.PathLike | None = None
 
     @classmethod
     def from_file(
@@ -53,8 +64,9 @@ class OnnxPredictor(Predictor):
         tiling: str | None = None,
         amp: bool = False,
         compiled: bool = False,
+        source: str | os.PathLike | None = None,
     ) -> Self:
-        """Load an ONNX file of ``tools/export_onnx.py``.
+        """Load an ONNX file of ``comics export``.
 
         Args:
             path: of a detector, or ``FaceForensics``.
@@ -62,6 +74,7 @@ class OnnxPredictor(Predictor):
             score_threshold, fake_threshold, tiling: as in ``Predictor.from_file``.
             face_weights: an ONNX file of a face method.
             amp, compiled: refused.
+            source: the model file that it was made from: results name that one.
 
         Raises:
             FileNotFoundError, ValueError: if a file is absent, broken or of another program, an
@@ -73,15 +86,18 @@ class OnnxPredictor(Predictor):
         providers = providers_for(device)
         file = read_onnx(path, providers)
         loaded = _load(file, face_weights, providers)
+        if source is not None:
+            loaded = replace(loaded, origin=_origin_of(source, file))
         place = torch.device("cpu")  # of the tensors that ONNX Runtime takes and gives
         predictor = cls.of_model(loaded, place, score_threshold, fake_threshold, tiling)
         predictor._providers = file.session.providers
+        predictor._source = source
         return predictor
 
     @property
     def has_heat_maps(self) -> bool:
-        """No."""
-        return False
+        """Where the model file is known, and looks at faces."""
+        return self._source is not None and self.looks_at_faces
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -92,11 +108,25 @@ class OnnxPredictor(Predictor):
         }
 
     def heat_maps(self, image: np.ndarray | Tensor, faces: Faces) -> tuple[Tensor, Tensor]:
-        """Raise ``ValueError``: heat maps are made of gradients, which ONNX models lack."""
-        raise ValueError(
-            "heat maps need gradients, which an ONNX model does not have: use the model file "
-            "(.safetensors) that it was made from"
-        )
+        """As of ``Predictor``; ``ValueError`` where the model file is not known."""
+        if self._source is None:
+            raise ValueError(
+                "heat maps need gradients, which an ONNX model does not have: use the model file "
+                "(.safetensors) that it was made from"
+            )
+        return self._in_pytorch.heat_maps(image, faces)
+
+    @cached_property
+    def _in_pytorch(self) -> Predictor:
+        assert self._source is not None
+        return Predictor.from_file(self._source, "cpu")
+
+
+def _origin_of(source: str | os.PathLike, file: OnnxFile) -> dict[str, object]:
+    """What results say of the model file that an ONNX file was made from."""
+    made_from = (EXPORTED_FROM, EXPORTED_FROM_SHA256)
+    metadata = {k: v for k, v in file.metadata.items() if k not in made_from}
+    return describe_origin(source, file.cfg, metadata, file.metadata[EXPORTED_FROM_SHA256])
 
 
 def _load(

@@ -8,6 +8,7 @@ from comics.engine.tasks import (
     _warn_of_stages,
     check_trainable,
     epoch_schedule,
+    overridden_keys,
     task_of,
 )
 
@@ -109,6 +110,20 @@ def test_what_may_not_be_best_is_validated_and_not_chosen(tiny, tmp_path):
     assert trainer.run().best == (0.6, 8)
     assert seen == [2, 4, 6, 8, 9]
     assert exported == [("model_best", "6"), ("model_best", "8"), ("model_final", "9")]
+
+
+def test_a_key_that_epochs_override_is_told():
+    def told(*options):
+        cfg = load_config(None, [*FACE, *map(str, options)])
+        return overridden_keys(cfg, epoch_schedule(cfg, 7))
+
+    epochs = ["MODEL.FACE.EPOCHS", 5, "MODEL.FACE.LR_DECAY_EPOCHS", "[2]"]
+    assert told(*epochs) == told(*SOLVER) == []
+    assert told(*epochs, *SOLVER) == [
+        "MODEL.FACE.EPOCHS decides: SOLVER.MAX_ITER is 35, not 70",
+        "MODEL.FACE.LR_DECAY_EPOCHS decides: SOLVER.STEPS is [14], not [30]",
+    ]
+    assert told(*epochs, "SOLVER.MAX_ITER", 35) == []
 
 
 def test_task_follows_the_architecture():

@@ -106,26 +106,40 @@ def test_batches_without_faces_or_with_one_class_are_legal(mask_detector, prepar
         assert missing == []
 
 
-@pytest.mark.slow
-def test_overfits_a_handful_of_images(mask_detector, prepared):
-    model = prepared(mask_detector)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
-    images, targets = map(list, zip(*(scene(i) for i in range(4)), strict=True))
-    for _ in range(70):
-        training_step(model, optimizer, images, targets)
+def missed(model, images, targets):
+    """A sentence for each face that is not found where it is, with its class and its mask."""
     model.eval()
     with torch.no_grad():
         found = model(images)
-    for faces, truth in zip(found, targets, strict=True):
+    model.train()
+    faults = []
+    for number, (faces, truth) in enumerate(zip(found, targets, strict=True)):
         for label in (0, 1):
-            mine = faces[faces.labels == label]
-            assert len(mine), f"class {label} was not found"
-            best = mine[[int(mine.scores.argmax())]]
-            wanted = truth[[label]]
-            assert box_iou(best.boxes, wanted.boxes).item() > 0.6
+            mine, face = faces[faces.labels == label], f"image {number}, class {label}"
+            if not len(mine):
+                faults.append(f"{face}: not found")
+                continue
+            best, wanted = mine[[int(mine.scores.argmax())]], truth[[label]]
+            if not (overlap := box_iou(best.boxes, wanted.boxes).item()) > 0.6:
+                faults.append(f"{face}: IoU of boxes {overlap}")
             if best.masks is not None:
                 both = (best.masks & wanted.masks).sum() / (best.masks | wanted.masks).sum()
-                assert both > 0.6
+                if not both > 0.6:
+                    faults.append(f"{face}: IoU of masks {both}")
+    return faults
+
+
+@pytest.mark.slow
+def test_overfits_a_handful_of_images(mask_detector, prepared):
+    """In 70 steps, or fewer where that is enough."""
+    model = prepared(mask_detector)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
+    images, targets = map(list, zip(*(scene(i) for i in range(4)), strict=True))
+    for step in range(1, 71):
+        training_step(model, optimizer, images, targets)
+        if step >= 30 and step % 5 == 0 and not (faults := missed(model, images, targets)):
+            return
+    assert not faults
 
 
 def test_an_unknown_architecture_lists_the_choices(tiny_config):
