@@ -4,7 +4,7 @@ A protocol is YAML with these keys (docs/protocols.md); an unknown one is an err
 
 ========== =======================================================================================
 title      of the table
-source     the paper, as docs/papers.md#key
+source     the paper, by its anchor in docs/papers.md
 sets       name -> manifest; entries of rows and columns begin with "{name}"
 train, val entries of every row, as DATASETS.TRAIN and VAL
 metrics    names of figures ("AUC", "EER", "accuracy", "accuracy_real", ...); default AUC
