@@ -11,21 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from comics.config import load_config
 from comics.inference import default_weights
 from comics.modeling.build import build_model
 from comics.modeling.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = [
-    "MODEL.META_ARCHITECTURE", "FaceForensics", "MODEL.FACE.DETECTOR", "FCOS",
-    "MODEL.FACE.METHOD", "CrossEntropy", "MODEL.FACE.ENCODER", "SmallResNet",
-    "MODEL.FACE.CROP_SIZE", "32", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.FCOS.NUM_CLS_CONVS", "1", "MODEL.FCOS.NUM_BOX_CONVS", "1",
-    "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "6",
-    "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96",
-    "MODEL.FCOS.SCORE_THRESH_TEST", "0.0", "TEST.SCORE_THRESH", "0.0",
+    "MODEL.FACE.DETECTOR", "FCOS", "MODEL.FACE.METHOD", "CrossEntropy",
+    "MODEL.FACE.ENCODER", "SmallResNet", "MODEL.FACE.CROP_SIZE", "32",
+    "MODEL.FCOS.POST_NMS_TOPK_TEST", "6", "MODEL.FCOS.SCORE_THRESH_TEST", "0.0",
+    "TEST.SCORE_THRESH", "0.0",
 ]  # fmt: skip
 
 
@@ -38,10 +33,10 @@ def demo():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, finding_config):
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     torch.manual_seed(0)
-    cfg = load_config(None, MODEL)
+    cfg = finding_config("FaceForensics", *MODEL)
     save_weights(path, build_model(cfg).state_dict(), cfg, {})
     return path
 

@@ -21,14 +21,6 @@ FACE = [
     "MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallResNet",
     "MODEL.FACE.CROP_SIZE", "32",
 ]  # fmt: skip
-DETECTOR = [
-    "MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.BACKBONE.FREEZE_AT", "0",
-    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.OUT_CHANNELS", "32",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FCOS.NUM_CLS_CONVS", "1",
-    "MODEL.FCOS.NUM_BOX_CONVS", "1", "MODEL.FCOS.PRIOR_PROB", "0.3",
-    "MODEL.BASIS_MODULE.CONVS_DIM", "16", "INPUT.MIN_SIZE_TEST", "96",
-    "INPUT.MAX_SIZE_TEST", "160", "TEST.SCORE_THRESH", "0.05",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +31,17 @@ def tool():
     return module
 
 
-def save_model(path, overrides):
+def save_model(path, cfg):
     torch.manual_seed(0)
-    cfg = load_config(overrides=overrides)
     save_weights(path, build_model(cfg).state_dict(), cfg, {})
     return path
 
 
 @pytest.fixture(scope="module")
 def face(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("face") / "dcl.safetensors", FACE)
+    return save_model(
+        tmp_path_factory.mktemp("face") / "dcl.safetensors", load_config(overrides=FACE)
+    )
 
 
 def test_writes_beside_the_model_file_and_says_what(tool, face, capsys):
@@ -86,10 +79,10 @@ def test_missing_packages_are_named(tool, face, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_comics_detect_takes_the_file(tool, tmp_path, capsys):
+def test_comics_detect_takes_the_file(tool, tmp_path, capsys, finding_config):
     from comics.cli import main
 
-    weights = save_model(tmp_path / "model.safetensors", DETECTOR)
+    weights = save_model(tmp_path / "model.safetensors", finding_config("BlendMask"))
     assert tool.main([str(weights)]) == 0
     pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
