@@ -55,6 +55,11 @@ _C.MODEL.RESNETS.STEM_OUT_CHANNELS = 64  # channels of the first convolution
 _C.MODEL.RESNETS.STEM_HIGH_PASS = 0
 _C.MODEL.RESNETS.RES2_OUT_CHANNELS = 256  # 64 for depth 18 and 34
 _C.MODEL.RESNETS.STRIDE_IN_1X1 = False  # True for Detectron2's MSRA weights
+# Deformable 3x3 convolutions (docs/papers.md#dcn): in which of res2..res5, in every how manyth
+# block of those, and whether samples have a learnt weight (DCNv2) or not (DCNv1)
+_C.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False, False, False, False]
+_C.MODEL.RESNETS.DEFORM_INTERVAL = 1  # blocks
+_C.MODEL.RESNETS.DEFORM_MODULATED = False  # True: DCNv2
 _C.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]  # what the FPN takes
 
 _C.MODEL.FPN = CfgNode()
@@ -73,8 +78,13 @@ _C.MODEL.COMICS.KEY_MOMENTUM = 0.999  # beta of the EMA key encoder (paper, IV-B
 
 _C.MODEL.COMICS.FEA = CfgNode()  # frequency enhanced attention (paper, VI)
 _C.MODEL.COMICS.FEA.ENABLED = True  # multiply the pyramid by the attention map
-_C.MODEL.COMICS.FEA.RESIDUAL = True  # A*F + F instead of the paper's A*F
-_C.MODEL.COMICS.FEA.TRUNCATE = 3.0  # SRM residuals are cut to +- this
+# True: A*F + F (the authors' code) instead of the paper's A*F. Train either from step 0: a residual
+# attention that was added to a trained detector shrank to nothing
+_C.MODEL.COMICS.FEA.RESIDUAL = False
+# What SRM residuals are taken of: ["image"], one map for all levels; or ["image", "features"], a
+# map per level that also sees the high frequencies of the level's own features (paper, VI)
+_C.MODEL.COMICS.FEA.SOURCES = ["image"]
+_C.MODEL.COMICS.FEA.TRUNCATE = 3.0  # SRM residuals of the image are cut to +- this
 _C.MODEL.COMICS.FEA.CHANNELS = [32, 64]  # widths of the two convolutions
 
 _C.MODEL.COMICS.PROPOSAL = CfgNode()  # coarse-grained contrast (paper, IV)
@@ -85,11 +95,26 @@ _C.MODEL.COMICS.PROPOSAL.LEVELS = ["p3", "p4", "p5", "p6", "p7"]  # each with ba
 _C.MODEL.COMICS.PROPOSAL.LEVEL_WEIGHTS = [0.1, 0.2, 0.4, 0.7, 1.0]  # omega
 # False: one projection and bank for all levels, of weight 1 ("CL w.o. MS", Table V)
 _C.MODEL.COMICS.PROPOSAL.MULTI_SCALE = True
+# True: a level without proposals in a step gives its weight to the others. The paper's rule, fixed
+# weights, is for pictures of full size: in squares of some hundred pixels no face belongs to p6 and
+# p7, which hold 71 % of the weight
+_C.MODEL.COMICS.PROPOSAL.SHARE_EMPTY_LEVELS = False
 _C.MODEL.COMICS.PROPOSAL.DIM = 128  # channels of the 1x1 projection
-_C.MODEL.COMICS.PROPOSAL.MATCH = "iou"  # "iou", or "assigned": no IoU test
+# Which proposals count as faces. "iou": those that the detector assigns to a face and that overlap
+# it; "assigned": no IoU test; "any": all of either view that overlap any face (the paper's rule
+# read literally), at the cost of the heads once more for each view
+_C.MODEL.COMICS.PROPOSAL.MATCH = "iou"
 _C.MODEL.COMICS.PROPOSAL.MATCH_IOU = 0.6  # a proposal belongs to a face above this overlap
+# Iterations in which MATCH_IOU rises to its value from 0, linearly: from random weights no box
+# passes 0.6 and the term is silent. 0: no warm-up (the paper)
+_C.MODEL.COMICS.PROPOSAL.MATCH_WARMUP_ITERS = 0
+# The bank that a proposal is pushed from: "opposite", of the other class; or "same", of its own, as
+# the paper's sentence has it, against its purpose (paper, IV-B)
+_C.MODEL.COMICS.PROPOSAL.NEGATIVES = "opposite"
 _C.MODEL.COMICS.PROPOSAL.BANK_SIZE = 4096  # keys per level and class
 _C.MODEL.COMICS.PROPOSAL.PROTOTYPE_MOMENTUM = 0.9  # alpha
+# "proposal": a step of the prototype for each key (paper, eq. 2); "batch": one with their mean
+_C.MODEL.COMICS.PROPOSAL.PROTOTYPE_UPDATE = "proposal"
 _C.MODEL.COMICS.PROPOSAL.ENQUEUE = 5  # keys per level, class and step
 _C.MODEL.COMICS.PROPOSAL.MINING = "own"  # least like own prototype, or "cross": most like the other
 
@@ -102,7 +127,10 @@ _C.MODEL.COMICS.PIXEL.SIZE = 28  # faces and masks are resized to SIZE x SIZE
 _C.MODEL.COMICS.PIXEL.CONTEXT = 1.0  # the ROI is the face's box times this; > 1 adds background
 _C.MODEL.COMICS.PIXEL.BOUNDARY_MARGIN = 2  # cells dropped on both sides of the mask's boundary
 _C.MODEL.COMICS.PIXEL.SAMPLING = "far"  # "far" drops them, "close" keeps only them, "all"
-_C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"  # the only choice: masks as annotated
+# What parts a face from its background: "ground_truth", or "predicted" (paper): the mask of the
+# detection that overlaps the face most; faces that are not detected take no part
+_C.MODEL.COMICS.PIXEL.MASKS = "ground_truth"
+_C.MODEL.COMICS.PIXEL.PREDICTED_IOU = 0.5  # such a detection's box overlaps the face's this much
 _C.MODEL.COMICS.PIXEL.PAIRS = "batch"  # inter-face pairs within the "batch" or the "image"
 
 add_face_config(_C)  # MODEL.FACE: in comics/config/faces/
@@ -124,8 +152,10 @@ _C.DATASETS.ROOT = "datasets"  # registered names live below this; COMICS_DATASE
 
 _C.INPUT = CfgNode()
 _C.INPUT.FORMAT = "RGB"  # channel order that the weights expect; images are RGB everywhere
+# Sizes are reconstructed, as the warm-up below is: the paper states none
+# (docs/methods.md#comics-schedule)
 _C.INPUT.MIN_SIZE_TRAIN = [640, 672, 704, 736, 768, 800]  # short side, pixels, one drawn per image
-_C.INPUT.MAX_SIZE_TRAIN = 1024  # long side (paper, VII-A)
+_C.INPUT.MAX_SIZE_TRAIN = 1024  # long side, pixels
 _C.INPUT.MIN_SIZE_TEST = 800  # short side, pixels
 _C.INPUT.MAX_SIZE_TEST = 1024  # long side, pixels
 _C.INPUT.RANDOM_FLIP = "horizontal"  # or "none"
@@ -141,7 +171,9 @@ _C.INPUT.MOSAIC = CfgNode()  # square training samples of one size, of one photo
 _C.INPUT.MOSAIC.SIZE = 0  # side, pixels; 0 = photos keep their own size
 _C.INPUT.MOSAIC.PROB = 0.5  # probability of four photos; else the square is a window of one
 
-_C.INPUT.VIEWS = CfgNode()  # DA: photometric views (paper, IV-A; docs/methods.md#comics-views)
+# DA: photometric views (paper, IV-A; docs/methods.md#comics-views). Of the paper are the kinds,
+# JITTER_PROB, the blocks and DOWNSCALE; the other probabilities and all ranges are reconstructed
+_C.INPUT.VIEWS = CfgNode()
 _C.INPUT.VIEWS.ENABLED = True  # augment training images; off = the ablation row without DA
 _C.INPUT.VIEWS.JITTER_PROB = 0.5  # each of brightness, contrast, saturation, sharpness
 _C.INPUT.VIEWS.JITTER = 0.4  # factor drawn from 1 +- this
@@ -167,7 +199,9 @@ _C.DATALOADER.ASPECT_RATIO_GROUPING = True  # batches of portraits or of landsca
 # Training
 # ---------------------------------------------------------------------------------------------
 _C.SOLVER = CfgNode()
-_C.SOLVER.OPTIMIZER = "SGD"  # or "Adam", "AdamW"
+# "SGD", "Adam" or "AdamW". The paper states the learning rate, its steps, epochs and batches; the
+# optimiser, momentum and decay are reconstructed (docs/methods.md#comics-schedule)
+_C.SOLVER.OPTIMIZER = "SGD"
 _C.SOLVER.IMS_PER_BATCH = 8  # images per step, all processes and accumulation steps together
 _C.SOLVER.ACCUMULATE = 1  # backward passes per optimiser step
 _C.SOLVER.BASE_LR = 0.01  # learning rate after the warm-up
@@ -178,7 +212,7 @@ _C.SOLVER.MAX_ITER = 66180  # 12 epochs of OpenForensics' 44,122 images in batch
 _C.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"  # or "WarmupCosineLR"
 _C.SOLVER.STEPS = [44120, 55150]  # epochs 8 and 10
 _C.SOLVER.GAMMA = 0.1  # factor on the learning rate at each of STEPS
-_C.SOLVER.WARMUP_ITERS = 1000  # iterations of linear warm-up
+_C.SOLVER.WARMUP_ITERS = 1000  # iterations of linear warm-up (reconstructed)
 _C.SOLVER.WARMUP_FACTOR = 0.001  # learning rate at iteration 0, as a share of BASE_LR
 # Decay per step of an average of the weights, which is validated and exported instead of them; it
 # looks back on about 1 / (1 - decay) steps. 0 = no average

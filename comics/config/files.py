@@ -23,6 +23,12 @@ MAX_BYTES = 1 << 20  # of a file; the largest published one has a few thousand
 MAX_DEPTH = 32  # levels of keys and lists
 MAX_NODES = 100_000  # values, aliases counted as often as they are used
 MAX_FILES = 64  # of a chain, however it branches
+# Published once under a second name: what the same training is called
+WITHDRAWN = {
+    "COMICS-BlendMask/ablation/R_50_1x_none": "BlendMask/R_50_1x",
+    "COMICS-BlendMask/ablation/R_50_1x_no_contrast": "COMICS-BlendMask/ablation/R_50_1x_DA_FEA",
+    "COMICS-BlendMask/ablation/R_50_1x_DA_FEA_Bi": "COMICS-BlendMask/R_50_1x",
+}
 VALUES = (str, int, float, bool, type(None))
 
 
@@ -60,7 +66,8 @@ def config_path(path: str | os.PathLike) -> Path:
     A name may begin with ``configs/`` and end in ``.yaml``, as the path in a checkout does.
 
     Raises:
-        FileNotFoundError: if there is neither, naming the published ones that are spelled alike.
+        FileNotFoundError: if there is neither, naming the published ones that are spelled alike,
+            or the one that is meant now.
     """
     if os.path.exists(path):
         return Path(path)
@@ -68,6 +75,13 @@ def config_path(path: str | os.PathLike) -> Path:
     names = published_names()
     if name in names:
         return published_folder() / f"{name}{SUFFIX}"
+    if name in WITHDRAWN:
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"this published configuration is now {WITHDRAWN[name]}; a run that began under the "
+            "old name goes on from the config.yaml in its own folder",
+            os.fspath(path),
+        )
     alike = difflib.get_close_matches(name, names, n=3)
     hint = f"; published ones that are spelled alike: {', '.join(alike)}" if alike else ""
     raise FileNotFoundError(

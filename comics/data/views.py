@@ -5,7 +5,7 @@ docs/methods.md#comics-views.
 The paper lists colour jitter of brightness, contrast, saturation and sharpness (each with
 probability 0.5), grey-scale, random blocking (10 x 10 chunks, 2-6 % of them blanked), Gaussian and
 salt-and-pepper noise, and down-scaling to 1/4 and back. The other probabilities and all ranges
-are not given (decision: keys under INPUT.VIEWS), nor is the order (decision: the one of
+are not given (reconstructed: keys under INPUT.VIEWS), nor is the order (decision: the one of
 ``PhotometricView``: colour, loss of resolution, noise, blanked chunks).
 
 Images are [H, W, 3] uint8 RGB; no function changes its argument, and none changes geometry.

@@ -16,6 +16,7 @@ from torch import nn
 
 import comics
 from comics.config import CfgNode
+from comics.config.changed_defaults import RESIDUAL_ATTENTION, with_values_of
 from comics.config.files import parse_config
 from comics.data.catalog import annotation_digests, datasets_root
 from comics.data.loader import TrainLoader
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 DETECTRON2_CHECKPOINT = "last_checkpoint"  # file in the folder of a run of that runtime
 CONFIG_FILE = "config.yaml"
+MODEL_SUFFIX = ".safetensors"
+ATTENTION_WEIGHTS = ("frequency.", "detector.frequency.")  # of a detector, and of a joined model
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Loads weights of another program, or of a variant, into a fresh model: (model, path) -> any
 WeightsLoader = Callable[[nn.Module, str], object]
@@ -123,6 +126,7 @@ def run_evaluation(
             stack.enter_context(distributed.lost_processes_named())
             if not cfg.MODEL.WEIGHTS:
                 raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
+            cfg = with_attention_of_weights(cfg)
             task = task_of(cfg)
             sets = task.measured_sets(cfg, cfg.DATASETS.TEST)
             model = build_model(cfg)
@@ -152,12 +156,28 @@ def load_initial_weights(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path}")
-    if path.endswith(".safetensors") and (must_fit or load_foreign_weights is None):
+    if path.endswith(MODEL_SUFFIX) and (must_fit or load_foreign_weights is None):
         load_state(model, read_weights(path).state, path)
     elif load_foreign_weights is not None:
         load_foreign_weights(model, path)
     else:
         raise ValueError(f"MODEL.WEIGHTS {path} is not a .safetensors file of this project")
+
+
+def with_attention_of_weights(cfg: CfgNode) -> CfgNode:
+    """``cfg``, whose attention multiplies alone, or not, as in the model file ``MODEL.WEIGHTS``.
+
+    Unless ``cfg`` names another value than the default: names and shapes of weights do not tell.
+    A file that is absent, not ours or without attention changes nothing.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path.endswith(MODEL_SUFFIX) or not Path(path).is_file():
+        return cfg
+    file = read_weights(path)
+    if not any(name.startswith(ATTENTION_WEIGHTS) for name in file.state):
+        return cfg
+    stored = parse_config(file.metadata.get("config", ""), path)
+    return with_values_of(cfg, stored, path, [RESIDUAL_ATTENTION])
 
 
 @dataclass(frozen=True)
@@ -188,7 +208,11 @@ def _assemble(
     if sets:
         check_best_metric(cfg, task)
     checkpoints = CheckpointFolder(folder, cfg.SOLVER.KEEP_CHECKPOINTS)
-    state = _state_to_resume(cfg, checkpoints, resume)
+    state = _state_to_resume(checkpoints, resume)
+    if state is None:
+        cfg = with_attention_of_weights(cfg)
+    else:
+        cfg = _resumed_config(cfg, state["config"])
     start = 0 if state is None else state["iteration"]
     model = _training_model(cfg, task, device, state is None, load_foreign_weights)
     average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
@@ -222,9 +246,7 @@ def check_best_metric(cfg: CfgNode, task: Task) -> None:
         )
 
 
-def _state_to_resume(
-    cfg: CfgNode, checkpoints: CheckpointFolder, resume: bool
-) -> dict[str, Any] | None:
+def _state_to_resume(checkpoints: CheckpointFolder, resume: bool) -> dict[str, Any] | None:
     """The main process's choice of checkpoint, for every process; None to start from scratch."""
     state = None
     if distributed.is_main():
@@ -240,14 +262,22 @@ def _state_to_resume(
             )
         if resume and checkpoints.iterations():
             state = checkpoints.load_last()
-            _warn_of_changes(cfg, state["config"])
         elif resume:
             logger.warning("no checkpoint in %s: starting from scratch", checkpoints.folder)
     return distributed.broadcast(state)
 
 
-def _warn_of_changes(cfg: CfgNode, text: str) -> None:
-    then, now = _leaves(parse_config(text, "the checkpoint")), _leaves(cfg)
+def _resumed_config(cfg: CfgNode, text: str) -> CfgNode:
+    """``cfg`` as the run with the configuration ``text`` goes on; warns of what has changed."""
+    stored = parse_config(text, "the checkpoint")
+    cfg = with_values_of(cfg, stored, "the checkpoint")
+    if distributed.is_main():
+        _warn_of_changes(cfg, stored)
+    return cfg
+
+
+def _warn_of_changes(cfg: CfgNode, stored: Mapping[str, Any]) -> None:
+    then, now = _leaves(stored), _leaves(cfg)
     changed = [
         f"{key}: {then.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}"
         for key in sorted(then.keys() | now.keys())

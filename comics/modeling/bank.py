@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from comics.ops.similarity import unit
 
 MINING_RULES = ("own", "cross")
+UPDATE_RULES = ("proposal", "batch")
 
 
 class RingBuffer(nn.Module):
@@ -69,30 +70,41 @@ class Prototypes(nn.Module):
         num_classes: K.
         dim: D.
         momentum: alpha; the share of the old prototype in the new one.
+        update: "proposal": one step per key, in order (COMICS, eq. 2); "batch": one step with the
+            mean of the keys.
+
+    Raises:
+        ValueError: for another update rule.
     """
 
     vectors: Tensor
     seen: Tensor
 
-    def __init__(self, num_classes: int, dim: int, momentum: float) -> None:
+    def __init__(self, num_classes: int, dim: int, momentum: float, update: str = "batch") -> None:
         super().__init__()
+        if update not in UPDATE_RULES:
+            raise ValueError(f"PROTOTYPE_UPDATE must be one of {UPDATE_RULES}, got {update!r}")
         self.momentum = momentum
+        self.per_key = update == "proposal"
         self.register_buffer("vectors", torch.zeros(num_classes, dim))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
 
     @torch.no_grad()
     def update(self, label: int, keys: Tensor) -> None:
-        """``norm(alpha * old + (1 - alpha) * mean(keys))``; unchanged without keys [n, D].
+        """Move a prototype by keys [n, D], to unit length; without keys it stays.
 
-        The first keys of a class set its prototype outright (decision): there is nothing older
-        to keep.
+        ``p <- alpha p + (1 - alpha) k_j`` for j = 1 ... n, which is ``alpha^n p + (1 - alpha)
+        sum_j alpha^(n - j) k_j``; or one such step with the mean of the keys. What comes first of
+        a class, key or mean, sets its prototype outright (decision): there is nothing older.
         """
         if len(keys) == 0:
             return
-        mean = keys.float().mean(dim=0)
-        if self.seen[label]:
-            mean = self.momentum * self.vectors[label] + (1 - self.momentum) * mean
-        self.vectors[label] = unit(mean)
+        steps = keys.float() if self.per_key else keys.float().mean(dim=0, keepdim=True)
+        start = self.vectors[label] if self.seen[label] else steps[0]
+        steps = steps if self.seen[label] else steps[1:]
+        exponents = torch.arange(len(steps), device=steps.device).flip(0)
+        weights = (1 - self.momentum) * self.momentum**exponents
+        self.vectors[label] = unit(self.momentum ** len(steps) * start + weights @ steps)
         self.seen[label] = True
 
 
@@ -109,9 +121,10 @@ class ClassBanks(nn.Module):
             "cross": those most like the other class's (as DCL;
             docs/methods.md#comics-banks), in order of arrival while the other class has never
             been seen.
+        update: see ``Prototypes``.
 
     Raises:
-        ValueError: for another mining rule.
+        ValueError: for another rule.
     """
 
     def __init__(
@@ -123,6 +136,7 @@ class ClassBanks(nn.Module):
         momentum: float,
         per_step: int,
         mining: str = "own",
+        update: str = "batch",
     ) -> None:
         super().__init__()
         if mining not in MINING_RULES:
@@ -132,7 +146,7 @@ class ClassBanks(nn.Module):
         self.per_step = per_step
         self.mining = mining
         self.banks = nn.ModuleList(RingBuffer(size, dim) for _ in range(num_classes))
-        self.prototypes = Prototypes(num_classes, dim, momentum)
+        self.prototypes = Prototypes(num_classes, dim, momentum, update)
 
     def rows(self, label: int) -> Tensor:
         """A copy of the keys held for a class, oldest first: [len, D]."""

@@ -22,6 +22,7 @@ from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.frequency import FrequencyAttention
 from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.momentum import MomentumEncoder
+from comics.modeling.predictions import every_proposal, predicted_faces
 from comics.structures import Faces
 
 
@@ -94,14 +95,15 @@ class Comics(TrainingLifeCycle):
         return {"contrast": contrast, "key_encoder": key_encoder}
 
     def after_optimizer_step(self) -> None:
-        """Move the key encoder towards the model, once per optimiser step (eq. 1).
+        """Move the key encoder towards the model, once per optimiser step (eq. 1); count it.
 
         A step of its own, because with gradient accumulation several forward passes make one
         optimiser step.
         """
         if self.training_only is not None:
-            encoder = self._encoder(self.training_part("contrast"))
-            self.training_part("key_encoder").update(encoder)
+            contrast = self.training_part("contrast")
+            self.training_part("key_encoder").update(self._encoder(contrast))
+            contrast.after_optimizer_step()
 
     def forward(
         self,
@@ -140,11 +142,11 @@ class Comics(TrainingLifeCycle):
         output = self.detector.training_output(features, batch, faces)
         losses, metrics = dict(output.losses), dict(output.metrics)
         if key_view is not None:
-            loss, reported = self._proposal_loss(output, key_view, faces)
+            loss, reported = self._proposal_loss(output, batch, key_view, faces)
             losses["loss_proposal_contrast"] = self.proposal_weight * loss
             metrics.update(reported)
         if self.pixel_contrast is not None:
-            intra, inter, count = self._pixel_losses(self.pixel_contrast, output, faces)
+            intra, inter, count = self._pixel_losses(self.pixel_contrast, output, batch, faces)
             metrics["pixel_faces"] = count  # 0 explains a loss of 0
             losses["loss_pixel_intra"] = self.intra_weight * intra
             losses["loss_pixel_inter"] = self.inter_weight * inter
@@ -165,24 +167,43 @@ class Comics(TrainingLifeCycle):
         return self.frequency(features, images, (height, width))
 
     def _proposal_loss(
-        self, output: TrainingOutput, key_images: Sequence[Tensor], targets: Sequence[Faces]
+        self,
+        output: TrainingOutput,
+        batch: ImageBatch,
+        key_images: Sequence[Tensor],
+        targets: Sequence[Faces],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         key = self.training_part("key_encoder").encoder
         with torch.no_grad():
-            batch = self.detector.preprocess(key_images)
-            features = key["backbone"](batch.tensor)
+            key_batch = self.detector.preprocess(key_images)
+            features = key["backbone"](key_batch.tensor)
             if self.frequency is not None:
-                features = key["frequency"](features, key_images, tuple(batch.tensor.shape[-2:]))
+                size = tuple(key_batch.tensor.shape[-2:])
+                features = key["frequency"](features, key_images, size)
         contrast = self.training_part("contrast")
-        return contrast(output.features, features, key["projections"], output.proposals, targets)
+        every = []
+        if contrast.needs_every_proposal:  # of the one proposal generator
+            views = ((output.features, batch), (features, key_batch))
+            every = [every_proposal(self.detector, *view) for view in views]
+        return contrast(
+            output.features, features, key["projections"], output.proposals, targets, every
+        )
 
     def _pixel_losses(
-        self, contrast: PixelContrast, output: TrainingOutput, targets: Sequence[Faces]
+        self,
+        contrast: PixelContrast,
+        output: TrainingOutput,
+        batch: ImageBatch,
+        targets: Sequence[Faces],
     ) -> tuple[Tensor, Tensor, Tensor]:
         if output.mask_features is None:
             raise ValueError(
                 f"{type(self.detector).__name__} gives no mask features: set MODEL.MASK_ON True "
                 "with a detector of masks, or MODEL.COMICS.PIXEL.ENABLED False"
+            )
+        if contrast.predicts_masks:
+            targets = predicted_faces(
+                self.detector, output.features, batch, targets, contrast.predicted_iou
             )
         regions = contrast.regions(targets)
         features = self.detector.roi_mask_features(output, regions.boxes, contrast.size)

@@ -17,15 +17,22 @@ from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.bank import ClassBanks, gather_rows
-from comics.modeling.detectors.base import LevelProposals
+from comics.modeling.detectors.base import LevelBoxes, LevelProposals
+from comics.modeling.matching import (
+    MATCH_RULES,
+    labels_of,
+    no_proposals,
+    overlapping,
+    overlapping_any,
+)
 from comics.modeling.regions import SAMPLING_RULES, FaceRegions, face_regions
-from comics.ops.boxes import box_area
 from comics.ops.similarity import contrast_groups, flat_nce, mean_direction, unit
 from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
 
-MATCH_RULES = ("iou", "assigned")
+NEGATIVE_RULES = ("opposite", "same")
 PAIR_RULES = ("batch", "image")
-MASK_SOURCES = ("ground_truth",)
+GROUND_TRUTH, PREDICTED = "ground_truth", "predicted"
+MASK_SOURCES = (GROUND_TRUTH, PREDICTED)
 ALL_LEVELS = "all"  # the one scale of a contrast that is not multi-scale
 
 
@@ -33,8 +40,11 @@ class ProposalContrast(nn.Module):
     """Coarse-grained contrast of proposals with banks of past keys.
 
     docs/methods.md#comics-proposals. A proposal's feature in view q is pulled to the same place of
-    view k, and pushed from the keys in the bank of the **opposite** class
+    view k, and pushed from the keys in the bank of the **opposite** class, or literally of its own
     (docs/methods.md#comics-negatives).
+
+    While training it has a state: banks, prototypes and, with a warm-up, the number of steps so
+    far, which ``after_optimizer_step`` counts.
 
     Args:
         in_channels: C of the pyramid.
@@ -42,19 +52,30 @@ class ProposalContrast(nn.Module):
         level_weights: omega, one per level.
         dim: D of the projections.
         temperature: tau.
-        match: "iou": the predicted box of view q must overlap its face by more than ``match_iou``;
-            "assigned": the detector's assignment of proposals to faces is enough.
+        match: "iou": the predicted box of view q must overlap the face that the detector assigned
+            it to by more than ``match_iou``; "assigned": the assignment is enough; "any": every
+            proposal of either view that overlaps any face so much.
         match_iou: threshold in [0, 1].
+        match_warmup: optimiser steps in which the threshold rises from 0 to ``match_iou``,
+            linearly; 0: it is ``match_iou`` from the start.
+        negatives: the bank that a proposal is pushed from: "opposite", that of the other class; or
+            "same", that of its own, as the paper's sentence has it.
         bank_size: keys per scale and class at most.
         prototype_momentum: alpha.
         enqueue: keys per scale, class and step.
         mining: see ``ClassBanks``.
+        prototype_update: see ``Prototypes``.
+        share_empty_levels: a level without a term in this step gives its weight to the others, in
+            proportion to theirs, so that the weights that count always have the same sum.
         multi_scale: False: one projection and one bank for all levels together, of weight 1
             ("CL w.o. MS" of Table V).
 
     Raises:
-        ValueError: for an unknown rule, or level weights that do not fit the levels.
+        ValueError: for an unknown rule, level weights that do not fit the levels, or a negative
+            warm-up.
     """
+
+    steps: Tensor
 
     def __init__(
         self,
@@ -66,18 +87,31 @@ class ProposalContrast(nn.Module):
         temperature: float = 0.7,
         match: str = "iou",
         match_iou: float = 0.6,
+        match_warmup: int = 0,
+        negatives: str = "opposite",
         bank_size: int = 4096,
         prototype_momentum: float = 0.9,
+        prototype_update: str = "proposal",
         enqueue: int = 5,
         mining: str = "own",
         multi_scale: bool = True,
+        share_empty_levels: bool = False,
     ) -> None:
         super().__init__()
         _require_choice("PROPOSAL.MATCH", match, MATCH_RULES)
+        _require_choice("PROPOSAL.NEGATIVES", negatives, NEGATIVE_RULES)
         if len(levels) != len(level_weights):
             raise ValueError(f"{len(levels)} levels {list(levels)}, {len(level_weights)} weights")
+        if match_warmup < 0:
+            raise ValueError(f"PROPOSAL.MATCH_WARMUP_ITERS must be >= 0, got {match_warmup}")
         self.temperature = temperature
-        self.match_iou = match_iou if match == "iou" else None
+        self.match = match
+        self.match_iou = match_iou
+        self.match_warmup = match_warmup
+        self.same_class_negatives = negatives == "same"
+        self.share_empty_levels = share_empty_levels
+        if match_warmup:  # in checkpoints, so that a resumed run is the same run
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.scales = {s: [s] for s in levels} if multi_scale else {ALL_LEVELS: list(levels)}
         self.weights = dict(zip(levels, level_weights, strict=True))
         self.weights[ALL_LEVELS] = 1.0
@@ -91,6 +125,7 @@ class ProposalContrast(nn.Module):
                     momentum=prototype_momentum,
                     per_step=enqueue,
                     mining=mining,
+                    update=prototype_update,
                 )
                 for scale in self.scales
             }
@@ -108,17 +143,38 @@ class ProposalContrast(nn.Module):
             "temperature": proposal.TEMPERATURE,
             "match": proposal.MATCH,
             "match_iou": proposal.MATCH_IOU,
+            "match_warmup": proposal.MATCH_WARMUP_ITERS,
+            "negatives": proposal.NEGATIVES,
             "bank_size": proposal.BANK_SIZE,
             "prototype_momentum": proposal.PROTOTYPE_MOMENTUM,
+            "prototype_update": proposal.PROTOTYPE_UPDATE,
             "enqueue": proposal.ENQUEUE,
             "mining": proposal.MINING,
             "multi_scale": proposal.MULTI_SCALE,
+            "share_empty_levels": proposal.SHARE_EMPTY_LEVELS,
         }
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ProposalContrast:
         """From ``MODEL.COMICS.PROPOSAL`` and ``MODEL.FPN.OUT_CHANNELS``."""
         return cls(**cls.settings(cfg))
+
+    @property
+    def needs_every_proposal(self) -> bool:
+        """Whether ``forward`` matches proposals by itself and needs those of both views."""
+        return self.match == "any"
+
+    @property
+    def iou_threshold(self) -> float:
+        """The overlap that this step's proposals must exceed."""
+        if not self.match_warmup:
+            return self.match_iou
+        return self.match_iou * min(int(self.steps) / self.match_warmup, 1.0)
+
+    def after_optimizer_step(self) -> None:
+        """Count a step of the warm-up."""
+        if self.match_warmup:
+            self.steps += 1
 
     def forward(
         self,
@@ -127,6 +183,7 @@ class ProposalContrast(nn.Module):
         key_projections: nn.ModuleDict,
         proposals: Mapping[str, LevelProposals],
         targets: Sequence[Faces],
+        every: Sequence[Mapping[str, LevelBoxes]] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step; then the banks and prototypes take the step's keys.
 
@@ -135,8 +192,9 @@ class ProposalContrast(nn.Module):
         Args:
             query, key: level name -> [B, C, h, w] of either view; ``key`` without gradient.
             key_projections: the key encoder's copy of ``projections``.
-            proposals: level name -> proposals of view q.
+            proposals: level name -> proposals of view q that the detector assigns to faces.
             targets: ground truth of both views.
+            every: of each view, level name -> all its proposals; where ``needs_every_proposal``.
 
         Returns:
             ``sum over scales of omega * mean FlatNCE``, before lambda; a scale without queries or
@@ -148,13 +206,15 @@ class ProposalContrast(nn.Module):
             ValueError: if the pyramid lacks a level.
         """
         with torch.autocast(device_type=next(iter(query.values())).device.type, enabled=False):
+            matched = self._matched(proposals, every, targets)
             scales = {
-                scale: self._pairs(scale, query, key, key_projections, proposals, targets)
+                scale: self._pairs(scale, query, key, key_projections, matched, targets)
                 for scale in self.scales
             }
             terms = {scale: self._loss(scale, *pairs) for scale, pairs in scales.items()}
             self._remember(scales)
-        loss = reduce(add, (self.weights[scale] * flat for scale, (flat, _) in terms.items()))
+        weights = self._level_weights({s: len(reported) > 0 for s, (_, reported) in terms.items()})
+        loss = reduce(add, (weights[scale] * flat for scale, (flat, _) in terms.items()))
         info_nce = torch.cat([reported for _, reported in terms.values()])
         count = info_nce.new_tensor(float(len(info_nce)))
         metrics = {"proposal_info_nce": info_nce.sum() / count.clamp(min=1)}
@@ -169,12 +229,16 @@ class ProposalContrast(nn.Module):
         proposals: Mapping[str, LevelProposals],
         targets: Sequence[Faces],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit projections of a scale's proposals in either view [P, D], and their labels [P]."""
+        """Unit projections of a scale's proposals in either view [P, D], and their labels [P].
+
+        ``proposals`` are those that count as faces.
+        """
         queries, keys, labels = [], [], []
         for level in self.scales[scale]:
             if level not in query:
                 raise ValueError(f"PROPOSAL.LEVELS names {level!r}; the pyramid has {list(query)}")
-            chosen, classes = self._matched(proposals.get(level), targets)
+            chosen = proposals.get(level) or no_proposals(query[level].device)
+            classes = labels_of(chosen, targets)
             queries.append(proposal_features(level, query[level], chosen))
             keys.append(proposal_features(level, key[level], chosen))
             labels.append(classes)
@@ -184,20 +248,27 @@ class ProposalContrast(nn.Module):
         return projected, key_projected, torch.cat(labels)
 
     def _matched(
-        self, proposals: LevelProposals | None, targets: Sequence[Faces]
-    ) -> tuple[LevelProposals, Tensor]:
-        """The proposals of a level that count as faces, and the class of each."""
-        truth = torch.cat([faces.boxes for faces in targets])
-        labels = torch.cat([faces.labels for faces in targets])
-        if proposals is None:
-            none = labels.new_zeros(0)
-            return LevelProposals(none, none, truth[:0], none), none
-        first = _first_face(targets, labels.device)
-        position = first[proposals.image] + proposals.face
-        if self.match_iou is not None:
-            kept = _paired_iou(proposals.boxes, truth[position]) > self.match_iou
-            position, proposals = position[kept], _select(proposals, kept)
-        return proposals, labels[position]
+        self,
+        proposals: Mapping[str, LevelProposals],
+        every: Sequence[Mapping[str, LevelBoxes]],
+        targets: Sequence[Faces],
+    ) -> Mapping[str, LevelProposals]:
+        """The proposals of each level that count as faces."""
+        if self.match == "any":
+            return overlapping_any(every, targets, self.iou_threshold)
+        if self.match == "assigned":
+            return proposals
+        return {
+            level: overlapping(one, targets, self.iou_threshold) for level, one in proposals.items()
+        }
+
+    def _level_weights(self, present: Mapping[str, bool]) -> dict[str, float]:
+        """Omega of each scale; with ``share_empty_levels`` those present have the sum of all."""
+        weights = {scale: self.weights[scale] for scale in present}
+        left = sum(weight for scale, weight in weights.items() if present[scale])
+        if not self.share_empty_levels or not left:
+            return weights
+        return {scale: weight * sum(weights.values()) / left for scale, weight in weights.items()}
 
     def _loss(
         self, scale: str, query: Tensor, key: Tensor, labels: Tensor
@@ -207,7 +278,8 @@ class ProposalContrast(nn.Module):
         positive = (query * key).sum(dim=1)
         for label, other in ((REAL, FAKE), (FAKE, REAL)):
             mine = labels == label
-            negatives = cast(ClassBanks, self.banks[scale]).rows(other)
+            pushed = label if self.same_class_negatives else other
+            negatives = cast(ClassBanks, self.banks[scale]).rows(pushed)
             if len(negatives):
                 flat, info = flat_nce(positive[mine], query[mine] @ negatives.T, self.temperature)
                 losses.append(flat)
@@ -258,7 +330,9 @@ class PixelContrast(nn.Module):
     Args:
         temperature: tau.
         size, context, margin, sampling: see ``face_regions``.
-        masks: "ground_truth" (decision; the paper's predicted masks would be noise at first).
+        masks: "ground_truth" (decision; the paper's predicted masks are noise at first), or
+            "predicted": ``forward``'s regions are to be made of what the detector predicts.
+        predicted_iou: overlap in [0, 1] of a face's box and the detection whose mask it takes.
         pairs: inter-face pairs within the "batch" or the "image".
 
     Raises:
@@ -273,7 +347,8 @@ class PixelContrast(nn.Module):
         context: float = 1.0,
         margin: int = 2,
         sampling: str = "far",
-        masks: str = "ground_truth",
+        masks: str = GROUND_TRUTH,
+        predicted_iou: float = 0.5,
         pairs: str = "batch",
     ) -> None:
         super().__init__()
@@ -287,6 +362,8 @@ class PixelContrast(nn.Module):
         self.context = context
         self.margin = margin
         self.sampling = sampling
+        self.predicts_masks = masks == PREDICTED
+        self.predicted_iou = predicted_iou
         self.pairs = pairs
 
     @classmethod
@@ -300,6 +377,7 @@ class PixelContrast(nn.Module):
             margin=pixel.BOUNDARY_MARGIN,
             sampling=pixel.SAMPLING,
             masks=pixel.MASKS,
+            predicted_iou=pixel.PREDICTED_IOU,
             pairs=pixel.PAIRS,
         )
 
@@ -338,26 +416,6 @@ class PixelContrast(nn.Module):
                 self.temperature,
             )
         return intra, inter
-
-
-def _first_face(targets: Sequence[Faces], device: torch.device) -> Tensor:
-    """[B] position of each image's first face among the faces of the batch."""
-    counts = torch.tensor([0] + [len(faces) for faces in targets[:-1]], device=device)
-    return counts.cumsum(dim=0)
-
-
-def _select(proposals: LevelProposals, kept: Tensor) -> LevelProposals:
-    cells = None if proposals.cells is None else proposals.cells[kept]
-    return LevelProposals(proposals.image[kept], proposals.face[kept], proposals.boxes[kept], cells)
-
-
-def _paired_iou(first: Tensor, second: Tensor) -> Tensor:
-    """[P] IoU of each box with its partner."""
-    low = torch.maximum(first[:, :2], second[:, :2])
-    high = torch.minimum(first[:, 2:], second[:, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=1)
-    total = box_area(first) + box_area(second) - shared
-    return shared / total
 
 
 def _require_choice(key: str, value: str, choices: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 GROUP_NORM_GROUPS = 32  # Wu and He 2018, and every published configuration
 NO_NORM = ("", "none")
 DEFORMABLE_KINDS = ("DCNv1", "DCNv2")
+SAMPLES = 9  # of a deformable 3x3 convolution
 
 
 class GroupNorm(nn.GroupNorm):
@@ -151,16 +152,11 @@ class DeformableConv(nn.Module):
         ValueError: for another kind.
     """
 
-    SAMPLES = 9
-
     def __init__(
         self, in_channels: int, out_channels: int, *, kind: str = "DCNv1", bias: bool = False
     ) -> None:
         super().__init__()
-        if kind not in DEFORMABLE_KINDS:
-            raise ValueError(f"a deformable convolution is one of {DEFORMABLE_KINDS}, got {kind!r}")
-        predictions = {"DCNv1": 2, "DCNv2": 3}[kind]  # y, x, and the weight, for each sample
-        self.offset = nn.Conv2d(in_channels, predictions * self.SAMPLES, 3, padding=1)
+        self.offset = nn.Conv2d(in_channels, offset_channels(kind), 3, padding=1)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
         self.reset_offsets()
 
@@ -171,16 +167,87 @@ class DeformableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h, w]."""
-        predicted = self.offset(x).float()
-        offsets, weights = predicted.split(
-            (2 * self.SAMPLES, predicted.shape[1] - 2 * self.SAMPLES), dim=1
+        return deformed(x, self.offset(x), self.conv)
+
+
+class DeformableConvNorm(ConvNorm):
+    """A 3x3 ``ConvNorm`` whose nine samples lie at predicted offsets, for backbones.
+
+    The convolution has the names of a plain one's, so that pretrained weights fit; offsets start
+    at 0 ("DCNv1"), or at 0 with sample weights of 1/2 ("DCNv2"). Computed in float32, as
+    ``DeformableConv``.
+
+    Args:
+        in_channels, out_channels, stride, groups, norm, activation: see ``ConvNorm``.
+        kind: "DCNv1" or "DCNv2".
+
+    Raises:
+        ValueError: for another kind.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: str = "",
+        activation: bool = False,
+        kind: str = "DCNv2",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            3,
+            stride=stride,
+            groups=groups,
+            norm=norm,
+            activation=activation,
         )
-        out = deform_conv2d(
-            x.float(),
-            offsets.contiguous(),
-            self.conv.weight.float(),
-            None if self.conv.bias is None else self.conv.bias.float(),
-            padding=1,
-            mask=weights.sigmoid() if weights.shape[1] else None,
-        )
-        return out.to(x.dtype)
+        self.offset = nn.Conv2d(in_channels, offset_channels(kind), 3, stride=stride, padding=1)
+        self.reset_offsets()
+
+    def reset_offsets(self) -> None:
+        """Start from the regular grid."""
+        nn.init.zeros_(self.offset.weight)
+        fill_bias(self.offset, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to [B, O, h / stride, w / stride], rounded up."""
+        out = deformed(x, self.offset(x), self.conv)
+        out = out if self.norm is None else self.norm(out)
+        return functional.relu_(out) if self.activation else out
+
+
+def offset_channels(kind: str) -> int:
+    """Numbers that a 3x3 deformable convolution predicts at each place.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    if kind not in DEFORMABLE_KINDS:
+        raise ValueError(f"a deformable convolution is one of {DEFORMABLE_KINDS}, got {kind!r}")
+    return {"DCNv1": 2, "DCNv2": 3}[kind] * SAMPLES  # y, x, and the weight, for each sample
+
+
+def deformed(x: Tensor, predicted: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of [B, C, h, w] whose samples lie at offsets from the grid.
+
+    Args:
+        x: input.
+        predicted: [B, ``offset_channels``, h', w'], of the output's size.
+        conv: its weights, stride and groups.
+    """
+    predicted = predicted.float()
+    offsets, weights = predicted.split((2 * SAMPLES, predicted.shape[1] - 2 * SAMPLES), dim=1)
+    out = deform_conv2d(
+        x.float(),
+        offsets.contiguous(),
+        conv.weight.float(),
+        None if conv.bias is None else conv.bias.float(),
+        stride=(conv.stride[0], conv.stride[1]),
+        padding=1,
+        mask=weights.sigmoid() if weights.shape[1] else None,
+    )
+    return out.to(x.dtype)

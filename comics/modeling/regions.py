@@ -47,7 +47,7 @@ def face_regions(
     docs/methods.md#comics-regions (V-A and Fig. 6 of the paper).
 
     Args:
-        targets: ground truth of each image, with masks.
+        targets: the faces of each image, with masks, annotated or predicted.
         size: S.
         context: the region of interest is the face's box times this, cut at the image's edges;
             > 1 adds background.

@@ -7,12 +7,15 @@ Shape letters: B images; C channels; H, W padded image; h, w of a stage.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from comics.config import CfgNode
-from comics.modeling.layers import ConvNorm
+from comics.modeling.layers import ConvNorm, DeformableConvNorm
 from comics.ops.srm import SRM_FILTERS
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -22,14 +25,25 @@ STEM_STRIDE = 4
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: [B, C, h, w] to [B, C', h / stride, w / stride]."""
+    """Two 3x3 convolutions and a shortcut: [B, C, h, w] to [B, C', h / stride, w / stride].
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str) -> None:
+    ``deformable`` ("DCNv1" or "DCNv2") makes the second one so; "": not.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        norm: str,
+        deformable: str = "",
+    ) -> None:
         super().__init__()
         self.conv1 = ConvNorm(
             in_channels, out_channels, 3, stride=stride, norm=norm, activation=True
         )
-        self.conv2 = ConvNorm(out_channels, out_channels, 3, norm=norm)
+        self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, deformable=deformable)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +55,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions and a shortcut.
 
     ``stride_in_1x1`` puts the stride into the first 1x1 convolution (the original MSRA models)
-    instead of the 3x3 (torchvision's).
+    instead of the 3x3 (torchvision's). ``deformable``: kind of the 3x3 one, "" for a plain one.
     """
 
     def __init__(
@@ -54,12 +68,19 @@ class Bottleneck(nn.Module):
         groups: int,
         stride_in_1x1: bool,
         norm: str,
+        deformable: str = "",
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = ConvNorm(in_channels, width, 1, stride=first, norm=norm, activation=True)
-        self.conv2 = ConvNorm(
-            width, width, 3, stride=second, groups=groups, norm=norm, activation=True
+        self.conv2 = _conv3x3(
+            width,
+            width,
+            stride=second,
+            groups=groups,
+            norm=norm,
+            activation=True,
+            deformable=deformable,
         )
         self.conv3 = ConvNorm(width, out_channels, 1, norm=norm)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
@@ -81,6 +102,9 @@ class ResNet(nn.Module):
         freeze_at: 0 trains everything, 1 freezes the stem, 2 also res2, ... 5 all. Batch norms of
             frozen stages become frozen ones.
         stem_high_pass: see ``make_high_pass_``.
+        deform_stages: which of res2..res5 have deformable 3x3 convolutions.
+        deform_interval: in every such block of a stage, from the first on.
+        deform_kind: "DCNv1" or "DCNv2".
 
     Raises:
         ValueError: for an unknown depth, a ``freeze_at`` outside 0..5, or basic blocks (depth 18
@@ -100,6 +124,9 @@ class ResNet(nn.Module):
         norm: str = "FrozenBN",
         freeze_at: int = 2,
         stem_high_pass: int = 0,
+        deform_stages: Sequence[bool] = (False,) * len(STAGES),
+        deform_interval: int = 1,
+        deform_kind: str = "DCNv2",
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
@@ -111,6 +138,7 @@ class ResNet(nn.Module):
                 f"ResNet-{depth} has basic blocks: NUM_GROUPS must be 1 and RES2_OUT_CHANNELS "
                 f"equal WIDTH_PER_GROUP, got {groups}, {res2_channels} and {width_per_group}"
             )
+        _check_deformable(deform_stages, deform_interval)
         self.stem = ConvNorm(
             3,
             stem_channels,
@@ -124,25 +152,23 @@ class ResNet(nn.Module):
         in_channels = stem_channels
         for index, name in enumerate(STAGES):
             stage_norm = _stage_norm(norm, frozen=freeze_at >= index + 2)
+            make: Callable[..., nn.Module] = BasicBlock
+            if depth >= FIRST_BOTTLENECK_DEPTH:
+                width = groups * width_per_group << index
+                make = partial(Bottleneck, width=width, groups=groups, stride_in_1x1=stride_in_1x1)
             blocks: list[nn.Module] = []
             for block in range(BLOCKS[depth][index]):
-                stride = 2 if index > 0 and block == 0 else 1
-                out_channels = self.channels[name]
-                made: nn.Module
-                if depth < FIRST_BOTTLENECK_DEPTH:
-                    made = BasicBlock(in_channels, out_channels, stride=stride, norm=stage_norm)
-                else:
-                    made = Bottleneck(
+                deformable = deform_stages[index] and block % deform_interval == 0
+                blocks.append(
+                    make(
                         in_channels,
-                        groups * width_per_group << index,
-                        out_channels,
-                        stride=stride,
-                        groups=groups,
-                        stride_in_1x1=stride_in_1x1,
+                        out_channels=self.channels[name],
+                        stride=2 if index > 0 and block == 0 else 1,
                         norm=stage_norm,
+                        deformable=deform_kind if deformable else "",
                     )
-                blocks.append(made)
-                in_channels = out_channels
+                )
+                in_channels = self.channels[name]
             self.add_module(name, nn.Sequential(*blocks))
         self._initialise(freeze_at)
         make_high_pass_(self.stem.conv.weight, stem_high_pass)
@@ -161,6 +187,9 @@ class ResNet(nn.Module):
             norm=node.NORM,
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
             stem_high_pass=node.STEM_HIGH_PASS,
+            deform_stages=node.DEFORM_ON_PER_STAGE,
+            deform_interval=node.DEFORM_INTERVAL,
+            deform_kind="DCNv2" if node.DEFORM_MODULATED else "DCNv1",
         )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -176,6 +205,9 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, DeformableConvNorm):
+                module.reset_offsets()
         for stage in (self.stem, *(getattr(self, name) for name in STAGES))[:freeze_at]:
             stage.requires_grad_(False)
 
@@ -206,8 +238,47 @@ def make_high_pass_(weight: Tensor, channels: int) -> None:
     weight[:channels] = filtered.view_as(weight[:channels])
 
 
+def _check_deformable(stages: Sequence[bool], interval: int) -> None:
+    if len(stages) != len(STAGES) or interval < 1:
+        raise ValueError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs {len(STAGES)} entries and DEFORM_INTERVAL 1 "
+            f"or more, got {list(stages)} and {interval}"
+        )
+
+
 def _stage_norm(norm: str, *, frozen: bool) -> str:
     return "FrozenBN" if frozen and norm in ("BN", "SyncBN") else norm
+
+
+def _conv3x3(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    norm: str,
+    activation: bool = False,
+    deformable: str,
+) -> ConvNorm:
+    if not deformable:
+        return ConvNorm(
+            in_channels,
+            out_channels,
+            3,
+            stride=stride,
+            groups=groups,
+            norm=norm,
+            activation=activation,
+        )
+    return DeformableConvNorm(
+        in_channels,
+        out_channels,
+        stride=stride,
+        groups=groups,
+        norm=norm,
+        activation=activation,
+        kind=deformable,
+    )
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> ConvNorm | None:

@@ -2,9 +2,10 @@
 
 A mask of a face covers little of a photo, so it is made as a part: a small bitmap and its place.
 Two kinds of grid: one that fills a box (``comics.ops.roi_masks``), and one of the whole image,
-here.
+here; polygons as well.
 
-Shape letters: N masks; h, w grid of the whole image; H, W image that the masks are drawn in.
+Shape letters: N masks; h, w grid of the whole image; V corners of a polygon; H, W image that the
+masks are drawn in.
 """
 
 from __future__ import annotations
@@ -110,6 +111,38 @@ def grid_parts(
             smooth = vertical @ cells[y[2] : y[3], x[2] : x[3]] @ horizontal.T
             parts.append(MaskPart(y[0], x[0], smooth > threshold))
         return parts
+
+
+def polygon_parts(points: Tensor, image_size: tuple[int, int]) -> list[MaskPart]:
+    """The insides of polygons: pixels whose centres have an odd number of edges to their right.
+
+    Args:
+        points: [N, V, 2] (x, y) pixels, in order; may lie outside the image.
+        image_size: (H, W).
+    """
+    return [_polygon_part(one.double(), image_size) for one in points]
+
+
+def _polygon_part(points: Tensor, image_size: tuple[int, int]) -> MaskPart:
+    """Of one polygon [V, 2]."""
+    height, width = image_size
+    left, top = points.amin(dim=0).floor().clamp(min=0).int().tolist()
+    right, bottom = points.amax(dim=0).ceil().int().tolist()
+    right, bottom = min(right, width), min(bottom, height)
+    if left >= right or top >= bottom:
+        return MaskPart(0, 0, torch.zeros((0, 0), dtype=torch.bool, device=points.device))
+    following = points.roll(-1, dims=0)
+    (x, y), (next_x, next_y) = points.T, following.T
+    centre = torch.arange(top, bottom, device=points.device)[:, None] + 0.5  # [rows, 1]
+    crosses = (y > centre) != (next_y > centre)  # [rows, V]
+    rise = torch.where(next_y == y, 1.0, next_y - y)
+    where = x + (next_x - x) * (centre - y) / rise
+    # How many of the part's pixels have their centres to the left of each crossing
+    passed = (where - left - 0.5).ceil().clamp(0, right - left).long()
+    counts = torch.zeros(bottom - top, right - left + 1, device=points.device, dtype=torch.long)
+    counts.scatter_add_(1, passed, crosses.long())
+    beyond = counts.flip(1).cumsum(dim=1).flip(1)[:, 1:]  # crossings to the right of each pixel
+    return MaskPart(top, left, beyond % 2 == 1)
 
 
 def _axis_weights(

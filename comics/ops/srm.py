@@ -1,7 +1,8 @@
 """Noise residuals of the Spatial Rich Model (SRM): an image minus its prediction.
 
 Three of the high-pass filters of Fridrich and Kodovsky (2012), as COMICS uses them
-(docs/methods.md#comics-fea). Shape letters: H, W height and width of an image in pixels.
+(docs/methods.md#comics-fea). Shape letters: H, W height and width of an image in pixels; C channels
+and h, w cells of a feature map.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SRM_FILTERS = (
 )
 SRM_RADIUS = 2  # pixels that a filter reaches from its centre
 RGB_CHANNELS = 3
+SMALLEST_MAGNITUDE = 1e-6  # of features: a map of zeros has no residual
 
 
 def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
@@ -69,6 +71,28 @@ def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
         divisors = brightness.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
         residual = functional.conv2d(brightness, numerators) / divisors
     return residual.clamp(-truncate, truncate)
+
+
+def relative_residual(feature: Tensor) -> Tensor:
+    """How much of a feature map is high frequency: [B, 3, h, w] float32, >= 0, of [B, C, h, w].
+
+    Filter i runs depthwise, on each channel alone; map i is the mean magnitude of the residuals
+    over channels, divided by the mean magnitude of the features in the filter's 5 x 5 window
+    (decision, docs/methods.md#comics-fea: signed residuals of many channels would cancel, and
+    features, unlike pixels, have no scale of their own that a threshold could be set on). A factor
+    on the features changes nothing. Edges are reflected; computed in float32 whatever the autocast.
+    """
+    channels = int(feature.shape[1])  # fixed, also where an exported graph leaves sizes open
+    side = 2 * SRM_RADIUS + 1
+    with torch.autocast(device_type=feature.device.type, enabled=False):
+        padded = _reflect_pad(feature.float(), SRM_RADIUS)
+        rows = padded.new_tensor([rows for rows, _ in SRM_FILTERS])
+        divisors = padded.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
+        depthwise = (rows / divisors)[:, None].repeat(channels, 1, 1, 1)
+        residual = functional.conv2d(padded, depthwise, groups=channels).abs()
+        magnitude = functional.avg_pool2d(padded.abs().mean(dim=1, keepdim=True), side, stride=1)
+        mean = residual.unflatten(1, (channels, len(SRM_FILTERS))).mean(dim=1)
+    return mean / magnitude.clamp(min=SMALLEST_MAGNITUDE)
 
 
 def _reflect_pad(image: Tensor, padding: int) -> Tensor:

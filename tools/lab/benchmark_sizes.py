@@ -8,17 +8,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-NOTHING_FOUND = 2.0  # a threshold that no probability passes: what is counted is the dense part
-NO_DETECTIONS = (
-    "MODEL.FCOS.SCORE_THRESH_TEST", "MODEL.SOLOV2.SCORE_THRESH_TEST",
-    "MODEL.MEInst.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,8 @@ class Size:
         parameters: of the model that infers.
         trained: of those, how many a training step moves.
         training_only: further ones, of projections (key encoder and banks are copies and buffers).
-        operations: multiplications with an addition, of one picture without faces.
+        operations: multiplications with an addition, of the dense part for one picture: what does
+            not depend on the faces found.
     """
 
     parameters: int
@@ -61,28 +58,34 @@ def size_of(config: Path, shape: tuple[int, int]) -> Size:
 
     Args:
         config: YAML.
-        shape: (H, W) of the picture; convolutions, matrix products and attention are counted.
+        shape: (H, W) of the picture, multiples of 32; convolutions and matrix products are counted.
     """
     from comics.config import load_config
     from comics.modeling.build import build_model
 
-    overrides = [
-        "MODEL.RESNETS.NORM",
-        "BN",
-        "MODEL.WEIGHTS",
-        "",
-    ]  # nothing explodes in a random net
-    for key in NO_DETECTIONS:
-        overrides += [key, str(NOTHING_FOUND)]
-    model = build_model(load_config(config, overrides)).eval()
-    parameters, trained = count(model), count(model, trained=True)
-    picture = torch.zeros(3, *shape)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model([picture])
-    if hasattr(model, "prepare_training"):
+    overrides = ["MODEL.RESNETS.NORM", "BN", "MODEL.WEIGHTS", ""]
+    with torch.device("meta"):  # shapes alone: nothing is computed
+        model = build_model(load_config(config, overrides)).eval()
+        parameters, trained = count(model), count(model, trained=True)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run_dense_part(model, shape)
         model.prepare_training()
     return Size(parameters, trained, count(model, trained=True) - trained,
                 counter.get_total_flops() // 2)  # fmt: skip
+
+
+def run_dense_part(model: Any, shape: tuple[int, int]) -> None:
+    """All of a detector, or of its COMICS variant, that runs on whole pictures."""
+    from comics.modeling.comics import Comics
+    from comics.modeling.detectors.base import ImageBatch
+
+    detector = model.detector if isinstance(model, Comics) else model
+    picture = torch.zeros(1, 3, *shape)
+    features = detector.extract_features(ImageBatch(picture, [shape]))
+    if isinstance(model, Comics) and model.frequency is not None:
+        residuals = torch.zeros_like(picture)
+        features = model.frequency.weigh(features, model.frequency.attention_of(residuals))
+    detector.dense(features)
 
 
 def count(model: nn.Module, trained: bool = False) -> int:

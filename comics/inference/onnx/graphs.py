@@ -83,8 +83,7 @@ class DenseGraph(nn.Module):
         features = self.detector.extract_features(ImageBatch(padded, sizes=[]))
         if self.frequency is not None:
             size = (padded.shape[-2], padded.shape[-1])
-            attention = self.frequency.attention(images, size)
-            features = self.frequency.weigh(features, attention)
+            features = self.frequency(features, images, size)
         return self.detector.dense(features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -24,10 +24,12 @@ from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     refuse_nan,
 )
+from comics.modeling.detectors.cells import image_of_each
 from comics.structures import Faces
 
 NAME = "COMICSGeneralizedRCNN"
@@ -118,6 +120,22 @@ class RCNNDetector(Detector):
             for one, size in zip(found, output_sizes, strict=True)
         ]
 
+    def found(self, features: dict[str, Tensor], batch: ImageBatch) -> Sequence[Faces]:
+        """Detectron2's detections, with masks."""
+        return self.infer(features, batch, batch.sizes)
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The first stage's, by the level that the box head pools them from."""
+        proposals, _ = self.proposal_generator(ImageList(batch.tensor, batch.sizes), features, None)
+        boxes = [one.proposal_boxes.tensor for one in proposals]
+        image, joined = image_of_each(boxes), torch.cat(boxes)
+        return {
+            name: LevelBoxes(image[here], joined[here], cells=None)
+            for name, here in self._by_level(joined).items()
+        }
+
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
     ) -> Tensor:
@@ -154,8 +172,6 @@ class RCNNDetector(Detector):
 
     def _proposals(self, sampled: Sequence[Instances]) -> dict[str, LevelProposals]:
         """Foreground proposals, by the level that the box head pools them from."""
-        pooler = _box_pooler(self.roi_heads)
-        assert pooler is not None  # as the constructor made sure
         images, faces, boxes = [], [], []
         for position, one in enumerate(sampled):
             if not one.has(FACE_FIELD):  # an image without faces
@@ -168,17 +184,24 @@ class RCNNDetector(Detector):
         if not boxes:
             return {}
         image, face, box = torch.cat(images), torch.cat(faces), torch.cat(boxes)
+        return {
+            name: LevelProposals(image[here], face[here], box[here], cells=None)
+            for name, here in self._by_level(box).items()
+        }
+
+    def _by_level(self, boxes: Tensor) -> dict[str, Tensor]:
+        """Level name -> which of the boxes [P, 4] the box head pools from it, [P] bool."""
+        pooler = _box_pooler(self.roi_heads)
+        assert pooler is not None  # as the constructor made sure
         level = assign_boxes_to_levels(
-            [Boxes(box)],
+            [Boxes(boxes)],
             pooler.min_level,
             pooler.max_level,
             pooler.canonical_box_size,
             pooler.canonical_level,
         )
         return {
-            f"{LEVEL_PREFIX}{pooler.min_level + offset}": LevelProposals(
-                image[level == offset], face[level == offset], box[level == offset], cells=None
-            )
+            f"{LEVEL_PREFIX}{pooler.min_level + offset}": level == offset
             for offset in range(pooler.max_level - pooler.min_level + 1)
         }
 

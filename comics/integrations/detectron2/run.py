@@ -23,6 +23,8 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import multiprocessing
 
+from comics.config.changed_defaults import with_values_of
+from comics.config.files import parse_config
 from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.engine.checkpoint import CheckpointError, CheckpointFolder, hold_run
@@ -37,6 +39,7 @@ from comics.engine.train import (
     SetupError,
     check_best_metric,
     setup_errors,
+    with_attention_of_weights,
 )
 from comics.files import write_text
 from comics.integrations.detectron2.checkpoint import load_weights
@@ -211,6 +214,7 @@ def _train_alone(cfg: CfgNode, resume: bool) -> Outcome:
             check_best_metric(cfg, DETECTION)
         measured_sets(cfg, cfg.DATASETS.VAL)
         _check_folder(cfg.OUTPUT_DIR, resume)
+        cfg = _as_it_began(cfg) if resume else with_attention_of_weights(cfg)
         trainer = ComicsTrainer(cfg, resume=resume)
         if distributed.is_main():
             _write_config(cfg)
@@ -222,12 +226,21 @@ def _evaluate(cfg: CfgNode) -> Outcome:
     with setup_errors():
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS names no model file to evaluate")
+        cfg = with_attention_of_weights(cfg)
         measured_sets(cfg, cfg.DATASETS.TEST)
         register_datasets(cfg, cfg.DATASETS.TEST)
         model = build_fast_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS, must_fit=True)
     _, skipped = measure(cfg, model.eval(), cfg.DATASETS.TEST)
     return Outcome(0, sorted(set(skipped)))
+
+
+def _as_it_began(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with the former defaults that the run in ``OUTPUT_DIR`` began with."""
+    path = Path(cfg.OUTPUT_DIR) / CONFIG_FILE
+    if not path.is_file():
+        return cfg
+    return with_values_of(cfg, parse_config(path.read_bytes(), str(path)), str(path))
 
 
 def _check_folder(folder: str, resume: bool) -> None:

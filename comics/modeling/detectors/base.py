@@ -63,6 +63,19 @@ class LevelProposals:
 
 
 @dataclass(frozen=True)
+class LevelBoxes:
+    """Every proposal of one pyramid level, whatever it overlaps.
+
+    Attributes:
+        image, boxes, cells: as of ``LevelProposals``.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    cells: Tensor | None
+
+
+@dataclass(frozen=True)
 class TrainingOutput:
     """What a detector computes in one training step.
 
@@ -233,6 +246,23 @@ class Detector(TrainingLifeCycle):
     ) -> Tensor:
         """Mask-predictor features of boxes (one [F_i, 4] per image): [F, C, size, size]."""
         raise NotImplementedError
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """All proposals by level, without targets: for COMICS' rule ``MATCH`` "any" alone.
+
+        Called in evaluation mode, without gradient, of the features of either view.
+        """
+        raise NotImplementedError
+
+    def found(self, features: dict[str, Tensor], batch: ImageBatch) -> Sequence[Faces]:
+        """Detections of each image in its own pixels, as ``Candidates`` or with their masks.
+
+        Of features rather than images, and unchecked: what is not finite is no face here, and the
+        losses tell of it.
+        """
+        return self.select(self.dense(features), batch.sizes)
 
     def forward(
         self,

@@ -4,8 +4,8 @@ Whoever merges, thresholds or counts candidates touches no pixel of a mask; ``Ca
 makes the bitmaps of those that are left, once, at the size that is asked for. That is the only
 place where a detector's masks become bitmaps.
 
-Shape letters: N candidates of one image; R side of a square mask; h, w grid of the whole image;
-H, W image that masks are drawn in.
+Shape letters: N candidates of one image; R side of a square mask; h, w grid of the whole image; V
+corners of a polygon; H, W image that masks are drawn in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from comics.ops.boxes import clip_boxes, nonempty, scale_boxes
-from comics.ops.mask_parts import MaskPart, draw_parts, grid_parts, part_boxes
+from comics.ops.mask_parts import (
+    MaskPart,
+    draw_parts,
+    grid_parts,
+    part_boxes,
+    polygon_parts,
+)
 from comics.ops.roi_masks import square_parts
 from comics.structures import Faces
 
@@ -95,6 +101,28 @@ class GridMasks:
     def map(self, function: Callable[[Tensor], Tensor]) -> GridMasks:
         """See ``SoftMasks.map``."""
         return replace(self, soft=function(self.soft))
+
+
+@dataclass(frozen=True)
+class PolygonMasks:
+    """Masks that are the insides of polygons.
+
+    Attributes:
+        points: [N, V, 2] (x, y) pixels of the network's input, in order; may lie outside it.
+    """
+
+    points: Tensor
+    shown: bool = True
+    give_boxes: bool = False
+
+    def parts(self, size: tuple[int, int], output_size: tuple[int, int]) -> list[MaskPart]:
+        """See ``SoftMasks.parts``."""
+        scale = self.points.new_tensor([output_size[1] / size[1], output_size[0] / size[0]])
+        return polygon_parts(self.points * scale, output_size)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PolygonMasks:
+        """See ``SoftMasks.map``."""
+        return replace(self, points=function(self.points))
 
 
 @dataclass(frozen=True)

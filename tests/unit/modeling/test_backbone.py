@@ -11,7 +11,7 @@ from comics.config import load_config
 from comics.integrations.weights import convert_torchvision_resnet, load_matching
 from comics.modeling.backbone import FPN, TimmBackbone, build_backbone
 from comics.modeling.detectors.cells import conv3x3_at_cells
-from comics.modeling.layers import ConvNorm, make_norm
+from comics.modeling.layers import ConvNorm, DeformableConvNorm, make_norm
 from comics.modeling.resnet import ResNet
 
 SMALL = [
@@ -282,3 +282,21 @@ def test_high_pass_stem_answers_to_noise_and_not_to_flat_regions_or_ramps():
 def test_more_high_pass_filters_than_there_are_is_an_error():
     with pytest.raises(ValueError, match=r"STEM_HIGH_PASS must lie in 0\.\.64"):
         ResNet(18, res2_channels=64, stem_high_pass=65)
+
+
+def test_deformable_blocks_are_where_the_configuration_says():
+    def blocks(**settings):
+        with torch.device("meta"):
+            network = ResNet(50, norm="BN", freeze_at=0, **settings)
+        return [
+            name for name, part in network.named_modules() if isinstance(part, DeformableConvNorm)
+        ]
+
+    stages = (False, False, True, True)
+    found = blocks(deform_stages=stages, deform_interval=3)
+    assert found == ["res4.0.conv2", "res4.3.conv2", "res5.0.conv2"]
+    assert len(blocks(deform_stages=stages)) == 6 + 3
+    assert blocks() == []
+    for settings in ({"deform_stages": (True,)}, {"deform_interval": 0}):
+        with pytest.raises(ValueError, match="DEFORM_ON_PER_STAGE"):
+            blocks(**settings)

@@ -59,6 +59,36 @@ def test_prototypes_follow_the_formula_and_ignore_absent_classes():
     assert torch.equal(prototypes.vectors[0], torch.zeros(3))
 
 
+@pytest.mark.parametrize("update", ["proposal", "batch"])
+@pytest.mark.parametrize("counts", [(1,), (4, 1), (7, 60, 2)])
+def test_prototypes_equal_a_loop_over_keys(update, counts):
+    """In float64: eq. 2 of the COMICS paper once per key, or once with the mean of a step."""
+    torch.manual_seed(len(counts))
+    prototypes = Prototypes(1, 5, momentum=0.9, update=update)
+    wanted = None
+    for count in counts:
+        keys = unit(torch.randn(count, 5))
+        prototypes.update(0, keys)
+        steps = keys.double() if update == "proposal" else keys.double().mean(0, keepdim=True)
+        for key in steps:
+            wanted = key if wanted is None else 0.9 * wanted + 0.1 * key
+        wanted = wanted / wanted.norm()
+        torch.testing.assert_close(prototypes.vectors[0].double(), wanted, atol=1e-5, rtol=0)
+
+
+def test_per_proposal_the_last_of_many_keys_decide():
+    """A step of 60 keys that turn from one direction to another: the two rules disagree."""
+    keys = torch.zeros(60, 2)
+    keys[:40, 0], keys[40:, 1] = 1.0, 1.0
+    found = {}
+    for update in ("proposal", "batch"):
+        prototypes = Prototypes(1, 2, momentum=0.9, update=update)
+        prototypes.update(0, keys)
+        found[update] = prototypes.vectors[0]
+    assert found["proposal"][1] > 0.98  # 1 - 0.9 ** 20 of it is of the last 20
+    assert found["batch"][0] > 0.89  # 2 / sqrt(5)
+
+
 def banks(mining, size=50, per_step=2):
     return ClassBanks(
         num_classes=2, size=size, dim=3, momentum=0.9, per_step=per_step, mining=mining
@@ -95,6 +125,8 @@ def test_one_class_leaves_the_other_bank_alone():
 def test_unknown_mining_and_class_counts_are_errors():
     with pytest.raises(ValueError, match="hard"):
         banks("hard")
+    with pytest.raises(ValueError, match="PROTOTYPE_UPDATE.*'step'"):
+        Prototypes(2, 3, 0.9, update="step")
     with pytest.raises(ValueError, match="two classes"):
         ClassBanks(num_classes=3, size=4, dim=3, momentum=0.9, per_step=2, mining="cross")
 

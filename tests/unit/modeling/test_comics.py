@@ -134,6 +134,72 @@ def test_without_additions_it_is_the_detector():
     assert wrapped[0].image_size == (32, 40)
 
 
+class Guessing(TinyDetector):
+    """Detects the faces that it is given, with masks of a half of their box."""
+
+    def __init__(self, side, count=2):
+        super().__init__()
+        self.side, self.count = side, count
+
+    def found(self, features, batch):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        boxes = torch.tensor([[0.0, 0, 32, 32], [32, 32, 64, 64]])[: self.count]
+        masks = torch.zeros(len(boxes), 64, 64, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
+            half = (x0 + x1) // 2
+            mask[y0:y1, slice(x0, half) if self.side == "left" else slice(half, x1)] = True
+        labels = torch.ones(len(boxes), dtype=torch.int64)
+        one = Faces(boxes, (64, 64), labels, scores=torch.ones(len(boxes)), masks=masks)
+        return [one] * len(batch.sizes)
+
+
+def test_predicted_masks_part_the_regions_and_get_no_gradient():
+    """The pixel losses are those of the predicted masks, whatever is annotated."""
+    wanted, found = {}, {}
+    images, targets, keys = views()
+    for side in ("left", "right"):
+        model = comics(Guessing(side), proposal=False)
+        model.pixel_contrast = PixelContrast(size=8, margin=0, sampling="all", masks="predicted")
+        output = model.train()(images, targets)
+        assert output.metrics["pixel_faces"] == 4
+        found[side] = output.losses["loss_pixel_intra"]
+        found[side].backward()
+        assert model.detector.head.weight.grad is None
+        assert model.detector.training
+        masks = Guessing(side).eval()
+        with torch.no_grad():
+            (one, _) = masks.found({}, model.detector.preprocess(images))
+        annotated = [Faces(f.boxes, f.image_size, f.labels, masks=one.masks) for f in targets]
+        model.pixel_contrast = PixelContrast(size=8, margin=0, sampling="all")
+        wanted[side] = model(images, annotated).losses["loss_pixel_intra"]
+        assert found[side].item() == pytest.approx(wanted[side].item(), rel=1e-5)
+    assert abs(found["left"].item() - found["right"].item()) > 1e-4
+
+
+def test_without_a_detection_predicted_masks_give_connected_zeros():
+    model = comics(Guessing("left", count=0), proposal=False)
+    model.pixel_contrast = PixelContrast(size=8, margin=0, sampling="all", masks="predicted")
+    images, targets, _ = views()
+    output = model.train()(images, targets)
+    assert output.metrics["pixel_faces"] == 0
+    for name in ("loss_pixel_intra", "loss_pixel_inter"):
+        assert output.losses[name].item() == 0
+        assert output.losses[name].requires_grad
+
+
+def test_a_rule_that_the_detector_cannot_serve_is_named():
+    def contrast():
+        return ProposalContrast(
+            in_channels=CHANNELS, levels=LEVELS, level_weights=(0.5, 1.0), dim=4, match="any"
+        )
+
+    model = Comics(TinyDetector(), proposal_contrast=contrast)
+    model.prepare_training()
+    with pytest.raises(ValueError, match="TinyDetector does not give its proposals"):
+        training_step(model.train())
+
+
 def test_losses_are_weighted():
     weights = {"proposal_weight": 0.5, "intra_weight": 0.2, "inter_weight": 0.3}
     ones = dict.fromkeys(weights, 1.0)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from comics.modeling.contrast import PixelContrast, ProposalContrast
-from comics.modeling.detectors.base import LevelProposals
+from comics.modeling.detectors.base import LevelBoxes, LevelProposals
 from comics.modeling.regions import FaceRegions, face_regions, split_regions
 from comics.structures import Faces
 
@@ -54,7 +54,7 @@ def step(seed, targets=TARGETS, per_level=8):
     return query, key, proposals
 
 
-def naive_loss(module, keys, query, key, proposals, targets, banks):
+def naive_loss(module, keys, query, key, proposals, targets, banks, same=False):
     """Loops in float64 over proposals and negatives: InfoNCE of each, and sum of weighted v."""
     surrogate, info = 0.0, []
     for level, weight in zip(LEVELS, WEIGHTS, strict=True):
@@ -68,7 +68,8 @@ def naive_loss(module, keys, query, key, proposals, targets, banks):
             q = unit64(module.projections[level].weight.double() @ q
                        + module.projections[level].bias.double())  # fmt: skip
             k = unit64(keys[level].weight.double() @ k + keys[level].bias.double())
-            negatives = banks[level][1 - int(targets[image].labels[face])]
+            label = int(targets[image].labels[face])
+            negatives = banks[level][label if same else 1 - label]
             if len(negatives) == 0:
                 continue
             z = [(q @ unit64(n) - q @ k) / module.temperature for n in negatives]
@@ -83,16 +84,18 @@ def bank_rows(module):
     return {level: [module.banks[level].rows(c) for c in (0, 1)] for level in LEVELS}
 
 
+@pytest.mark.parametrize("negatives", ["opposite", "same"])
 @pytest.mark.parametrize("temperature", [0.07, 0.7])
-def test_proposal_loss_has_value_one_per_level_and_the_gradient_of_v(temperature):
-    module = contrast(temperature=temperature)
+def test_proposal_loss_has_value_one_per_level_and_the_gradient_of_v(temperature, negatives):
+    module = contrast(temperature=temperature, negatives=negatives)
     keys = key_projections(module)
     query, key, proposals = step(0)
     module(query, key, keys, proposals, TARGETS)
     query, key, proposals = step(1)
     banks = bank_rows(module)
     parameters = list(module.projections.parameters())
-    wanted, info = naive_loss(module, keys, query, key, proposals, TARGETS, banks)
+    same = negatives == "same"
+    wanted, info = naive_loss(module, keys, query, key, proposals, TARGETS, banks, same)
     loss, metrics = module(query, key, keys, proposals, TARGETS)
     assert loss.item() == pytest.approx(sum(WEIGHTS))
     assert metrics["proposal_info_nce"].item() == pytest.approx(sum(info) / len(info), rel=1e-4)
@@ -214,6 +217,151 @@ def test_one_scale_shares_projection_and_bank_between_levels():
     assert sum(len(module.banks["all"].rows(c)) for c in (0, 1)) == 32
 
 
+def moved(negatives):
+    """Cosines within a class and between classes, before and after steps on the features alone.
+
+    Each face is one cell of a 1 x 8 map; the key view is what the query view was a step ago.
+    """
+    torch.manual_seed(5)
+    module = contrast(in_channels=DIM, levels=["p3"], level_weights=[1.0], temperature=0.2,
+                      negatives=negatives, enqueue=8, bank_size=32)  # fmt: skip
+    torch.nn.init.eye_(module.projections["p3"].weight)
+    torch.nn.init.zeros_(module.projections["p3"].bias)
+    labels = torch.arange(8) % 2
+    faces = Faces(torch.tensor([[0.0, 0, 8, 8]]).repeat(8, 1), (8, 64), labels)
+    zeros, cells = torch.zeros(8, dtype=torch.int64), torch.arange(8)
+    proposals = {"p3": LevelProposals(zeros, cells, faces.boxes, cells)}
+    feature = torch.nn.Parameter(torch.randn(1, DIM, 1, 8))
+    optimizer = torch.optim.SGD([feature], 0.5)
+
+    def cosines():
+        unit = torch.nn.functional.normalize(feature.detach()[0, :, 0].T, dim=1)
+        table = unit @ unit.T
+        together = labels[:, None] == labels
+        within = table[together & ~torch.eye(8, dtype=torch.bool)].mean()
+        return within.item(), table[~together].mean().item()
+
+    before = cosines()
+    for _ in range(60):
+        key = {"p3": feature.detach().clone()}
+        loss, _ = module({"p3": feature}, key, module.projections, proposals, [faces])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return before, cosines()
+
+
+def test_opposite_negatives_part_the_classes_and_the_literal_ones_the_class():
+    """What the paper's sentence, read literally, would do: push faces of one class apart."""
+    (within, between), (within_after, between_after) = moved("opposite")
+    assert between_after < between - 0.2
+    assert within_after > within
+    (within, between), (within_after, between_after) = moved("same")
+    assert within_after < within - 0.1
+
+
+def test_levels_without_proposals_give_their_weight_to_the_others():
+    """With the key, Sigma omega counts whichever levels have faces; without, omega is fixed."""
+    gradients = {}
+    for share in (False, True):
+        torch.manual_seed(0)
+        module = contrast(share_empty_levels=share)
+        keys = key_projections(module)
+        for seed in range(2):
+            query, key, proposals = step(seed)
+            if seed:
+                del proposals["p4"]
+            loss, _ = module(query, key, keys, proposals, TARGETS)
+        assert loss.item() == pytest.approx(sum(WEIGHTS) if share else WEIGHTS[0])
+        loss.backward()
+        gradients[share] = query["p3"].grad
+        assert torch.equal(query["p4"].grad, torch.zeros_like(query["p4"]))
+    torch.testing.assert_close(gradients[True], gradients[False] * sum(WEIGHTS) / WEIGHTS[0])
+
+
+def test_a_step_without_any_term_shares_nothing():
+    module = contrast(share_empty_levels=True)
+    query, key, proposals = step(0)
+    loss, _ = module(query, key, key_projections(module), proposals, TARGETS)  # empty banks
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.equal(p.grad, p * 0) for p in module.projections.parameters())
+
+
+def test_the_overlap_asked_for_rises_while_the_warm_up_lasts():
+    module = contrast(match="iou", match_iou=0.6, match_warmup=4, enqueue=100, bank_size=100)
+    keys, found = key_projections(module), []
+    for iteration in range(6):
+        query, key, proposals = step(iteration)
+        for level, p in proposals.items():
+            shift = torch.linspace(0, 30, len(p.boxes))  # IoU = (32 - s) / (32 + s)
+            boxes = p.boxes + torch.stack((shift, shift * 0, shift, shift * 0), dim=1)
+            proposals[level] = LevelProposals(p.image, p.face, boxes, p.cells)
+        wanted = 0.6 * min(iteration / 4, 1)
+        assert module.iou_threshold == pytest.approx(wanted)
+        module(query, key, keys, proposals, TARGETS)
+        overlaps = [(32 - s) / (32 + s) for s in torch.linspace(0, 30, 8).tolist()] * 2
+        held = sum(len(module.banks[level].rows(c)) for level in LEVELS for c in (0, 1))
+        found.append(held - sum(found))
+        assert found[-1] == sum(overlap > wanted for overlap in overlaps)
+        for _ in range(2):  # accumulated passes are one step
+            assert module.iou_threshold == pytest.approx(wanted)
+        module.after_optimizer_step()
+    assert found[0] == 16 > found[2] > found[5] == found[4]
+
+
+def test_the_warm_up_is_resumed_and_leaves_no_trace_without():
+    first, second = contrast(match_warmup=4), contrast(match_warmup=4)
+    first.after_optimizer_step()
+    second.load_state_dict(first.state_dict())
+    assert second.iou_threshold == pytest.approx(0.15)
+    assert not any("steps" in name for name in contrast().state_dict())  # former checkpoints fit
+
+
+def test_any_face_and_either_view_count():
+    """The literal rule, beside loops: each cell belongs to the face that it overlaps most."""
+    module = contrast(match="any", match_iou=0.3, enqueue=200, bank_size=1000, levels=["p3"],
+                      level_weights=[1.0])  # fmt: skip
+    assert module.needs_every_proposal
+    targets = [two_faces((1, 0)), Faces.empty((64, 64)), two_faces((0,))]
+    torch.manual_seed(3)
+    feature = {"p3": torch.randn(3, CHANNELS, 8, 8)}
+    image = torch.arange(3).repeat_interleave(64)
+    cells = torch.arange(64).repeat(3)
+    views = []
+    for _ in range(2):
+        low = torch.rand(192, 2) * 40
+        boxes = torch.cat((low, low + 16 + 24 * torch.rand(192, 2)), dim=1)
+        views.append({"p3": LevelBoxes(image, boxes, cells)})
+
+    def iou(one, other):
+        sides = [min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1)]
+        both = max(sides[0], 0) * max(sides[1], 0)
+        areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+        return both / (sum(areas) - both)
+
+    wanted = [[], []]
+    for row in range(192):
+        best, label = 0.0, None
+        for view in views:
+            box = view["p3"].boxes[row].tolist()
+            faces = targets[int(image[row])]
+            for face, name in zip(faces.boxes.tolist(), faces.labels.tolist(), strict=True):
+                if iou(box, face) > best:
+                    best, label = iou(box, face), name
+        if best > 0.3:
+            vector = feature["p3"][image[row]].flatten(1)[:, cells[row]]
+            wanted[label].append(unit64(module.projections["p3"](vector).detach()))
+    module(feature, feature, module.projections, {}, targets, views)
+    assert min(len(rows) for rows in wanted) > 3
+    for label in (0, 1):
+        rows = module.banks["p3"].rows(label).double()
+        assert len(rows) == len(wanted[label])
+        likeness = rows @ torch.stack(wanted[label]).T
+        assert likeness.amax(dim=0).min() > 1 - 1e-5
+        assert likeness.amax(dim=1).min() > 1 - 1e-5
+
+
 def test_loss_is_float32_under_autocast():
     module = contrast()
     keys = key_projections(module)
@@ -229,6 +377,12 @@ def test_loss_is_float32_under_autocast():
 def test_proposal_contrast_faults_are_named():
     with pytest.raises(ValueError, match=r"PROPOSAL.MATCH.*'nearest'"):
         contrast(match="nearest")
+    with pytest.raises(ValueError, match=r"PROPOSAL.NEGATIVES.*'none'"):
+        contrast(negatives="none")
+    with pytest.raises(ValueError, match=r"PROTOTYPE_UPDATE.*'step'"):
+        contrast(prototype_update="step")
+    with pytest.raises(ValueError, match="MATCH_WARMUP_ITERS must be >= 0, got -1"):
+        contrast(match_warmup=-1)
     with pytest.raises(ValueError, match="2 levels"):
         contrast(level_weights=[1.0])
     module = contrast()
@@ -382,8 +536,8 @@ def test_faces_without_two_regions_or_outside_the_image_are_left_out():
 def test_pixel_contrast_faults_are_named():
     with pytest.raises(ValueError, match="target 1 has none"):
         PixelContrast().regions([faces_with_masks(), two_faces()])
-    with pytest.raises(ValueError, match=r"PIXEL.MASKS must be one of \('ground_truth',\)"):
-        PixelContrast(masks="predicted")
+    with pytest.raises(ValueError, match=r"PIXEL.MASKS must be one of .*, got 'guessed'"):
+        PixelContrast(masks="guessed")
     with pytest.raises(ValueError, match="PIXEL.SAMPLING"):
         PixelContrast(sampling="near")
     with pytest.raises(ValueError, match="PIXEL.PAIRS"):

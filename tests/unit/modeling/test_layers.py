@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from comics.modeling.layers import DeformableConv, StridedConv
+from comics.modeling.layers import ConvNorm, DeformableConv, DeformableConvNorm, StridedConv
 
 
 def bilinear(plane, y, x):
@@ -19,18 +19,18 @@ def bilinear(plane, y, x):
     return total
 
 
-def naive(layer, x):
-    """[C, h, w] to [O, h, w] in float64, one sample at a time."""
+def naive(layer, x, stride=1):
+    """[C, h, w] to [O, h / stride, w / stride] in float64, one sample at a time."""
     predicted = layer.offset(x[None])[0].double()
     weight = layer.conv.weight.double()
-    out = torch.zeros(weight.shape[0], *x.shape[1:], dtype=torch.float64)
+    out = torch.zeros(weight.shape[0], *predicted.shape[1:], dtype=torch.float64)
     if layer.conv.bias is not None:
         out += layer.conv.bias.double()[:, None, None]
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
             for k in range(9):
                 dy, dx = predicted[2 * k, i, j].item(), predicted[2 * k + 1, i, j].item()
-                y, column = i + k // 3 - 1 + dy, j + k % 3 - 1 + dx
+                y, column = stride * i + k // 3 - 1 + dy, stride * j + k % 3 - 1 + dx
                 share = 1.0
                 if len(predicted) == 27:
                     share = 1 / (1 + math.exp(-predicted[18 + k, i, j].item()))
@@ -50,6 +50,22 @@ def test_deformable_convolution_equals_a_naive_loop(kind, bias):
     torch.nn.init.normal_(layer.offset.bias)
     x = torch.randn(2, 4, 5)
     torch.testing.assert_close(layer(x[None])[0].double(), naive(layer, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.no_grad()
+def test_a_deformable_convolution_of_a_backbone_equals_the_loop(stride):
+    torch.manual_seed(0)
+    layer = DeformableConvNorm(2, 3, stride=stride, norm="BN", activation=True).eval()
+    plain = ConvNorm(2, 3, 3, stride=stride, norm="BN", activation=True).eval()
+    plain.load_state_dict(layer.state_dict(), strict=False)  # pretrained weights fit
+    x = torch.randn(2, 5, 6)
+    half = torch.nn.functional.relu(plain.norm(plain.conv(x[None]) / 2))
+    torch.testing.assert_close(layer(x[None]), half)
+    torch.nn.init.normal_(layer.offset.weight, std=0.3)
+    torch.nn.init.normal_(layer.offset.bias)
+    expected = layer.norm(naive(layer, x, stride)[None].float()).clamp(min=0)
+    torch.testing.assert_close(layer(x[None]), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import convolve
 
-from comics.ops.srm import SRM_FILTERS, srm_residual
+from comics.ops.srm import SRM_FILTERS, relative_residual, srm_residual
 
 WIDE = 1e9  # no truncation
 
@@ -80,3 +80,32 @@ def test_a_batch_of_one_size_gives_what_each_image_gives(size):
     images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
     single = [srm_residual(image, truncate=3.0) for image in images]
     assert torch.equal(srm_residual(images, truncate=3.0), torch.stack(single))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (5, 7)])
+def test_relative_residual_equals_loops_over_channels_and_cells(size):
+    """Mean magnitude of each channel's residual over that of the features in the 5 x 5 window."""
+    generator = np.random.default_rng(sum(size))
+    feature = generator.normal(size=(2, 4, *size))
+    found = relative_residual(torch.from_numpy(feature))
+    for image in range(2):
+        box = np.ones((5, 5)) / 25
+        window = sum(convolve(np.abs(c), box, mode="mirror") for c in feature[image]) / 4
+        for index in range(3):
+            kernel = impulse_response(index).numpy()
+            total = sum(np.abs(convolve(c, kernel, mode="mirror")) for c in feature[image]) / 4
+            np.testing.assert_allclose(found[image, index].numpy(), total / window, 1e-4, 1e-6)
+
+
+def test_relative_residual_of_flat_and_empty_features_is_zero_with_a_finite_gradient():
+    for value in (0.0, 3.0):
+        feature = torch.full((1, 3, 6, 6), value, requires_grad=True)
+        residual = relative_residual(feature)
+        residual.sum().backward()
+        torch.testing.assert_close(residual, torch.zeros(1, 3, 6, 6), rtol=0, atol=1e-5)
+        assert torch.isfinite(feature.grad).all()
+
+
+def test_relative_residual_is_float32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relative_residual(torch.randn(1, 2, 4, 4).bfloat16()).dtype == torch.float32

@@ -9,8 +9,14 @@ from comics.modeling.detectors.fcos.detector import (
     Selector,
     SquareMaskFCOS,
     detected_cells,
+    level_major,
 )
-from comics.modeling.detectors.fcos.training import FCOSLoss, TargetAssigner
+from comics.modeling.detectors.fcos.training import (
+    FCOSLoss,
+    FCOSLossOutput,
+    TargetAssigner,
+    mean_over_processes,
+)
 
 __all__ = [
     "FCOS",
@@ -18,9 +24,12 @@ __all__ = [
     "Detections",
     "FCOSHead",
     "FCOSLoss",
+    "FCOSLossOutput",
     "HeadOutput",
     "Selector",
     "SquareMaskFCOS",
     "TargetAssigner",
     "detected_cells",
+    "level_major",
+    "mean_over_processes",
 ]

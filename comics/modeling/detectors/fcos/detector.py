@@ -27,6 +27,7 @@ from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     levels_named,
@@ -156,11 +157,15 @@ class FCOSHead(nn.Module):
                 raw = raw * self.scales[level]
             class_tower = run_tower(self.class_tower, shared, level)
             output.class_logits.append(self.class_logits(class_tower).float())
-            output.distances.append(functional.relu(raw))
+            output.distances.append(self.positive(raw))
             output.quality_logits.append(self.quality(box_tower).float())
             output.box_tower.append(box_tower)
             output.shared.append(shared)
         return output
+
+    def positive(self, raw: Tensor) -> Tensor:
+        """Distances in strides from what the box predictor gives, times the level's factor."""
+        return functional.relu(raw)
 
 
 @dataclass(frozen=True)
@@ -389,6 +394,22 @@ class FCOS(Detector):
         dense = self.dense_training(features, targets)
         return TrainingOutput(dense.loss.losses, features, self.proposals(dense))
 
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """Every location, with the box predicted there."""
+        head, found = self.head([features[level] for level in self.levels]), {}
+        for name, stride, distances in zip(
+            self.levels, self.assigner.strides, head.distances, strict=True
+        ):
+            images, cells = len(distances), distances[0, 0].numel()
+            cell = torch.arange(cells, device=distances.device).repeat(images)
+            image = torch.arange(images, device=cell.device).repeat_interleave(cells)
+            flat = distances.flatten(2).transpose(1, 2).flatten(0, 1)
+            boxes = boxes_at_cells(flat, cell, distances.shape[-2:], stride)
+            found[name] = LevelBoxes(image, boxes, cell)
+        return found
+
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""
         head = self.head([features[level] for level in self.levels])
@@ -445,9 +466,9 @@ class FCOS(Detector):
             centers,
         )
         loss = self.loss(
-            _level_major(head.class_logits),
-            _level_major(head.distances),
-            _level_major(head.quality_logits).squeeze(1),
+            level_major(head.class_logits),
+            level_major(head.distances),
+            level_major(head.quality_logits).squeeze(1),
             assignment,
             targets,
         )
@@ -505,6 +526,6 @@ class SquareMaskFCOS(FCOS):
         raise NotImplementedError
 
 
-def _level_major(maps: Sequence[Tensor]) -> Tensor:
+def level_major(maps: Sequence[Tensor]) -> Tensor:
     """Per level [B, C, h, w] to [N, C]."""
     return torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])

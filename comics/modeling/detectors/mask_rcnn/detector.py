@@ -15,26 +15,27 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 
 from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
-    Detector,
     ImageBatch,
+    LevelBoxes,
     LevelProposals,
     TrainingOutput,
     levels_named,
     name_levels,
 )
-from comics.modeling.detectors.candidates import Candidates, SquareMasks
-from comics.modeling.detectors.mask_rcnn.heads import BoxDetections, BoxHead, MaskHead, mask_loss
+from comics.modeling.detectors.candidates import Candidates
+from comics.modeling.detectors.cells import image_of_each
+from comics.modeling.detectors.mask_iou import MaskIoUHead
+from comics.modeling.detectors.mask_rcnn.heads import BoxHead, MaskHead
+from comics.modeling.detectors.mask_rcnn.pooled_masks import PooledMaskDetector
 from comics.modeling.detectors.mask_rcnn.proposals import ProposalNetwork
 from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, SampledProposals
 from comics.modeling.detectors.pooling import PyramidPooler
 from comics.modeling.detectors.target_masks import require_masks
-from comics.ops.roi_masks import crop_and_resize
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -47,7 +48,7 @@ ONLY_NAMES = {
 
 
 @DETECTORS.register()
-class MaskRCNN(Detector):
+class MaskRCNN(PooledMaskDetector):
     """Two-stage detector with masks.
 
     Args:
@@ -55,16 +56,15 @@ class MaskRCNN(Detector):
         proposal_network: makes the proposals.
         sampler: draws those that the heads learn from.
         box_pooler, box_head: of the second stage.
-        mask_pooler, mask_head: of the third.
-        mask_on: False leaves the masks out of inference.
+        mask_pooler, mask_head, mask_iou_head, mask_on: of the third, see ``PooledMaskDetector``.
         pixel_mean, pixel_std, pixel_format: see ``Detector``.
 
     Raises:
         ValueError: if the backbone lacks a level that a part needs.
     """
 
-    selection_parts = ("box_head", "mask_head")
-    pooled_heads = ("box_head", "mask_head")
+    selection_parts: tuple[str, ...] = ("box_head", "mask_head")
+    pooled_heads: tuple[str, ...] = ("box_head", "mask_head")
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class MaskRCNN(Detector):
         box_head: BoxHead,
         mask_pooler: PyramidPooler,
         mask_head: MaskHead,
+        mask_iou_head: MaskIoUHead | None = None,
         mask_on: bool = True,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -88,6 +89,7 @@ class MaskRCNN(Detector):
         self.box_head = box_head
         self.mask_pooler = mask_pooler
         self.mask_head = mask_head
+        self.mask_iou_head = mask_iou_head
         self.mask_on = mask_on
 
     @classmethod
@@ -97,15 +99,20 @@ class MaskRCNN(Detector):
         Raises:
             ValueError: for a head that is not built here, or levels that the pyramid lacks.
         """
+        return cls(**cls.parts_from_config(cfg))
+
+    @classmethod
+    def parts_from_config(cls, cfg: CfgNode) -> dict:
+        """Constructor arguments that detectors of these stages share; errors as ``from_config``."""
         model = cfg.MODEL
         for node, only in ONLY_NAMES.items():
             name = model[node].NAME
             if name != only:
                 raise ValueError(f"MODEL.{node}.NAME must be {only!r}, got {name!r}")
         backbone = build_backbone(cfg)
-        _require_levels(backbone.strides, "RPN", model.RPN.IN_FEATURES)
+        require_levels(backbone.strides, "RPN.IN_FEATURES", model.RPN.IN_FEATURES)
         levels = model.ROI_HEADS.IN_FEATURES
-        _require_levels(backbone.strides, "ROI_HEADS", levels)
+        require_levels(backbone.strides, "ROI_HEADS.IN_FEATURES", levels)
         box_pooler, mask_pooler = (
             PyramidPooler(
                 levels,
@@ -117,19 +124,19 @@ class MaskRCNN(Detector):
             for node in (model.ROI_BOX_HEAD, model.ROI_MASK_HEAD)
         )
         channels = backbone.out_channels
-        return cls(
-            backbone,
-            proposal_network=ProposalNetwork.from_config(cfg, channels, backbone.strides),
-            sampler=ProposalSampler.from_config(cfg),
-            box_pooler=box_pooler,
-            box_head=BoxHead.from_config(cfg, channels),
-            mask_pooler=mask_pooler,
-            mask_head=MaskHead.from_config(cfg, channels),
-            mask_on=model.MASK_ON,
-            pixel_mean=model.PIXEL_MEAN,
-            pixel_std=model.PIXEL_STD,
-            pixel_format=cfg.INPUT.FORMAT,
-        )
+        return {
+            "backbone": backbone,
+            "proposal_network": ProposalNetwork.from_config(cfg, channels, backbone.strides),
+            "sampler": ProposalSampler.from_config(cfg),
+            "box_pooler": box_pooler,
+            "box_head": BoxHead.from_config(cfg, channels),
+            "mask_pooler": mask_pooler,
+            "mask_head": MaskHead.from_config(cfg, channels),
+            "mask_on": model.MASK_ON,
+            "pixel_mean": model.PIXEL_MEAN,
+            "pixel_std": model.PIXEL_STD,
+            "pixel_format": cfg.INPUT.FORMAT,
+        }
 
     def training_output(
         self, features: dict[str, Tensor], batch: ImageBatch, targets: Sequence[Faces]
@@ -149,7 +156,7 @@ class MaskRCNN(Detector):
         class_logits, deltas = self.box_head(pooled)
         losses |= self.box_head.loss(class_logits, deltas, sampled)
         positive = sampled[sampled.labels < self.box_head.num_classes]
-        losses["loss_mask"] = self._mask_loss(features, positive, targets)
+        losses |= self.mask_losses(features, positive, targets)
         finest = features[self.mask_pooler.levels[0]]
         return TrainingOutput(losses, features, self.proposals(positive), finest)
 
@@ -173,8 +180,7 @@ class MaskRCNN(Detector):
         proposals = self.proposals_of(dense, sizes)
         logits, deltas = self.box_head(self.box_pooler(features, proposals))
         detections = self.box_head.select(logits, deltas, proposals, sizes)
-        squares = self.square_masks(features, detections) if self.mask_on else [None] * len(sizes)
-        return [to_candidates(*one) for one in zip(detections, squares, sizes, strict=True)]
+        return self.masked_candidates(features, detections, sizes)
 
     def proposals_of(
         self, dense: dict[str, Tensor], sizes: Sequence[tuple[int, int]]
@@ -188,35 +194,12 @@ class MaskRCNN(Detector):
     def pooled_example(
         self, head: str, count: int, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Features for the box head; features and labels for the mask head."""
-        pooler = self.box_pooler if head == "box_head" else self.mask_pooler
-        shape = (count, self.backbone.out_channels, pooler.size, pooler.size)
-        pooled = torch.randn(shape, generator=generator)
-        if head == "box_head":
-            return (pooled,)
-        return pooled, torch.randint(self.box_head.num_classes, (count,), generator=generator)
-
-    def square_masks(
-        self, features: Mapping[str, Tensor], detections: Sequence[BoxDetections]
-    ) -> list[Tensor]:
-        """Per image the soft masks [N, R, R] in [0, 1] that fill the detections' boxes."""
-        labels = torch.cat([one.labels for one in detections])
-        pooled = self.mask_pooler(features, [one.boxes for one in detections])
-        soft = self.mask_head(pooled, labels).sigmoid()
-        return list(soft.split([len(one.labels) for one in detections]))
-
-    def roi_mask_features(
-        self, output: TrainingOutput, boxes: Sequence[Tensor], size: int
-    ) -> Tensor:
-        """The mask head's last convolution for boxes (one [F_i, 4] per image): [F, C, size, size].
-
-        Before the doubling; resized bilinearly where the head's resolution is another
-        (docs/methods.md#comics-pixel-maps).
-        """
-        convolved = self.mask_head.convs(self.mask_pooler(output.features, boxes)).float()
-        if convolved.shape[-1] == size:
-            return convolved
-        return functional.interpolate(convolved, (size, size), mode="bilinear")
+        """Features for the box head; for the others see ``PooledMaskDetector``."""
+        if head != "box_head":
+            return super().pooled_example(head, count, generator)
+        side = self.box_pooler.size
+        shape = (count, self.backbone.out_channels, side, side)
+        return (torch.randn(shape, generator=generator),)
 
     def proposals(self, positive: SampledProposals) -> dict[str, LevelProposals]:
         """Sampled proposals that overlap a face, by the level that they are pooled from.
@@ -229,6 +212,18 @@ class MaskRCNN(Detector):
             here = positive[level_of == position]
             found[level] = LevelProposals(here.image, here.face, here.boxes, cells=None)
         return found
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The first stage's proposals, by the level that they are pooled from."""
+        boxes = self.proposals_of(self.dense(features), batch.sizes)
+        image, joined = image_of_each(boxes), torch.cat(boxes)
+        level_of = self.box_pooler.level_of(joined)
+        return {
+            level: LevelBoxes(image[level_of == index], joined[level_of == index], cells=None)
+            for index, level in enumerate(self.box_pooler.levels)
+        }
 
     def _propose(
         self,
@@ -245,41 +240,12 @@ class MaskRCNN(Detector):
         names = {"loss_objectness": "loss_rpn_cls", "loss_rpn_box_reg": "loss_rpn_loc"}
         return proposals, {names[name]: loss for name, loss in losses.items()}
 
-    def _mask_loss(
-        self,
-        features: Mapping[str, Tensor],
-        positive: SampledProposals,
-        targets: Sequence[Faces],
-    ) -> Tensor:
-        """Mean over the pixels of all positives' masks."""
-        pooled = self.mask_pooler(features, positive.per_image(len(targets)))
-        logits = self.mask_head(pooled, positive.labels)
-        wanted = torch.zeros_like(logits, dtype=torch.bool)
-        for position, faces in enumerate(targets):
-            here = positive.image == position
-            if len(faces):
-                wanted[here] = crop_and_resize(
-                    faces.known_masks, positive.boxes[here], logits.shape[-1], positive.face[here]
-                )
-        return mask_loss(logits, wanted)
 
-
-def to_candidates(found: BoxDetections, soft: Tensor | None, size: tuple[int, int]) -> Candidates:
-    """Detections with their square masks.
-
-    Args:
-        found: in pixels of the network's input.
-        soft: [N, R, R] in [0, 1]; None for no masks.
-        size: (height, width) of the network's input before padding.
-    """
-    masks = None if soft is None else SquareMasks(soft, found.boxes)
-    return Candidates.of(found.boxes, found.scores, found.labels, size, masks)
-
-
-def _require_levels(strides: Mapping[str, int], node: str, levels: Sequence[str]) -> None:
+def require_levels(strides: Mapping[str, int], key: str, levels: Sequence[str]) -> None:
+    """Raise ``ValueError``, naming ``MODEL.<key>``, for levels that are not among ``strides``."""
     missing = [level for level in levels if level not in strides]
     if missing:
         raise ValueError(
-            f"MODEL.{node}.IN_FEATURES {missing} are not among the pyramid's {list(strides)}: see "
+            f"MODEL.{key} {missing} are not among the pyramid's {list(strides)}: see "
             "MODEL.FPN.IN_FEATURES and MODEL.FPN.TOP_BLOCK"
         )

@@ -209,6 +209,7 @@ class MaskHead(nn.Module):
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.convs = MaskRCNNHeads(in_channels, [channels] * num_convs, 1, _norm_layer(norm))
         self.predictor = MaskRCNNPredictor(
             channels if num_convs else in_channels, channels, 1 if class_agnostic else num_classes
@@ -232,10 +233,14 @@ class MaskHead(nn.Module):
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """[P, C, S, S] and the classes [P] wanted to mask logits [P, R, R], float32."""
-        logits = self.predictor(self.convs(pooled)).float()
+        logits = self.predictor(self.convolved(pooled)).float()
         if logits.shape[1] == 1:
             return logits[:, 0]
         return logits[torch.arange(labels.shape[0], device=labels.device), labels]
+
+    def convolved(self, pooled: Tensor) -> Tensor:
+        """What the doubling of the resolution sees: [P, C, S, S] to [P, C', S, S]."""
+        return self.convs(pooled)
 
 
 def mask_loss(logits: Tensor, wanted: Tensor) -> Tensor:

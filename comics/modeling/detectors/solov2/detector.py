@@ -11,7 +11,6 @@ grid; P pairs of a cell and a face; h, w mask map or level; H, W padded image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,73 +18,32 @@ from torch import Tensor
 from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
-    Detector,
     ImageBatch,
-    LevelProposals,
+    LevelBoxes,
     TrainingOutput,
     levels_named,
     name_levels,
 )
-from comics.modeling.detectors.candidates import Candidates, GridMasks
+from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.detectors.pooling import pool_map
-from comics.modeling.detectors.solov2.heads import InstanceHead, InstanceOutput, MaskHead
-from comics.modeling.detectors.solov2.selection import MaskDetections, MaskSelector
-from comics.modeling.detectors.solov2.targets import (
-    MASK_RESIZERS,
-    CellAssigner,
-    LevelTargets,
-    shrink_masks,
+from comics.modeling.detectors.solov2.grid_detector import (
+    DICE_SMOOTHING,
+    GridDetector,
+    SOLOLoss,
+    pyramid_cells,
 )
+from comics.modeling.detectors.solov2.heads import InstanceHead, InstanceOutput, MaskHead
+from comics.modeling.detectors.solov2.selection import MASKS_AT_ONCE, MaskSelector
+from comics.modeling.detectors.solov2.targets import CellAssigner, LevelTargets, shrink_masks
 from comics.modeling.detectors.target_masks import require_masks
-from comics.ops.losses import dice_loss, focal_loss
-from comics.ops.mask_parts import mask_boxes, part_boxes
+from comics.ops.losses import dice_loss
+from comics.ops.mask_parts import mask_boxes
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
-DICE_SMOOTHING = 0.002  # AdelaiDet's 0.001 on either squared sum: an empty target stays finite
-
-
-@dataclass(frozen=True)
-class SOLOv2Loss:
-    """Settings of the losses: focal loss of the classes, Dice loss of the masks (section 3.5).
-
-    Attributes:
-        alpha, gamma: of the focal loss.
-        class_weight, mask_weight: factors on the two losses.
-        mask_targets: how masks are brought to the mask map, see ``shrink_masks``.
-
-    Raises:
-        ValueError: for an unknown ``mask_targets``.
-    """
-
-    alpha: float = 0.25
-    gamma: float = 2.0
-    class_weight: float = 1.0
-    mask_weight: float = 3.0
-    mask_targets: str = "aligned"
-
-    def __post_init__(self) -> None:
-        if self.mask_targets not in MASK_RESIZERS:
-            raise ValueError(
-                f"MODEL.SOLOV2.MASK_TARGETS must be one of {MASK_RESIZERS}, got "
-                f"{self.mask_targets!r}"
-            )
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> SOLOv2Loss:
-        """From ``MODEL.SOLOV2``."""
-        node = cfg.MODEL.SOLOV2
-        return cls(
-            alpha=node.LOSS.FOCAL_ALPHA,
-            gamma=node.LOSS.FOCAL_GAMMA,
-            class_weight=node.LOSS.FOCAL_WEIGHT,
-            mask_weight=node.LOSS.DICE_WEIGHT,
-            mask_targets=node.MASK_TARGETS,
-        )
-
 
 @DETECTORS.register()
-class SOLOv2(Detector):
+class SOLOv2(GridDetector):
     """Masks, classes and scores; boxes from the masks.
 
     Args:
@@ -112,7 +70,7 @@ class SOLOv2(Detector):
         levels: Sequence[str],
         mask_levels: Sequence[str],
         assigner: CellAssigner,
-        loss: SOLOv2Loss,
+        loss: SOLOLoss,
         selector: MaskSelector,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -129,7 +87,8 @@ class SOLOv2(Detector):
         self.selector = selector
         self.mask_on = mask_on
         self._check_fit()
-        self.mask_stride = backbone.strides[self.mask_levels[0]]
+        self.finest = self.mask_levels[0]
+        self.mask_stride = backbone.strides[self.finest]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SOLOv2:
@@ -142,7 +101,7 @@ class SOLOv2(Detector):
             levels=cfg.MODEL.SOLOV2.INSTANCE_IN_FEATURES,
             mask_levels=cfg.MODEL.SOLOV2.MASK_IN_FEATURES,
             assigner=CellAssigner.from_config(cfg),
-            loss=SOLOv2Loss.from_config(cfg),
+            loss=SOLOLoss.from_config(cfg),
             selector=MaskSelector.from_config(cfg),
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
@@ -163,8 +122,11 @@ class SOLOv2(Detector):
         height, width = batch.tensor.shape[-2:]
         assigned = self.assigner.assign(targets, (height, width))
         instance_loss, boxes = self._instance_loss(dense, mask_features, assigned, targets)
-        losses = {"loss_ins": instance_loss, "loss_cate": self._class_loss(dense, assigned)}
-        proposals = self._proposals(features, assigned, boxes)
+        losses = {
+            "loss_ins": instance_loss,
+            "loss_cate": self.class_loss(dense.class_logits, assigned),
+        }
+        proposals = self.grid_proposals(features, assigned, boxes)
         return TrainingOutput(losses, features, proposals, mask_features)
 
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +148,40 @@ class SOLOv2(Detector):
         )
         with torch.autocast(mask_features.device.type, enabled=False):
             detections = self.selector.select(class_logits, kernels, mask_features)
-        return [self._to_candidates(*one) for one in zip(detections, sizes, strict=True)]
+        return [self.to_candidates(*one) for one in zip(detections, sizes, strict=True)]
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The grid cells whose class probability is above the threshold of inference.
+
+        The box of a cell is that of its mask. Those of all cells of the grids would be thousands
+        of masks a view.
+        """
+        dense, mask_features = self.heads(features)
+        found = {}
+        for level, grid, logits, kernels in zip(
+            self.levels, self.assigner.grids, dense.class_logits, dense.kernels, strict=True
+        ):
+            probability = logits.sigmoid().amax(dim=1).flatten(1)
+            image, cell = (probability > self.selector.score_threshold).nonzero(as_tuple=True)
+            boxes = self._mask_boxes(kernels.flatten(2)[image, :, cell], image, mask_features)
+            height, width = features[level].shape[-2:]
+            per_image = self._cells_per_image(features, level)
+            cells = pyramid_cells(cell, grid, (height, width), per_image)
+            found[level] = LevelBoxes(image, boxes, cells)
+        return found
+
+    def _mask_boxes(self, kernels: Tensor, image: Tensor, mask_features: Tensor) -> Tensor:
+        """[P, 4] pixels: boxes of the masks of kernels [P, E], a few masks at a time."""
+        boxes = kernels.new_zeros(len(kernels), 4)
+        for index, features in enumerate(mask_features):
+            for here in (image == index).nonzero().squeeze(1).split(MASKS_AT_ONCE):
+                with torch.autocast(kernels.device.type, enabled=False):
+                    soft = (kernels[here] @ features.flatten(1)).sigmoid()
+                masks = (soft > self.selector.mask_threshold).view(-1, *features.shape[1:])
+                boxes[here] = mask_boxes(masks) * self.mask_stride
+        return boxes
 
     def heads(self, features: dict[str, Tensor]) -> tuple[InstanceOutput, Tensor]:
         """What both heads say: classes and kernels, and the mask map [B, E, h, w] float32."""
@@ -198,16 +193,6 @@ class SOLOv2(Detector):
     ) -> Tensor:
         """The mask map within boxes (one [F_i, 4] per image): [F, E, size, size]."""
         return pool_map(output.mask_features, boxes, size, 1 / self.mask_stride)
-
-    def _class_loss(self, dense: InstanceOutput, assigned: Sequence[LevelTargets]) -> Tensor:
-        """Focal loss over all cells, divided by the number of positive cells + 1."""
-        classes = dense.class_logits[0].shape[1]
-        logits = torch.cat(
-            [level.flatten(2).transpose(1, 2).flatten(0, 1) for level in dense.class_logits]
-        )
-        labels = torch.cat([level.labels.flatten() for level in assigned])
-        total = focal_loss(logits, labels, alpha=self.loss.alpha, gamma=self.loss.gamma)
-        return self.loss.class_weight * total / ((labels != classes).sum() + 1)
 
     def _instance_loss(
         self,
@@ -246,46 +231,6 @@ class SOLOv2(Detector):
         joined = torch.cat(errors)
         return self.loss.mask_weight * joined.sum() / max(len(joined), 1), boxes
 
-    def _proposals(
-        self, features: dict[str, Tensor], assigned: Sequence[LevelTargets], boxes: Tensor
-    ) -> dict[str, LevelProposals]:
-        """Every pair of a cell and a face, as the cell of its level at the grid cell's centre.
-
-        Args:
-            features: the pyramid.
-            assigned: per level.
-            boxes: [P, 4] of the masks predicted there, in the order of ``assigned``.
-        """
-        found = {}
-        parts = boxes.split([len(pairs.cell) for pairs in assigned])
-        for level, grid, pairs, part in zip(
-            self.levels, self.assigner.grids, assigned, parts, strict=True
-        ):
-            height, width = features[level].shape[-2:]
-            per_image = self._cells_per_image(features, level)
-            cells = pyramid_cells(pairs.cell, grid, (height, width), per_image)
-            found[level] = LevelProposals(pairs.image, pairs.face, part, cells)
-        return found
-
-    def _cells_per_image(self, features: dict[str, Tensor], level: str) -> tuple[float, float]:
-        """Height and width of the padded image in cells of the level; the last may be cut."""
-        finest = features[self.mask_levels[0]].shape[-2:]
-        ratio = self.mask_stride / self.backbone.strides[level]
-        return finest[0] * ratio, finest[1] * ratio
-
-    def _to_candidates(self, found: MaskDetections, size: tuple[int, int]) -> Candidates:
-        """Candidates whose masks are not empty in the network's input; boxes are the masks'."""
-        masks = GridMasks(
-            found.masks,
-            self.mask_stride,
-            aligned=False,
-            threshold=self.selector.mask_threshold,
-            shown=self.mask_on,
-            give_boxes=True,
-        )
-        boxes = part_boxes(masks.parts(size, size), found.masks.device)
-        return Candidates.of(boxes, found.scores, found.labels, size, masks)
-
     def _check_fit(self) -> None:
         strides = self.backbone.strides
         missing = [level for level in (*self.levels, *self.mask_levels) if level not in strides]
@@ -314,22 +259,3 @@ class SOLOv2(Detector):
             raise ValueError(
                 f"MODEL.SOLOV2.NUM_KERNELS and NUM_MASKS must be equal, got {kernels}, {masks}"
             )
-
-
-def pyramid_cells(
-    cell: Tensor, grid: int, map_size: tuple[int, int], span: tuple[float, float]
-) -> Tensor:
-    """The cells of a level's map at the centres of grid cells.
-
-    Args:
-        cell: [P] int64, row * S + column in the grid.
-        grid: S; the grid spans the padded image.
-        map_size: (h, w) of the level.
-        span: height and width of the padded image in cells of the level.
-
-    Returns:
-        [P] int64, row * w + column.
-    """
-    row = ((cell // grid + 0.5) / grid * span[0]).long().clamp(max=map_size[0] - 1)
-    column = ((cell % grid + 0.5) / grid * span[1]).long().clamp(max=map_size[1] - 1)
-    return row * map_size[1] + column

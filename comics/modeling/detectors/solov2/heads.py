@@ -70,15 +70,15 @@ class InstanceHead(nn.Module):
         prior: float = 0.01,
     ) -> None:
         super().__init__()
-        _check_norm(norm)
+        check_norm(norm)
         if not 0 < prior < 1:
             raise ValueError(f"MODEL.SOLOV2.PRIOR_PROB must lie in (0, 1), got {prior}")
         self.grids = tuple(grids)
-        self.class_tower = _tower(in_channels, channels, num_convs, norm)
-        self.kernel_tower = _tower(in_channels + COORDINATES, channels, num_convs, norm)
+        self.class_tower = conv_tower(in_channels, channels, num_convs, norm)
+        self.kernel_tower = conv_tower(in_channels + COORDINATES, channels, num_convs, norm)
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.kernels = nn.Conv2d(channels, num_kernels, 3, padding=1)
-        _initialise(self)
+        initialise_small(self)
         fill_bias(self.class_logits, -math.log((1 - prior) / prior))
 
     @classmethod
@@ -100,7 +100,7 @@ class InstanceHead(nn.Module):
         """Predictions for the levels' [B, C, h, w] features, finest first."""
         output = InstanceOutput([], [])
         for feature, grid in zip(even_scales(features), self.grids, strict=True):
-            resized = _resize(with_coordinates(feature), (grid, grid))
+            resized = resize_map(with_coordinates(feature), (grid, grid))
             output.kernels.append(self.kernels(self.kernel_tower(resized)).float())
             without = resized[:, :-COORDINATES]
             output.class_logits.append(self.class_logits(self.class_tower(without)).float())
@@ -134,9 +134,9 @@ class MaskHead(nn.Module):
         norm: str = "GN",
     ) -> None:
         super().__init__()
-        _check_norm(norm)
+        check_norm(norm)
         self.levels = nn.ModuleList(
-            _tower(
+            conv_tower(
                 in_channels + (COORDINATES if level == num_levels - 1 else 0),
                 channels,
                 max(level, 1),
@@ -145,7 +145,7 @@ class MaskHead(nn.Module):
             for level in range(num_levels)
         )
         self.predictor = ConvNorm(channels, num_masks, 1, norm="GN", activation=True)
-        _initialise(self)
+        initialise_small(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> MaskHead:
@@ -181,9 +181,9 @@ class MaskHead(nn.Module):
 def even_scales(features: Sequence[Tensor]) -> list[Tensor]:
     """Levels of more similar sizes: the finest halved, the coarsest as large as the one before."""
     finest, coarsest = features[0], features[-1]
-    halved = _resize(finest, (max(finest.shape[-2] // 2, 1), max(finest.shape[-1] // 2, 1)))
+    halved = resize_map(finest, (max(finest.shape[-2] // 2, 1), max(finest.shape[-1] // 2, 1)))
     height, width = features[-2].shape[-2:]
-    enlarged = _resize(coarsest, (height, width))
+    enlarged = resize_map(coarsest, (height, width))
     return [halved, *features[1:-1], enlarged]
 
 
@@ -205,7 +205,7 @@ def _even_steps(count: int, like: Tensor) -> Tensor:
     return index * (2 / index[-1].clamp(min=1)) - 1
 
 
-def _tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequential:
+def conv_tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequential:
     """3x3 convolutions with norm and ReLU; a bias only where there is no norm."""
     return nn.Sequential(
         *(
@@ -222,16 +222,19 @@ def _tower(in_channels: int, channels: int, depth: int, norm: str) -> nn.Sequent
     )
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, h, w] to that size, bilinearly."""
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def _check_norm(norm: str) -> None:
+def check_norm(norm: str, node: str = "SOLOV2") -> None:
+    """Raise ``ValueError``, naming ``MODEL.<node>``, for another norm than "GN" and "none"."""
     if norm not in NORMS:
-        raise ValueError(f"MODEL.SOLOV2.NORM must be one of {NORMS}, got {norm!r}")
+        raise ValueError(f"MODEL.{node}.NORM must be one of {NORMS}, got {norm!r}")
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise_small(module: nn.Module) -> None:
+    """Small normal weights and zero biases for every convolution."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.normal_(part.weight, std=INITIAL_STD)

@@ -8,7 +8,7 @@ or detections of one image; h, w mask map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,7 @@ class MaskSelector:
         max_detections: per image.
         nms_type: "matrix": scores decay; "mask": greedy, IoU above ``mask_threshold`` is out.
         nms_kernel, nms_sigma: decay of matrix NMS; sigma is the Gaussian's.
+        node: of ``MODEL``, for messages.
 
     Raises:
         ValueError: for an unknown suppression or decay.
@@ -65,22 +66,25 @@ class MaskSelector:
     nms_type: str = "matrix"
     nms_kernel: str = "gaussian"
     nms_sigma: float = 2.0
+    node: str = "SOLOV2"
 
     def __post_init__(self) -> None:
         if self.nms_type not in NMS_TYPES:
             raise ValueError(
-                f"MODEL.SOLOV2.NMS_TYPE must be one of {NMS_TYPES}, got {self.nms_type!r}"
+                f"MODEL.{self.node}.NMS_TYPE must be one of {NMS_TYPES}, got {self.nms_type!r}"
             )
         if self.nms_kernel not in NMS_KERNELS:
             raise ValueError(
-                f"MODEL.SOLOV2.NMS_KERNEL must be one of {NMS_KERNELS}, got {self.nms_kernel!r}"
+                f"MODEL.{self.node}.NMS_KERNEL must be one of {NMS_KERNELS}, got "
+                f"{self.nms_kernel!r}"
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> MaskSelector:
-        """From ``MODEL.SOLOV2``."""
-        node = cfg.MODEL.SOLOV2
+    def from_config(cls, cfg: CfgNode, name: str = "SOLOV2") -> MaskSelector:
+        """From ``MODEL.SOLOV2``, or a node of that name with the same keys."""
+        node = cfg.MODEL[name]
         return cls(
+            node=name,
             smallest_areas=tuple(node.FPN_INSTANCE_STRIDES),
             score_threshold=node.SCORE_THRESH_TEST,
             mask_threshold=node.MASK_THR,
@@ -104,44 +108,60 @@ class MaskSelector:
             kernels: per level [B, E, S, S] float32.
             mask_features: [B, E, h, w] float32.
         """
-        probability = torch.cat(
-            [suppress_points(logits.sigmoid()).flatten(2) for logits in class_logits], dim=2
-        )
         kernel = torch.cat([level.flatten(2) for level in kernels], dim=2)
+        found = []
+        for image, features in enumerate(mask_features):
+            flat, own = features.flatten(1), kernel[image].T
+
+            def soft(cell: Tensor, own: Tensor = own, flat: Tensor = flat) -> Tensor:
+                return (own[cell] @ flat).sigmoid()
+
+            logits = [level[image] for level in class_logits]
+            found.append(self.select_cells(logits, soft, tuple(features.shape[1:])))
+        return found
+
+    def select_cells(
+        self,
+        class_logits: Sequence[Tensor],
+        soft_masks: Callable[[Tensor], Tensor],
+        size: tuple[int, ...],
+    ) -> MaskDetections:
+        """Detections of one image; the score is as of ``select``.
+
+        Args:
+            class_logits: per level [K, S, S] float32.
+            soft_masks: of cells [N], counted through all levels: [N, h * w] in [0, 1].
+            size: (h, w).
+        """
+        probability = torch.cat(
+            [suppress_points(logits.sigmoid()[None])[0].flatten(1) for logits in class_logits], 1
+        ).T
         smallest = torch.cat(
             [
-                torch.full_like(level[0, 0].flatten(), area)
-                for level, area in zip(kernels, self.smallest_areas, strict=True)
+                torch.full_like(level[0].flatten(), area)
+                for level, area in zip(class_logits, self.smallest_areas, strict=True)
             ]
         )
-        return [
-            self._select_one(probability[i].T, kernel[i].T, smallest, mask_features[i])
-            for i in range(len(mask_features))
-        ]
-
-    def _select_one(
-        self, probability: Tensor, kernel: Tensor, smallest: Tensor, features: Tensor
-    ) -> MaskDetections:
-        """One image: [cells, K], [cells, E], [cells], [E, h, w]."""
         cell, labels = (probability > self.score_threshold).nonzero(as_tuple=True)
-        flat = features.flatten(1)
-        area, certainty = self._area_and_certainty(kernel[cell], flat)
+        area, certainty = self._area_and_certainty(soft_masks, cell)
         scores = probability[cell, labels] * certainty
         large = (area > smallest[cell]).nonzero().squeeze(1)
         order = scores[large].argsort(descending=True, stable=True)[: self.pre_nms_topk]
         kept = large[order]
-        soft = (kernel[cell[kept]] @ flat).sigmoid()
+        soft = soft_masks(cell[kept])
         scores, chosen = self._suppress(soft > self.mask_threshold, labels[kept], scores[kept])
         ranked = chosen[scores[chosen].argsort(descending=True, stable=True)]
         ranked = ranked[: self.max_detections]
-        masks = soft[ranked].view(-1, *features.shape[1:])
+        masks = soft[ranked].view(-1, *size)
         return MaskDetections(scores[ranked], labels[kept][ranked], masks)
 
-    def _area_and_certainty(self, kernel: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+    def _area_and_certainty(
+        self, soft_masks: Callable[[Tensor], Tensor], cell: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Cells of each candidate's mask [N], and the mean probability there [N]."""
-        areas, certainties = [flat.new_zeros(0)], [flat.new_zeros(0)]
-        for part in kernel.split(MASKS_AT_ONCE):
-            soft = (part @ flat).sigmoid()
+        areas, certainties = [cell.new_zeros(0)], [torch.zeros(0, device=cell.device)]
+        for part in cell.split(MASKS_AT_ONCE):
+            soft = soft_masks(part)
             inside = soft > self.mask_threshold
             area = inside.sum(dim=1)
             areas.append(area)

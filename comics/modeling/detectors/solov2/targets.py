@@ -64,9 +64,9 @@ class CellAssigner:
     num_classes: int
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> CellAssigner:
-        """From ``MODEL.SOLOV2``."""
-        node = cfg.MODEL.SOLOV2
+    def from_config(cls, cfg: CfgNode, name: str = "SOLOV2") -> CellAssigner:
+        """From ``MODEL.SOLOV2``, or a node of that name with the same keys."""
+        node = cfg.MODEL[name]
         return cls(
             grids=tuple(node.NUM_GRIDS),
             scale_ranges=tuple((low, high) for low, high in node.FPN_SCALE_RANGES),

@@ -30,10 +30,13 @@ QUICK = "COMICSBlendMask"  # one of the detectors stands for all
 # So that a network of random weights finds faces whose scores differ
 EAGER = [
     "MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.MEInst.PRIOR_PROB", "0.3",
-    "MODEL.SOLOV2.PRIOR_PROB", "0.3", "TEST.SCORE_THRESH", "0.05",
+    "MODEL.SOLOV2.PRIOR_PROB", "0.3", "MODEL.SOLO.PRIOR_PROB", "0.3",
+    "MODEL.RETINANET.PRIOR_PROB", "0.3", "TEST.SCORE_THRESH", "0.05",
+    "MODEL.COMICS.FEA.RESIDUAL", "True",  # what multiplies alone halves small random features
     "INPUT.MIN_SIZE_TEST", "128", "INPUT.MAX_SIZE_TEST", "192",
 ]  # fmt: skip
-EAGER_LAYERS = ("logits", "attention", "controller", "code", "distances", "deltas", "kernels")
+EAGER_LAYERS = ("logits", "attention", "controller", "code", "distances", "deltas", "kernels",
+                "head.masks")  # fmt: skip
 FACE = ["MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallResNet",
         "MODEL.FACE.CROP_SIZE", "32"]  # fmt: skip
 BATCHES = [(1, (140, 200)), (3, (225, 130))]  # number of images, their size
@@ -57,6 +60,8 @@ def save_eager(path, cfg, metadata=None, calibrated=False):
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and any(layer in name for layer in EAGER_LAYERS):
             parameter.data.mul_(5)
+        if name.endswith("iou.bias"):  # predicted quality of masks, which multiplies scores
+            parameter.data.fill_(0.6)
         if ".offset." in name:  # deformable convolutions start from the regular grid
             torch.nn.init.normal_(parameter, std=0.1)
     state = getattr(model, "inference_state_dict", model.state_dict)()
@@ -149,7 +154,7 @@ def test_a_detector_finds_the_same(exported, any_detector):
             "FCOS" not in any_detector
         )
         # A cell at the threshold of a mask is part of its mean score, or is not
-        outliers = 0.02 if "SOLOv2" in any_detector else 0.0
+        outliers = 0.02 if "SOLO" in any_detector else 0.0
         assert_same(ours.model(images, output_sizes=sizes), expected, outliers)
     theirs = load_predictor(weights, "cpu")
     for image in pictures(2, (300, 250)):  # verdicts
@@ -200,6 +205,19 @@ def test_deformable_and_global_convolutions(exported, kind):
     expected = load_predictor(weights, "cpu").predict(images)
     assert len(expected[0])
     assert_same(load_predictor(path, "cpu").predict(images), expected)
+
+
+def test_attention_that_reads_features(exported):
+    weights, path = exported(
+        "COMICSBlendMask", "MODEL.COMICS.FEA.SOURCES", "['image', 'features']",
+        "MODEL.COMICS.FEA.RESIDUAL", "False",
+    )  # fmt: skip
+    for count, size in BATCHES:
+        images = tensors(pictures(count, size))
+        with torch.no_grad():
+            expected = load_model(weights)[0](images)
+        assert all(len(faces) for faces in expected)
+        assert_same(load_predictor(path, "cpu").model(images), expected)
 
 
 @pytest.mark.slow

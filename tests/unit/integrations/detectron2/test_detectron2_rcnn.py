@@ -181,6 +181,25 @@ def test_proposals_have_the_level_and_face_of_detectron2s_rules(scenes):
     assert seen >= 4  # the faces' own boxes are among them
 
 
+def test_any_proposal_of_either_view_and_predicted_masks(scenes):
+    model = make(
+        "COMICSGeneralizedRCNN", "MODEL.COMICS.PROPOSAL.MATCH", "any",
+        "MODEL.COMICS.PROPOSAL.MATCH_IOU", "0.1", "MODEL.COMICS.PIXEL.MASKS", "predicted",
+        "MODEL.COMICS.PIXEL.PREDICTED_IOU", "0.0", "MODEL.COMICS.PIXEL.BOUNDARY_MARGIN", "0",
+    )  # fmt: skip
+    model.prepare_training()
+    batch, modes = inputs(scenes, with_keys=True), [m.training for m in model.train().modules()]
+    for _ in range(2):
+        with EventStorage() as storage:
+            losses = model(batch)
+            latest = storage.latest()
+    assert latest["metric/proposal_pairs"][0] >= 2
+    assert 0 <= latest["metric/pixel_faces"][0] <= 2
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert [m.training for m in model.modules()] == modes
+
+
 def iou(a, b):
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -22,8 +22,9 @@ from comics.engine.optim import optimizer_from_config, scheduler_from_config  # 
 from comics.engine.step import NonFiniteError, TrainingStep  # noqa: E402
 from comics.inference.predictor import Predictor  # noqa: E402
 from comics.integrations.detectron2 import ComicsPredictor, load_config  # noqa: E402
-from comics.integrations.detectron2.config import to_comics_config  # noqa: E402
+from comics.integrations.detectron2.config import dump_config, to_comics_config  # noqa: E402
 from comics.integrations.detectron2.instances import predicted_faces  # noqa: E402
+from comics.integrations.detectron2.run import _as_it_began  # noqa: E402
 from comics.integrations.detectron2.train import ComicsTrainer  # noqa: E402
 from comics.modeling.build import load_model  # noqa: E402
 from comics.modeling.weights import read_weights, save_weights  # noqa: E402
@@ -107,6 +108,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(options, tmp_path):
     assert largest_gap(whole, cut) == 0
     again = ComicsTrainer(load_config(overrides=options("cut")), resume=True)
     assert again.start_iter == 4  # nothing is left to do
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(options, tmp_path, caplog):
+    """The attention of its configuration, not today's default."""
+    began = load_config(overrides=options("out", "MODEL.COMICS.FEA.RESIDUAL", "True"))
+    (tmp_path / "out").mkdir()
+    cfg = load_config(overrides=options("out"))
+    assert _as_it_began(cfg) == cfg
+    (tmp_path / "out" / "config.yaml").write_text(dump_config(began))
+    with caplog.at_level("INFO", logger="comics"):
+        assert _as_it_began(cfg).MODEL.COMICS.FEA.RESIDUAL is True
+    assert "MODEL.COMICS.FEA.RESIDUAL True" in caplog.text
 
 
 def test_best_model_is_not_overwritten_by_a_worse_one_after_resuming(options, tmp_path):

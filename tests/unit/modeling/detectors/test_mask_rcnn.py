@@ -9,8 +9,8 @@ from comics.config import load_config
 from comics.integrations.weights import convert_detectron2
 from comics.modeling.detectors.base import LevelProposals
 from comics.modeling.detectors.mask_rcnn import MaskRCNN
-from comics.modeling.detectors.mask_rcnn.detector import to_candidates
 from comics.modeling.detectors.mask_rcnn.heads import BoxDetections
+from comics.modeling.detectors.mask_rcnn.pooled_masks import to_candidates
 from comics.modeling.detectors.mask_rcnn.sampling import SampledProposals
 from comics.ops.boxes import box_iou
 from comics.structures import Faces
@@ -137,7 +137,7 @@ def test_the_mask_of_a_positive_is_learnt_from_its_own_face():
     model.mask_head.forward = lambda pooled, labels: seen.setdefault(
         "logits", torch.full((3, 28, 28), 1.0, requires_grad=True)
     )
-    model._mask_loss(features, positive, [faces]).backward()
+    model.mask_losses(features, positive, [faces])["loss_mask"].backward()
     is_face = seen["logits"].grad < 0  # more confidence would lower the loss
     # the second box covers the right half of its face only
     assert is_face[0].all()

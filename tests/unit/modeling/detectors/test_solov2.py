@@ -8,7 +8,7 @@ from narrow import NARROW
 
 from comics.config import load_config
 from comics.modeling.detectors.solov2 import SOLOv2
-from comics.modeling.detectors.solov2.detector import pyramid_cells
+from comics.modeling.detectors.solov2.grid_detector import pyramid_cells
 from comics.modeling.detectors.solov2.heads import InstanceOutput
 from comics.modeling.detectors.solov2.selection import MaskDetections
 from comics.structures import Faces
