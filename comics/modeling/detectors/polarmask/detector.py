@@ -197,18 +197,17 @@ class PolarMask(FCOS):
             first += len(faces)
         return found
 
-    def reach(self, predicted: Tensor) -> Tensor:
-        """See ``FCOS.reach``; of rays."""
-        return box_distances(predicted)
-
     def detections(self, dense: dict[str, Tensor]) -> list[Detections]:
         """See ``FCOS.detections``; boxes reach as far as the rays."""
         logits, rays, quality = (
             levels_named(dense, name, self.levels)
             for name in ("class_logits", "distances", "quality_logits")
         )
-        distances = [box_distances(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for level in rays]
-        return self.selector.select(logits, distances, quality)
+        return self.selector.select(logits, self.side_distances(rays), quality)
+
+    def side_distances(self, distances: Sequence[Tensor]) -> list[Tensor]:
+        """How far the rays of each level [B, R, h, w] reach: [B, 4, h, w]."""
+        return [box_distances(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for m in distances]
 
     def candidate_masks(
         self,
