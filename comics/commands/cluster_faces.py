@@ -16,10 +16,12 @@ DESCRIPTION = """\
 Number the content clusters of a manifest's faces: the column that GuideSpace decouples by.
 
 Every face goes through a frozen encoder, and k-means of the unit features gives its cluster
-(docs/methods.md#guidespace-clusters). The encoder is that of a trained face method (--weights), or
-of --config-file with MODEL.FACE.ENCODER_WEIGHTS, such as a self-supervised one; without weights it
-is random, which still groups faces by colour and layout, and a warning says so. Run it once, before
-training; a GuideSpace without clusters trains without its push and pull losses.
+(docs/methods.md#guidespace-clusters). The encoder must never have seen forgeries, else clusters
+follow these and there is no content to decouple: take that of --config-file with
+MODEL.FACE.ENCODER_WEIGHTS, self-supervised or from ImageNet. Without weights it is random, which
+still groups faces by colour and layout. A trained face method's (--weights) is used with a warning.
+How much of the labels the clusters tell is printed, and warned of where it is much. Run it once,
+before training; a GuideSpace without clusters trains without its push and pull losses.
 
 Exit code: 0 done; 2 unusable arguments or manifest; 3 done, but pictures that could not be read
 have no cluster (each is reported).
@@ -27,8 +29,8 @@ have no cluster (each is reported).
 Examples:
   {prog} faces/manifest.csv --config-file configs/Face/GuideSpace/EN_B4.yaml \\
       MODEL.FACE.ENCODER_WEIGHTS weights/efficientnet_b4.safetensors
-  {prog} faces/manifest.csv --weights output/CE/model_best.safetensors \\
-      --clusters 100 --output faces/clustered.csv
+  {prog} faces/manifest.csv --config-file configs/Face/GuideSpace/R_50.yaml --clusters 100 \\
+      --output faces/clustered.csv MODEL.FACE.ENCODER_WEIGHTS weights/resnet50_dino.safetensors
 """
 EXIT_ARGUMENTS, EXIT_UNREADABLE = 2, 3
 
@@ -81,17 +83,26 @@ def load_encoder(options: argparse.Namespace) -> tuple[FaceMethod, CfgNode, str]
     return model, cfg, options.weights
 
 
+def warn(options: argparse.Namespace, message: str) -> None:
+    """One line on the error stream."""
+    print(f"{options.program}: warning: {message}", file=sys.stderr)
+
+
 def run_cluster_faces(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     # After the arguments are known to be sound: these imports take seconds
-    from comics.data.faces.manifest_files import write_clusters
-    from comics.engine.cluster_faces import cluster_faces
+    from comics.data.faces.manifest_files import read_manifest, write_clusters
+    from comics.engine.cluster_faces import LARGEST_AGREEMENT, cluster_faces, label_agreement
+    from comics.modeling.faces.encoder import saw_forgeries
 
     try:
         model, cfg, source = load_encoder(options)
         device = next(model.parameters()).device
         print(f"encoder {type(model.encoder).__name__}: {source}")
+        if options.weights or saw_forgeries(source):
+            warn(options, f"{source} was trained on forgeries: clusters may follow these")
         numbers, skipped = cluster_faces(cfg, model, options.manifest, device)
+        agreement = label_agreement(numbers, read_manifest(options.manifest).labels)
         output = options.output or options.manifest
         write_clusters(options.manifest, output, numbers)
     except (OSError, KeyError, ValueError) as error:
@@ -99,4 +110,7 @@ def run_cluster_faces(options: argparse.Namespace) -> int:
     for path in skipped:
         print(f"{options.program}: {path} cannot be read: no cluster", file=sys.stderr)
     print(f"{output}: {len(numbers)} faces, {len(set(numbers[numbers >= 0]))} clusters")
+    print(f"they tell {agreement:.2f} of the labels (0 nothing beyond chance, 1 everything)")
+    if agreement > LARGEST_AGREEMENT:
+        warn(options, "these clusters are not of content alone: GuideSpace would unlearn forgery")
     return EXIT_UNREADABLE if skipped else 0

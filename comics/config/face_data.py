@@ -22,8 +22,15 @@ def add_face_data_config(_C: CfgNode) -> None:
     # Forgery methods in the order of their numbers 1, 2, ...; [] = those of the set, sorted
     _C.INPUT.FACE.METHODS = []
     _C.INPUT.FACE.BALANCED = True  # as many reals as fakes in a batch
-    # A compression that the set does not hold is made from the picture, by H.264 of one frame
+    # With BALANCED: an epoch ends when the rarer class has been seen once, instead of repeating it
+    _C.INPUT.FACE.UNDERSAMPLE = False
+    # Train on rows of this compression alone, by the manifest's column ("c23"); "" = on all
+    _C.INPUT.FACE.COMPRESSION = ""
+    # A compression that the set does not hold is made from the picture, by H.264
     _C.INPUT.FACE.COMPRESS_MISSING = True
+    # Of a clip's frame, this many that directly precede it in the manifest are encoded before it,
+    # so that it is predicted from them as in a video; 0, or where there are none: as a key frame
+    _C.INPUT.FACE.CLIP_FRAMES = 4
     # With DATASETS.TRAIN_SHARES: share of pairs whose real face is of the forged one's own group
     _C.INPUT.FACE.PAIRED = 0.5
     # In training, factor on the side of a crop's window, drawn from this range, evenly in octaves
@@ -37,9 +44,10 @@ def add_face_data_config(_C: CfgNode) -> None:
     _C.INPUT.FACE.NOISE_SIGMA = [1.0, 5.0]  # on the 0-255 scale
     _C.INPUT.FACE.DOWNSCALE_PROB = 0.0  # shrink to 1/2 and back
     _add_degradation(_C.INPUT.FACE)
-    # Test on JPEG copies of this quality, 1-100 (CompressionRelation, Table 1); 0 = off
+    # Test on JPEG copies of the pictures that faces are cut from, of this quality, 1-100
+    # (CompressionRelation, Table 1); 0 = off
     _C.INPUT.FACE.TEST_JPEG = 0
-    _C.INPUT.FACE.TEST_CRF = -1  # test on H.264 copies of this constant rate factor; -1 = off
+    _C.INPUT.FACE.TEST_CRF = -1  # the same of H.264 at this constant rate factor; -1 = off
     # Crops that go a way to the viewer: scaled, taken as screenshots, compressed one to three times
     # more as JPEG, WebP, H.264 or GIF; the same for real and forged ones
     _C.INPUT.FACE.VIEWER_PROB = 0.0
@@ -52,6 +60,7 @@ def _add_self_blend(_F: CfgNode) -> None:
     # Beside every real crop of a batch stands its blend, of the same geometry and augmentation; so
     # B real rows give 2 B crops, and a set of real faces alone can be trained on
     _F.SELF_BLEND.ENABLED = False
+    _F.SELF_BLEND.REALS_ONLY = False  # leave forged rows out: the blends are the only forgeries
     _F.SELF_BLEND.PROB = 1.0  # share of the real rows with a blend; under 1 a batch's size varies
     # Width and height of the face in a picture without a box, as a share of it
     _F.SELF_BLEND.FACE_SHARE = 0.8

@@ -17,6 +17,7 @@ import yaml
 
 BASE_KEY = "_BASE_"  # Detectron2's name for the file, or files, that one starts from
 PUBLISHED = "configs"  # folder of the published configurations
+PROTOCOLS = "protocols"  # folder in it of tables of papers, which are no configurations
 SUFFIX = ".yaml"
 MAX_BYTES = 1 << 20  # of a file; the largest published one has a few thousand
 MAX_DEPTH = 32  # levels of keys and lists
@@ -56,7 +57,7 @@ def published_names() -> list[str]:
     """Names of the published configurations, such as ``COMICS-BlendMask/R_50_1x``, sorted."""
     folder = published_folder()
     paths = (path.relative_to(folder) for path in folder.rglob(f"*{SUFFIX}"))
-    return sorted(path.with_suffix("").as_posix() for path in paths)
+    return sorted(p.with_suffix("").as_posix() for p in paths if p.parts[0] != PROTOCOLS)
 
 
 def config_path(path: str | os.PathLike) -> Path:

@@ -87,15 +87,21 @@ def compress_frames(
     return [np.ascontiguousarray(picture) for picture in shown]
 
 
-def compress_image(image: np.ndarray, crf: int) -> np.ndarray:
-    """One frame through H.264, as the key frame of a video: [H, W, 3] uint8 RGB to the same."""
-    return compress_frames([image], crf)[0]
+def compress_image(image: np.ndarray, crf: int, before: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """The last frame of a clip through H.264: [H, W, 3] uint8 RGB to the same.
+
+    Args:
+        image: the frame.
+        crf: constant rate factor.
+        before: the frames before it, of its size; none: it is the key frame of a video.
+    """
+    return compress_frames([*before, image], crf)[-1]
 
 
-def compress_to(image: np.ndarray, level: str) -> np.ndarray:
+def compress_to(image: np.ndarray, level: str, before: Sequence[np.ndarray] = ()) -> np.ndarray:
     """``compress_image`` by the name of a level; "raw" changes nothing."""
     crf = crf_of(level)
-    return image if crf is None else compress_image(image, crf)
+    return image if crf is None else compress_image(image, crf, before)
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:

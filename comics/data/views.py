@@ -43,6 +43,13 @@ def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return _blend(image, cv2.filter2D(image, -1, _SMOOTH), factor)
 
 
+def shift_hue(image: np.ndarray, share: float) -> np.ndarray:
+    """Turn the hue by ``share`` of the colour circle; 0 or 1 changes nothing but rounding."""
+    turned = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    turned[..., 0] += np.uint8(round(share * 256) % 256)  # wraps around, as hues do
+    return cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL)
+
+
 def to_gray(image: np.ndarray) -> np.ndarray:
     """Luma (ITU-R BT.601) in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -16,8 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 from comics.config import CfgNode
-from comics.data.faces.loader import FaceNeeds, FaceTestLoader, build_face_test_loader, load_faces
+from comics.data.faces.loader import FaceTestLoader, build_face_test_loader, load_faces
 from comics.data.faces.manifest import Manifest
+from comics.data.faces.needs import FaceNeeds
 from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.engine.measure import RESULTS_FOLDER, Measurement, mean_figures
@@ -144,6 +145,7 @@ def predict_faces(
     """
     manifest, next_row = loader.manifest, 0
     has_videos = bool((manifest.codes["video"] >= 0).any())
+    has_groups = bool((manifest.codes["group"] >= 0).any())
     was_training = model.training
     model.eval()
     rows: list[dict[str, object]] = []
@@ -153,7 +155,7 @@ def predict_faces(
             found = rows_of_batch(manifest, next_row, batch)
             next_row = found[-1] + 1
             for row, score in zip(found, scores, strict=True):
-                rows.append(_prediction(manifest, row, score, dataset, has_videos))
+                rows.append(_prediction(manifest, row, score, dataset, has_videos, has_groups))
     finally:
         model.train(was_training)
     return rows
@@ -178,7 +180,7 @@ def rows_of_batch(manifest: Manifest, start: int, batch: FaceBatch) -> list[int]
 
 
 def _prediction(
-    manifest: Manifest, row: int, score: float, dataset: str, has_videos: bool
+    manifest: Manifest, row: int, score: float, dataset: str, has_videos: bool, has_groups: bool
 ) -> dict[str, object]:
     face = manifest[row]
     prediction = {
@@ -189,6 +191,8 @@ def _prediction(
         "compression": face.compression,
         "path": face.path,
     }
+    if has_groups:
+        prediction["group"] = manifest.name(row, "group")
     if has_videos:  # a face without a video is a clip of its own
         frame = int(manifest.frames[row])
         prediction["video"] = manifest.name(row, "video") or face.place

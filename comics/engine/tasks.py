@@ -5,7 +5,9 @@ The trainer knows neither; ``comics.engine.train`` asks ``task_of`` for the part
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +15,24 @@ import torch
 from torch import nn
 
 from comics.config import CfgNode, get_cfg
-from comics.data.faces.loader import FaceNeeds, build_face_train_loader
+from comics.data.faces.checks import shared_people
+from comics.data.faces.loader import (
+    build_face_train_loader,
+    load_faces,
+    training_faces,
+    training_methods,
+)
+from comics.data.faces.needs import FaceNeeds
 from comics.data.loader import TrainLoader, build_train_loader
+from comics.data.records import DatasetError
 from comics.engine import distributed
 from comics.engine.measure import Measurement, iou_types, measure, measured_sets
 from comics.engine.measure_faces import FACE_FIGURES, measure_faces, measured_face_sets
 from comics.modeling.build import build_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.modeling.faces.build import build_face_method
+
+logger = logging.getLogger(__name__)
 
 # cfg, model, sets of ``measured_sets``, device
 Measure = Callable[[CfgNode, nn.Module, Sequence[Any], torch.device], Measurement]
@@ -31,6 +43,7 @@ class Task:
     """One kind of training.
 
     Attributes:
+        settled: (cfg) -> the configuration with what the training set decides.
         initial_model: (cfg) -> a model with the weights that a training starts from, but for
             ``MODEL.WEIGHTS``.
         train_loader: (cfg, model, start iteration) -> this process's batches.
@@ -40,6 +53,7 @@ class Task:
         reads_foreign_weights: whether ``MODEL.WEIGHTS`` may be another program's.
     """
 
+    settled: Callable[[CfgNode], CfgNode]
     initial_model: Callable[[CfgNode], nn.Module]
     train_loader: Callable[[CfgNode, nn.Module, int], TrainLoader]
     measured_sets: Callable[[CfgNode, Sequence[str]], list]
@@ -67,9 +81,10 @@ def epoch_schedule(cfg: CfgNode, iterations_per_epoch: int) -> CfgNode:
 
     ``MODEL.FACE.EPOCHS`` sets ``SOLVER.MAX_ITER``, ``MODEL.FACE.LR_DECAY_EPOCHS`` sets
     ``SOLVER.STEPS``; where one is 0 or empty, the solver's own value stays.
+    ``MODEL.FACE.EVAL_EPOCHS`` sets ``TEST.EVAL_PERIOD`` where that is 0.
     """
     face = cfg.MODEL.FACE
-    if cfg.MODEL.META_ARCHITECTURE != FACE_METHOD or not (face.EPOCHS or face.LR_DECAY_EPOCHS):
+    if cfg.MODEL.META_ARCHITECTURE != FACE_METHOD:
         return cfg
     timed = cfg.clone()
     timed.defrost()
@@ -77,8 +92,33 @@ def epoch_schedule(cfg: CfgNode, iterations_per_epoch: int) -> CfgNode:
         timed.SOLVER.MAX_ITER = face.EPOCHS * iterations_per_epoch
     if face.LR_DECAY_EPOCHS:
         timed.SOLVER.STEPS = [epoch * iterations_per_epoch for epoch in face.LR_DECAY_EPOCHS]
+    if not cfg.TEST.EVAL_PERIOD:
+        timed.TEST.EVAL_PERIOD = face.EVAL_EPOCHS * iterations_per_epoch
     timed.freeze()
     return timed
+
+
+def _unchanged(cfg: CfgNode) -> CfgNode:
+    return cfg
+
+
+def _settled_domains(cfg: CfgNode) -> CfgNode:
+    """GuideSpace's domains: the forgery methods of the training set, where these are fewer.
+
+    So a training that leaves one method out has one guide less (docs/methods.md#guidespace-guides).
+    """
+    if cfg.MODEL.FACE.METHOD != "GuideSpace":
+        return cfg
+    manifest, _ = training_faces(cfg, cfg.DATASETS.TRAIN)
+    count = len(training_methods(cfg, manifest))
+    if not 0 < count < cfg.MODEL.FACE.GUIDE_SPACE.NUM_DOMAINS:
+        return cfg
+    settled = cfg.clone()
+    settled.defrost()
+    settled.MODEL.FACE.GUIDE_SPACE.NUM_DOMAINS = count
+    settled.freeze()
+    logger.info("the training set has %d forgery methods: NUM_DOMAINS is %d", count, count)
+    return settled
 
 
 def overridden_keys(cfg: CfgNode, timed: CfgNode) -> list[str]:
@@ -115,10 +155,37 @@ def _face_loader(cfg: CfgNode, model: nn.Module, start: int) -> TrainLoader:
             f"{type(model).__name__} is configured for {expected} forgery methods (NUM_DOMAINS); "
             f"the training set has {len(forgeries)}: {', '.join(forgeries)} (INPUT.FACE.METHODS)"
         )
+    if distributed.is_main():
+        _warn_of_stages(cfg, model, loader.iterations_per_epoch)
+        _warn_of_shared_people(cfg)
     return loader
 
 
+def _warn_of_stages(cfg: CfgNode, model: nn.Module, iterations_per_epoch: int) -> None:
+    """A run that ends before its second stage leaves a random classifier."""
+    first = getattr(model, "stage1_epochs", 0) * iterations_per_epoch
+    total = epoch_schedule(cfg, iterations_per_epoch).SOLVER.MAX_ITER
+    if first and total <= first:
+        logger.warning(
+            "the run's %d iterations end within stage 1 (%d): the classifier is never trained "
+            "(MODEL.FACE.EPOCHS, REAL_CENTRIC.STAGE1_EPOCHS)",
+            total,
+            first,
+        )
+
+
+def _warn_of_shared_people(cfg: CfgNode) -> None:
+    """Name what the training set shares with what checkpoints are chosen and tested on."""
+    trained, _ = training_faces(cfg, cfg.DATASETS.TRAIN)
+    for entry in dict.fromkeys([*cfg.DATASETS.VAL, *cfg.DATASETS.TEST]):
+        # Sets for testing may be elsewhere; those that are measured have been checked
+        with suppress(DatasetError, KeyError, OSError):
+            for fault in shared_people(trained, load_faces(cfg, entry)):
+                logger.warning("%s: what is measured there is partly remembered", fault)
+
+
 DETECTION = Task(
+    settled=_unchanged,
     initial_model=build_model,
     train_loader=_detection_loader,
     measured_sets=measured_sets,
@@ -127,6 +194,7 @@ DETECTION = Task(
     reads_foreign_weights=True,
 )
 FACES = Task(
+    settled=_settled_domains,
     initial_model=_initial_face_method,
     train_loader=_face_loader,
     measured_sets=measured_face_sets,

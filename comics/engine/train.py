@@ -203,6 +203,7 @@ def _assemble(
 ) -> _Run:
     check_trainable(cfg)
     task, folder = task_of(cfg), Path(cfg.OUTPUT_DIR)
+    cfg = task.settled(cfg)
     sets = task.measured_sets(cfg, cfg.DATASETS.VAL)
     if sets:
         check_best_metric(cfg, task)
@@ -349,7 +350,7 @@ def _trainer(
         amp_dtype=amp_dtype(cfg),
         log_period=cfg.LOG.PERIOD,
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
-        eval_period=cfg.TEST.EVAL_PERIOD,
+        eval_period=timed.TEST.EVAL_PERIOD,
         best_metric=cfg.TEST.BEST_METRIC,
         export=_exporter(
             cfg, model if average is None else cast(TrainingLifeCycle, average.module)

@@ -309,6 +309,8 @@ class Trainer:
         value = self.metrics[self.best_metric]
         if math.isnan(value):  # nothing to measure it on
             logger.warning("%s is not defined on this validation set", self.best_metric)
+        elif not self.model.may_be_best:
+            logger.info("not chosen as best: this part of the training is not what is tested")
         elif self.best is None or value > self.best[0]:
             self.best = (value, self.iteration)
             self._export(MODEL_BEST)

@@ -77,6 +77,11 @@ class TrainingLifeCycle(nn.Module):
     def after_optimizer_step(self) -> None:
         """Once per optimiser step, which may follow several forward passes."""
 
+    @property
+    def may_be_best(self) -> bool:
+        """Whether what it predicts now has been trained: only then is a checkpoint the best."""
+        return True
+
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The state that a model fresh from the configuration loads, to predict the same."""
         prefix = f"{TRAINING_ONLY}."

@@ -42,13 +42,14 @@ class MomentumEncoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, query: nn.Module) -> None:
+    def update(self, query: nn.Module, momentum: float | None = None) -> None:
         """``key = beta * key + (1 - beta) * query`` for parameters; buffers are copied.
 
         Args:
             query: the module that was copied, or one of the same structure.
+            momentum: beta of this update; None for the encoder's own.
         """
-        average = get_ema_multi_avg_fn(self.momentum)
+        average = get_ema_multi_avg_fn(self.momentum if momentum is None else momentum)
         average(list(self.encoder.parameters()), list(query.parameters()), None)
         for key, value in zip(self.encoder.buffers(), query.buffers(), strict=True):
             key.copy_(value)

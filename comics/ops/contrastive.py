@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Largest log-probability that ``log_complement`` tells from 0: keeps its gradient below 1e4
-LARGEST_LOG_PROBABILITY = -1e-4
-
 
 def zero_of(tensor: Tensor) -> Tensor:
     """An exact scalar 0 that is connected to ``tensor``, whose gradient it makes exactly 0."""
@@ -92,18 +89,6 @@ def soft_cross_entropy(target_logits: Tensor, logits: Tensor) -> Tensor:
     """
     target = _precise(target_logits).detach().softmax(dim=1)
     return -(target * _precise(logits).log_softmax(dim=1)).sum(dim=1)
-
-
-def log_complement(log_probability: Tensor) -> Tensor:
-    """``log(1 - e^x)`` for x <= 0, without cancellation (Maechler 2012), elementwise.
-
-    x is cut at -1e-4: a probability of 1 gives a large negative number, and no gradient.
-    """
-    x = _precise(log_probability).clamp(max=LARGEST_LOG_PROBABILITY)
-    near_zero = x > -math.log(2)
-    small = torch.where(near_zero, x, torch.full_like(x, -1.0))
-    large = torch.where(near_zero, torch.full_like(x, -1.0), x)
-    return torch.where(near_zero, (-torch.expm1(small)).log(), torch.log1p(-large.exp()))
 
 
 def _precise(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from comics.data.faces.manifest_files import write_manifest
-from comics.engine.cluster_faces import cluster_features
+from comics.engine.cluster_faces import cluster_features, label_agreement
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "cluster_faces.py"
 SMALL = ["MODEL.FACE.ENCODER", "SmallResNet", "MODEL.FACE.CROP_SIZE", "32"]
@@ -70,3 +70,40 @@ def test_clusters_are_those_that_the_features_were_drawn_around():
     numbers = cluster_features(centres[truth] + 0.05 * rng.standard_normal((200, 8)), 4, seed=0)
     pairs = {(int(t), int(n)) for t, n in zip(truth, numbers, strict=True)}
     assert len(pairs) == 4
+
+
+def test_clusters_by_label_are_told_from_clusters_by_content(manifest):
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 2
+    content = rng.integers(0, 50, 4000)
+    assert abs(label_agreement(content, labels)) < 0.02
+    assert label_agreement(2 * content + labels, labels) > 0.98
+    assert label_agreement(content, np.zeros(4000)) == 0
+    half = np.where(np.arange(4000) < 2000, content, 2 * content + labels + 100)
+    assert 0.3 < label_agreement(half, labels) < 0.7
+    # Labels and brightness are one here
+    rows = list(csv.DictReader(manifest.open()))
+    for number, row in enumerate(rows):
+        row["label"] = number % 2
+    write_manifest(manifest, [{k: v for k, v in row.items() if v != ""} for row in rows])
+    done = run(manifest, "--clusters", "2", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "they tell 1.00 of the labels" in done.stdout
+    assert "not of content alone" in done.stderr
+
+
+def test_an_encoder_that_saw_forgeries_is_told(manifest, tmp_path):
+    from comics.config import load_config
+    from comics.modeling.faces.build import build_face_method
+    from comics.modeling.weights import save_weights
+
+    cfg = load_config(None, ["MODEL.META_ARCHITECTURE", "FaceMethod", *SMALL])
+    state = build_face_method(cfg).inference_state_dict()
+    save_weights(tmp_path / "ce.safetensors", state, cfg, {})
+    for words in (
+        ["--weights", tmp_path / "ce.safetensors"],
+        [*SMALL, "MODEL.FACE.ENCODER_WEIGHTS", tmp_path / "ce.safetensors"],
+    ):
+        done = run(manifest, "--clusters", "2", *words)
+        assert done.returncode == 0, done.stderr
+        assert "ce.safetensors was trained on forgeries" in done.stderr

@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 BATCH = 500  # files a process reads before the next is begun
+START_S = 600  # for a process's imports, on a machine that is busy
 MAX_PIXELS = 200_000
 MEMORY = 8 << 30  # bytes of address space, so that a reader that asks for more fails by itself
 STILLS = {
@@ -131,7 +132,7 @@ def _watch(process: subprocess.Popen, log: Path, seconds: float) -> bool:
         now = log.stat().st_size
         if now != size:
             size, since = now, time.monotonic()
-        elif time.monotonic() - since > seconds + 60:  # imports take a while
+        elif time.monotonic() - since > (seconds if size else START_S):
             process.kill()
             process.wait()
             return True

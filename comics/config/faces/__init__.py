@@ -23,7 +23,8 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE.METHOD = "CrossEntropy"  # a registered face method
     _C.MODEL.FACE.ENCODER = "efficientnet_b4"  # a registered encoder, or any timm model's name
     # Local .safetensors or .pth to start the encoder from, also another face method's model file;
-    # "" = random. Read when training starts
+    # "" = random. Read when training starts, which it must exist for. Relative paths start from the
+    # working folder
     _C.MODEL.FACE.ENCODER_WEIGHTS = ""
     _C.MODEL.FACE.CROP_SIZE = 0  # side of a crop, pixels; 0 = the method's own
     # On the 0-255 scale, RGB; [] = what timm states for the encoder
@@ -31,6 +32,8 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE.PIXEL_STD = []  # the same, of the standard deviation
     _C.MODEL.FACE.EPOCHS = 0  # passes over the training set; 0 = SOLVER.MAX_ITER decides
     _C.MODEL.FACE.LR_DECAY_EPOCHS = []  # epochs at whose start SOLVER.GAMMA is applied
+    # Epochs between validations, where TEST.EVAL_PERIOD is 0; 0 = only at the end
+    _C.MODEL.FACE.EVAL_EPOCHS = 0
     # FaceForensics, a detector with a face method on the faces that it finds: the detector
     _C.MODEL.FACE.DETECTOR = "COMICSBlendMask"
     # How P(fake) of the two become one: "mean_logit", "face", "detector" or "max" (decision)

@@ -14,6 +14,9 @@ def add_keys(_F: CfgNode) -> None:
     _F.COMPRESSION_RELATION.RELATION = True  # relation loss (Table 3)
     _F.COMPRESSION_RELATION.CONTRAST = True  # contrastive loss (Table 3)
     _F.COMPRESSION_RELATION.KEY_MOMENTUM = 0.999  # of F' and g'
+    # Start with less: (1 + s) / (10 + s) after s steps, while that is below KEY_MOMENTUM; else F'
+    # stays behind F for thousands of steps (decision)
+    _F.COMPRESSION_RELATION.MOMENTUM_WARMUP = True
     # "momentum": F' and g' (paper); "query": F and g ("CE loss" of Table 3)
     _F.COMPRESSION_RELATION.TEST_WITH = "momentum"
     _F.COMPRESSION_RELATION.BANK_SIZE = 16384  # embeddings per class (Table 4)

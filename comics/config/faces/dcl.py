@@ -21,8 +21,10 @@ def add_keys(_F: CfgNode) -> None:
     _F.DCL.SELECT_TOPK = 5  # keys per class and step of "topk"
     # A map cell is forged above this mean |x_fake - x_real|, 0-255 scale (reconstructed)
     _F.DCL.MASK_THRESHOLD = 10.0
+    # Weights of L_inter, L_f (fakes) and L_r (reals) within phi (paper: all 1)
+    _F.DCL.WEIGHTS = [1.0, 1.0, 1.0]
     _F.DCL.CONTRAST_WEIGHT = 0.5  # phi; cross-entropy gets 1 - phi
-    _F.DCL.WARMUP_WEIGHT = 0.1  # phi in the first epochs
+    _F.DCL.WARMUP_WEIGHT = 0.1  # phi in the first epochs; 0: cross-entropy alone
     _F.DCL.WARMUP_EPOCHS = 5  # how many these are
     # How views are made, read by the data pipeline; the paper gives no probability (decision)
     _F.DCL.VIEWS = CfgNode()

@@ -29,3 +29,15 @@ def add_keys(_F: CfgNode) -> None:
     _F.REAL_CENTRIC.LOCAL_HARD = 4  # k_l: fakes of the batch nearest the real centre
     _F.REAL_CENTRIC.MIXED_NEIGHBOURS = 4  # s: batch reals that each is mixed with
     _F.REAL_CENTRIC.MIX_BETA = 0.5  # a of the coefficient's Beta(a, a)
+    # Contrastive learning's augmentation (the paper's reference 25), which the data pipeline takes
+    # instead of INPUT.FACE's colours (values: decision); also of SupervisedContrastive and CORE
+    _F.REAL_CENTRIC.VIEWS = CfgNode()
+    _F.REAL_CENTRIC.VIEWS.ENABLED = True  # False: INPUT.FACE augments, as in other methods
+    _F.REAL_CENTRIC.VIEWS.AREA = [0.2, 1.0]  # share of a crop that a random crop keeps
+    _F.REAL_CENTRIC.VIEWS.ASPECT = [0.75, 1.3333]  # of its width and height, evenly in octaves
+    _F.REAL_CENTRIC.VIEWS.JITTER_PROB = 0.8  # of colour jitter as a whole
+    _F.REAL_CENTRIC.VIEWS.JITTER = 0.4  # brightness, contrast, saturation: factor from 1 +- this
+    _F.REAL_CENTRIC.VIEWS.HUE = 0.1  # and the hue's shift from +- this, as a share of the circle
+    _F.REAL_CENTRIC.VIEWS.GRAY_PROB = 0.2  # conversion to grey
+    _F.REAL_CENTRIC.VIEWS.BLUR_PROB = 0.5  # Gaussian blur
+    _F.REAL_CENTRIC.VIEWS.BLUR_SIGMA = [0.1, 2.0]  # its standard deviation, pixels of a 224 px crop

@@ -78,8 +78,8 @@ class FaceTestDataset(Dataset):
 
     Args:
         manifest, reader: the rows, and how they are cut.
-        jpeg_quality: compress crops so first; 0 = off.
-        crf: compress them by H.264 of this constant rate factor; -1 = off.
+        jpeg_quality: compress the pictures so, as whole ones, before faces are cut; 0 = off.
+        crf: the same by H.264 of this constant rate factor, before that; -1 = off.
         with_masks: also read masks.
     """
 
@@ -102,15 +102,19 @@ class FaceTestDataset(Dataset):
         """The sample, and the error of its picture."""
         row = self._manifest[index]
         try:
-            image = self._reader.crop(row)
+            image = self._reader.crop(row, codec=self._compressed)
             mask = self._reader.mask(row) if self._with_masks else None
         except ImageError as error:
             return None, [(index, error)]
-        if self._crf >= 0:
-            image = compress_image(image, self._crf)
-        if self._jpeg_quality:
-            image = jpeg(image, self._jpeg_quality)
         return FaceSample(image, index, mask=mask), []
+
+    def _compressed(self, picture: np.ndarray) -> np.ndarray:
+        """What the codecs under test leave of a whole picture."""
+        if self._crf >= 0:
+            picture = compress_image(picture, self._crf)
+        if self._jpeg_quality:
+            picture = jpeg(picture, self._jpeg_quality)
+        return picture
 
 
 @dataclass(frozen=True)

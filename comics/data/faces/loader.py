@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
 from comics.data.catalog import dataset_files, datasets_root
-from comics.data.faces.checks import require_both_classes, require_reals
+from comics.data.faces.augmenters import face_augmenter
+from comics.data.faces.checks import (
+    check_needs,
+    of_compression,
+    require_both_classes,
+    require_methods,
+    require_reals,
+)
 from comics.data.faces.coco_faces import coco_manifest
 from comics.data.faces.dataset import (
     FaceCollate,
@@ -25,11 +30,11 @@ from comics.data.faces.dataset import (
 )
 from comics.data.faces.manifest import REAL_METHOD, UNKNOWN, Manifest, join_manifests, split_entry
 from comics.data.faces.manifest_files import read_manifest
-from comics.data.faces.orders import BalancedOrder, SharedOrder
+from comics.data.faces.needs import FaceNeeds
+from comics.data.faces.orders import BalancedOrder, SharedOrder, UndersampledOrder
 from comics.data.faces.pairs import PairIndex
 from comics.data.faces.samples import FaceReader, SampleMaker
 from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
-from comics.data.faces.views import face_augmenter
 from comics.data.loader import (
     TestLoader,
     TrainingOrder,
@@ -38,38 +43,9 @@ from comics.data.loader import (
     make_data_loader,
 )
 from comics.data.records import DatasetError
-from comics.registry import FACE_METHODS
+from comics.structures import REAL
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FaceNeeds:
-    """What a face method asks of a sample.
-
-    Attributes:
-        views: names of the further views, of ``comics.data.faces.samples.VIEWS``.
-        masks: whether masks of the forged region are needed.
-        crop_size: S, pixels.
-    """
-
-    views: tuple[str, ...]
-    masks: bool
-    crop_size: int
-
-    @classmethod
-    def of(cls, method: Any) -> FaceNeeds:
-        """Of a face method: its ``views``, ``needs_masks`` and ``crop_size``."""
-        return cls(tuple(method.views), bool(method.needs_masks), int(method.crop_size))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> FaceNeeds:
-        """Of the method that MODEL.FACE.METHOD names; ``comics.modeling.faces`` must be imported.
-
-        The method is built for it, since what it asks for depends on the configuration: where one
-        has been built already, ``FaceNeeds.of`` it is quicker.
-        """
-        return cls.of(FACE_METHODS.get(cfg.MODEL.FACE.METHOD).from_config(cfg))
 
 
 class FaceTrainLoader(TrainLoader):
@@ -113,17 +89,18 @@ def build_face_train_loader(
     """
     entries = list(cfg.DATASETS.TRAIN if entries is None else entries)
     needs = FaceNeeds.from_config(cfg) if needs is None else needs
-    parts = [_without_small(load_faces(cfg, e), cfg.INPUT.FACE.MIN_SIDE) for e in entries]
-    sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    manifest = join_manifests(parts)
+    manifest, sources = training_faces(cfg, entries)
     maker = _sample_maker(cfg, manifest, PairIndex(manifest), needs)
     self_blends = maker.self_blend is not None
     check = require_reals if self_blends else require_both_classes
     check(manifest, "training")
+    methods = training_methods(cfg, manifest)
+    if needs.methods:
+        require_methods(manifest, methods, cfg.MODEL.FACE.METHOD)
+    check_needs(cfg, manifest, needs)
     rows = _query_rows(cfg, manifest, needs, check)
     order = _order(cfg, manifest.take(rows), sources[rows])
     sampler = TrainingSampler(order, start_iteration, rank, world_size, cfg.SOLVER.ACCUMULATE)
-    methods = method_names(cfg, manifest, (SELF_BLEND_METHOD,) if self_blends else ())
     dataset = FaceTrainDataset(maker, cfg.SEED, rows, pairs=isinstance(order, SharedOrder))
     numbers = number_methods(manifest, methods)
     twin_method = methods.index(SELF_BLEND_METHOD) + 1 if SELF_BLEND_METHOD in methods else UNKNOWN
@@ -133,6 +110,26 @@ def build_face_train_loader(
     loader = FaceTrainLoader(batches, order, len(rows))
     loader.method_names = (REAL_METHOD, *methods)
     return loader
+
+
+def training_faces(cfg: CfgNode, entries: Sequence[str]) -> tuple[Manifest, np.ndarray]:
+    """The faces that a training on those entries may use, and [N] which entry each is of.
+
+    Raises:
+        DatasetError: if a set cannot be used, or none is of INPUT.FACE.COMPRESSION.
+    """
+    parts = [_without_small(load_faces(cfg, e), cfg.INPUT.FACE.MIN_SIDE) for e in entries]
+    parts = [of_compression(part, cfg.INPUT.FACE.COMPRESSION) for part in parts]
+    blend = cfg.INPUT.FACE.SELF_BLEND
+    if blend.ENABLED and blend.REALS_ONLY:
+        parts = [part.take(np.flatnonzero(part.labels == REAL)) for part in parts]
+    sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return join_manifests(parts), sources
+
+
+def training_methods(cfg: CfgNode, manifest: Manifest) -> tuple[str, ...]:
+    """Names of the methods 1, 2, ... of a training; self-blending is one of them where it is on."""
+    return method_names(cfg, manifest, (SELF_BLEND_METHOD,) * cfg.INPUT.FACE.SELF_BLEND.ENABLED)
 
 
 def build_face_test_loader(
@@ -216,7 +213,8 @@ def _order(cfg: CfgNode, manifest: Manifest, sources: np.ndarray) -> TrainingOrd
     shares = tuple(cfg.DATASETS.TRAIN_SHARES)
     if not shares:
         if cfg.INPUT.FACE.BALANCED and len(np.unique(labels)) > 1:
-            return BalancedOrder(seed, size, labels)
+            kind = UndersampledOrder if cfg.INPUT.FACE.UNDERSAMPLE else BalancedOrder
+            return kind(seed, size, labels)
         return TrainingOrder(seed, size, np.zeros_like(labels))
     if len(shares) != len(cfg.DATASETS.TRAIN):
         raise ValueError(
@@ -235,6 +233,8 @@ def _query_rows(
     if "strong" not in needs.views or weak not in levels:
         return np.arange(len(manifest))
     rows = np.flatnonzero(manifest.codes["compression"] == levels.index(weak))
+    if not len(rows):  # the level is that of rows which are not trained on
+        return np.arange(len(manifest))
     logger.info("%d of %d rows are %s: samples start from these", len(rows), len(manifest), weak)
     check(manifest.take(rows), f"training from {weak}")
     return rows
@@ -256,6 +256,7 @@ def _sample_maker(
         weak=relation.WEAK,
         strong=relation.STRONG,
         compress_missing=cfg.INPUT.FACE.COMPRESS_MISSING,
+        clip_frames=cfg.INPUT.FACE.CLIP_FRAMES,
         self_blend=SelfBlendView.from_config(cfg),
     )
 

@@ -39,6 +39,26 @@ class BalancedOrder(TrainingOrder):
         return batches
 
 
+class UndersampledOrder(BalancedOrder):
+    """``BalancedOrder`` whose epoch is one pass over the rarer class, of which none is repeated.
+
+    Of the other class each epoch takes other faces. A class with fewer faces than its places in
+    one batch is still repeated to fill that.
+    """
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches in one epoch."""
+        fakes = (self.batch_size + 1) // 2
+        places = {REAL: self.batch_size - fakes, FAKE: fakes}
+        counts = [
+            int((self.groups == label).sum()) // number
+            for label, number in places.items()
+            if number
+        ]
+        return max(1, min(counts))
+
+
 @dataclass(frozen=True)
 class SharedOrder(TrainingOrder):
     """Batches of pairs of a real and a forged face of one source, sources by their shares.

@@ -70,6 +70,10 @@ class PairIndex:
     def _by_class(self) -> Groups:
         return Groups(self._labels, self._level)
 
+    def has_clips(self) -> bool:
+        """Whether any clip has two rows."""
+        return bool((np.diff(self._clips.starts) > 1).any())
+
     def other_frame(self, row: int, rng: np.random.Generator) -> int | None:
         """Another row of the same clip: DCL's frame shift, CompressionRelation's x'."""
         clip = self._clips.of(row)
@@ -83,6 +87,23 @@ class PairIndex:
         place = int(np.flatnonzero(clip == row)[0])
         near = clip[max(0, place - reach) : place + reach + 1]
         return _draw(near[near != row], rng)
+
+    def preceding(self, row: int, count: int) -> list[int]:
+        """Rows of at most ``count`` frames directly before a row's own in its clip, oldest first.
+
+        Only frames whose numbers follow one another: sampled frames of a clip are no clip.
+        """
+        clip, frames = self._clips.of(row), self._manifest.frames
+        if count < 1 or len(clip) < 2 or frames[row] == UNKNOWN:
+            return []
+        place = int(np.flatnonzero(clip == row)[0])
+        found: list[int] = []
+        for back in range(1, min(count, place) + 1):
+            other = int(clip[place - back])
+            if frames[other] != frames[row] - back:
+                break
+            found.insert(0, other)
+        return found
 
     def semantic(self, row: int, rng: np.random.Generator) -> int | None:
         """RealCentric's semantic level (docs/papers.md#realcentric, 3.2).

@@ -26,11 +26,12 @@ import numpy as np
 
 import comics.data.faces.own_views  # noqa: F401  (fills the table of views)
 from comics.data.compression import compress_to
+from comics.data.faces.augmenters import Augmenter
 from comics.data.faces.crops import crop_mask, crop_with_margin
 from comics.data.faces.manifest import FaceRow, Manifest
 from comics.data.faces.pairs import LEVELS, PairIndex
 from comics.data.faces.self_blend import SelfBlendView
-from comics.data.faces.views import Augmentation, DCLViews, FaceAugmenter, mix
+from comics.data.faces.views import Augmentation, mix
 from comics.data.forgery.self_blended import BlendedPair
 from comics.data.images import DEFAULT_MAX_PIXELS, ImageError, read_image
 from comics.data.transforms import resize_image
@@ -40,6 +41,7 @@ from comics.structures import FAKE, REAL
 
 VIEWS = ("key", "paired_real", "positive", "strong", "other")
 PLAIN = Augmentation()  # nothing is drawn
+Codec = Callable[[np.ndarray], np.ndarray]  # a picture to what is left of it after compression
 # Of the mean of a mask picture's colours; videos of masks are compressed, so black is not quite 0
 MASK_LEVEL = 32
 # Weight of the source from which on a pixel of a twin counts as forged; the smallest ratio of a
@@ -66,23 +68,23 @@ class FaceReader:
         self,
         row: FaceRow,
         path: str | None = None,
-        level: str | None = None,
+        codec: Codec | None = None,
         augmentation: Augmentation = PLAIN,
     ) -> np.ndarray:
         """[S, S, 3] uint8 RGB of a row's box.
 
         Args:
             path: another picture to cut the same box out of.
-            level: compress the whole picture so before the crop.
+            codec: applied to the whole picture before the crop.
             augmentation: places the window, and changes it before it is resized.
 
         Raises:
             ImageError: if the picture cannot be read, or the box is outside of it.
         """
         path = row.path if path is None else path
-        image = read_image(path, self.max_pixels)
-        if level is not None:
-            image = compress_to(image, level)
+        image = self.picture(path)
+        if codec is not None:
+            image = codec(image)
         try:
             window = crop_with_margin(
                 image, row.box, self.margin, 0, self.border, augmentation.placement
@@ -91,6 +93,10 @@ class FaceReader:
             raise ImageError(path, f"{row.place}: {error}") from error
         return resize_image(augmentation.window(window), (self.size, self.size))
 
+    def picture(self, path: str) -> np.ndarray:
+        """[H, W, 3] uint8 RGB, the whole picture; raises ``ImageError``."""
+        return read_image(path, self.max_pixels)
+
     def mask(self, row: FaceRow, augmentation: Augmentation = PLAIN) -> np.ndarray | None:
         """[S, S] bool, the forged region; empty for a real face, None where it is unknown."""
         if row.label == REAL:
@@ -98,7 +104,7 @@ class FaceReader:
         if not row.mask:
             return None
         if not row.mask.startswith("{"):
-            mask = read_image(row.mask, self.max_pixels).mean(axis=2) > MASK_LEVEL
+            mask = self.picture(row.mask).mean(axis=2) > MASK_LEVEL
         try:
             if row.mask.startswith("{"):
                 segmentation = json.loads(row.mask)
@@ -145,6 +151,7 @@ class SampleMaker:
         pairing_frames: reach of the temporal level, in sampled frames.
         weak, strong: names of the compressions.
         compress_missing: make the compressions that the set does not hold.
+        clip_frames: frames of the clip that are encoded before one that is compressed.
         self_blend: makes twins of real rows; None for no twins.
 
     Raises:
@@ -154,7 +161,7 @@ class SampleMaker:
     manifest: Manifest
     pairs: PairIndex
     reader: FaceReader
-    augmenter: FaceAugmenter | DCLViews
+    augmenter: Augmenter
     views: tuple[str, ...] = ()
     with_masks: bool = False
     pairing: tuple[str, ...] = ("image",)
@@ -162,6 +169,7 @@ class SampleMaker:
     weak: str = "c23"
     strong: str = "c40"
     compress_missing: bool = True
+    clip_frames: int = 0
     self_blend: SelfBlendView | None = None
 
     def __post_init__(self) -> None:
@@ -184,7 +192,7 @@ class SampleMaker:
         """
         row = self.manifest[index]
         augmentation = self.augmenter.draw(rng)
-        plain, pair = self._query_crop(row, augmentation), None
+        plain, pair = self._query_crop(index, augmentation), None
         if self.self_blend is not None:
             # A stream of its own: a row without a twin draws what it draws without self-blending
             pair = self.self_blend(plain, row, rng.spawn(1)[0], augmentation.placement)
@@ -241,11 +249,28 @@ class SampleMaker:
     def _compresses(self) -> bool:
         return "strong" in self.views and self.compress_missing
 
-    def _query_crop(self, row: FaceRow, augmentation: Augmentation) -> np.ndarray:
-        """The row's crop, weakly compressed where the method looks at compression."""
+    def _query_crop(self, index: int, augmentation: Augmentation) -> np.ndarray:
+        """A row's crop, weakly compressed where the method looks at compression."""
+        row = self.manifest[index]
         make = self._compresses and row.compression != self.weak
-        level = self.weak if make else None
-        return self.reader.crop(row, level=level, augmentation=augmentation)
+        codec = self._codec(index, self.weak) if make else None
+        return self.reader.crop(row, codec=codec, augmentation=augmentation)
+
+    def _codec(self, index: int, level: str) -> Codec:
+        """H.264 of a row's picture, after the frames of its clip that directly precede it."""
+
+        def encode(image: np.ndarray) -> np.ndarray:
+            before = []
+            for other in self.pairs.preceding(index, self.clip_frames):
+                try:
+                    before.append(self.reader.picture(self.manifest[other].path))
+                except ImageError:  # told of where it is a sample's own picture
+                    before = []
+            if any(frame.shape != image.shape for frame in before):  # crops of several sizes
+                before = []
+            return compress_to(image, level, before)
+
+        return encode
 
     def _wants_real(self, augmentation: Augmentation) -> bool:
         return augmentation.mixup is not None or bool({"paired_real", "key"} & set(self.views))
@@ -342,7 +367,8 @@ class SampleMaker:
         if stored is not None:
             crop = self._crop_of(stored, sample, augmentation)
         elif self.compress_missing:
-            crop = self.reader.crop(row, level=self.strong, augmentation=augmentation)
+            codec = self._codec(sample.row, self.strong)
+            crop = self.reader.crop(row, codec=codec, augmentation=augmentation)
         else:
             return None
         return None if crop is None else augmentation.image(crop)
@@ -358,9 +384,8 @@ class SampleMaker:
         partner = self.pairs.other_frame(sample.row, rng)
         if partner is None:
             return None
-        row = self.manifest[partner]
         augmentation = self.augmenter.draw(rng)
-        crop = self._try(partner, sample, lambda: self._query_crop(row, augmentation))
+        crop = self._try(partner, sample, lambda: self._query_crop(partner, augmentation))
         return None if crop is None else augmentation.image(crop)
 
     def _crop_of(

@@ -4,8 +4,7 @@ An augmentation is drawn once and can then be applied to several pictures of one
 its paired real picture, another compression of it, its mask. All of them stay aligned.
 
 DCL (docs/methods.md#dcl-views): RandomPatch, high-frequency enhancement, frame shift, corresponding
-mixup,
-"chosen with a certain probability" in random combination; probabilities are the keys
+mixup, "chosen with a certain probability" in random combination; probabilities are the keys
 MODEL.FACE.DCL.VIEWS (decision). The order is: mixup, mirror, colour, way to the viewer, high
 frequency, patches.
 
@@ -15,6 +14,7 @@ Shape letters: S side of a crop; k patches per side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -24,9 +24,13 @@ from fvcore.common.config import CfgNode
 from comics.data.faces.crops import STRAIGHT, Placement
 from comics.data.faces.degradations import Degradation
 from comics.data.images import image_to_tensor
+from comics.data.transforms import MASK_THRESHOLD, resize_image
 from comics.data.viewer import Way, draw_way, travel_crop
 from comics.data.views import PhotometricView
 from comics.ops.srm import srm_residual
+
+# (picture, its own random numbers) -> the picture in other colours
+Photometry = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 # Residuals beyond this many grey levels are edges, not noise (docs/methods.md#comics-fea)
 RESIDUAL_LIMIT = 3.0
@@ -86,10 +90,12 @@ class Augmentation:
         degradation: what the window goes through before it is resized, and the seed that it is
             drawn with; None for nothing.
         way: to the viewer; None for none.
+        part: (left, top, right, bottom) of what is kept of the crop and enlarged to its size, as
+            shares of its side; None for all of it.
     """
 
     flip: bool = False
-    photometry: tuple[PhotometricView, int] | None = None
+    photometry: tuple[Photometry, int] | None = None
     high_frequency: bool = False
     grid: int = 1
     patches: tuple[int, ...] | None = None
@@ -97,6 +103,7 @@ class Augmentation:
     placement: Placement = STRAIGHT
     way: Way | None = None
     degradation: tuple[Degradation, int] | None = None
+    part: tuple[float, float, float, float] | None = None
 
     def window(self, image: np.ndarray) -> np.ndarray:
         """Apply what comes before a window [H, W, 3] is resized to a crop."""
@@ -107,6 +114,8 @@ class Augmentation:
 
     def image(self, image: np.ndarray) -> np.ndarray:
         """Apply to a picture (all but the mixture); the same changes for every one."""
+        if self.part is not None:
+            image = resize_image(self._kept(image), image.shape[:2])
         if self.flip:
             image = cv2.flip(image, 1)
         if self.photometry is not None:
@@ -122,11 +131,23 @@ class Augmentation:
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Apply the changes of geometry to a mask [S, S] bool."""
+        if self.part is not None:
+            kept = self._kept(mask).astype(np.uint8) * 255
+            mask = resize_image(kept, mask.shape[:2]) > MASK_THRESHOLD
         if self.flip:
             mask = mask[:, ::-1]
         if self.patches is not None:
             mask = shuffle_patches(mask, self.grid, np.array(self.patches))
         return np.ascontiguousarray(mask)
+
+    def _kept(self, image: np.ndarray) -> np.ndarray:
+        """``part`` of [S, S, ...], whole pixels and at least one."""
+        assert self.part is not None
+        height, width = image.shape[:2]
+        left, top = int(self.part[0] * width), int(self.part[1] * height)
+        right = max(left + 1, round(self.part[2] * width))
+        bottom = max(top + 1, round(self.part[3] * height))
+        return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 @dataclass(frozen=True)
@@ -236,10 +257,3 @@ class DCLViews:
             placement=base.placement,
             degradation=base.degradation,
         )
-
-
-def face_augmenter(cfg: CfgNode) -> FaceAugmenter | DCLViews:
-    """What MODEL.FACE.METHOD trains with: DCL's views where they are on, else the shared one."""
-    if cfg.MODEL.FACE.METHOD == "DCL" and cfg.MODEL.FACE.DCL.VIEWS.ENABLED:
-        return DCLViews.from_config(cfg)
-    return FaceAugmenter.from_config(cfg)

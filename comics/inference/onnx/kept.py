@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import comics
 from comics.files import file_sha256
@@ -23,7 +24,7 @@ HASH_DIGITS = 32  # of a folder's name: enough to tell model files apart
 
 
 def kept_predictor(
-    weights: str | os.PathLike, report: Callable[[str], None], **options: float | str | None
+    weights: str | os.PathLike, report: Callable[[str], None], **options: Any
 ) -> OnnxPredictor:
     """The predictor of a model file in ONNX Runtime, on the CPU.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from comics.modeling.detectors.base import LevelProposals
+from comics.modeling.detectors.base import LevelBoxes, LevelProposals
 from comics.ops.boxes import box_iou
 from comics.structures import Faces
 
@@ -127,3 +127,23 @@ def anchor_proposals(
         )
         start = stop
     return proposals
+
+
+def every_anchor(
+    predicted: Tensor,
+    levels: Sequence[str],
+    map_sizes: Sequence[tuple[int, int]],
+    per_cell: int,
+) -> dict[str, LevelBoxes]:
+    """Every anchor as a proposal of its cell, whatever it overlaps; see ``anchor_proposals``."""
+    found, start = {}, 0
+    images = torch.arange(len(predicted), device=predicted.device)
+    for level, (height, width) in zip(levels, map_sizes, strict=True):
+        count = height * width * per_cell
+        boxes = predicted[:, start : start + count].flatten(0, 1)
+        cell = torch.arange(count, device=predicted.device) // per_cell
+        found[level] = LevelBoxes(
+            images.repeat_interleave(count), boxes.detach(), cell.repeat(len(predicted))
+        )
+        start += count
+    return found

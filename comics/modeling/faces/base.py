@@ -7,7 +7,7 @@ Shape letters: N, B crops; C channels; S side of a crop; h, w of the feature map
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -112,6 +112,18 @@ class FaceMethod(TrainingLifeCycle):
         """The method that ``MODEL.FACE`` describes, with random weights."""
         raise NotImplementedError
 
+    def encoders(self) -> list[Encoder]:
+        """The encoders that are trained by gradient and predict; their statistics are averaged."""
+        return [self.encoder]
+
+    def load_encoder_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Start from an encoder's weights; a method of several encoders starts each from them.
+
+        Raises:
+            ValueError: listing what does not fit; nothing is loaded.
+        """
+        self.encoder.load_weights(state, source)
+
     # -- inference ----------------------------------------------------------------------------
 
     def preprocess(self, crops: Tensor) -> Tensor:
@@ -166,7 +178,8 @@ class FaceMethod(TrainingLifeCycle):
     def after_optimizer_step(self) -> None:
         """Once per optimiser step: average statistics over the processes, count the step."""
         self.require_prepared()
-        average_statistics(self.encoder)
+        for encoder in self.encoders():
+            average_statistics(encoder)
         self.training_part("clock").step += 1
 
     @property

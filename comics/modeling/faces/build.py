@@ -25,5 +25,5 @@ def build_face_method(cfg: CfgNode, *, load_weights: bool = False) -> FaceMethod
     method = FACE_METHODS.get(cfg.MODEL.FACE.METHOD).from_config(cfg)
     path = cfg.MODEL.FACE.ENCODER_WEIGHTS
     if load_weights and path:
-        method.encoder.load_weights(read_encoder_weights(path), path)
+        method.load_encoder_weights(read_encoder_weights(path), path)
     return method

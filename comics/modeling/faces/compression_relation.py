@@ -67,6 +67,16 @@ def video_contrast_loss(
     return total
 
 
+def warmed_momentum(momentum: float, step: int) -> float:
+    """``min(momentum, (1 + step) / (10 + step))`` after ``step`` steps.
+
+    An average then looks back on about a tenth of the steps so far, never on more than
+    ``1 / (1 - momentum)``: with 0.999 alone, F' of a run of 300 steps is three quarters of what F
+    was before it (docs/methods.md#compressionrelation-momentum, decision).
+    """
+    return min(momentum, (1 + step) / (10 + step))
+
+
 @FACE_METHODS.register()
 class CompressionRelation(EmbeddingMethod):
     """CompressionRelation; ``images`` are the weakly compressed frames.
@@ -78,6 +88,7 @@ class CompressionRelation(EmbeddingMethod):
     Args:
         relation, contrast: switches of the two losses (Table 3).
         key_momentum: of F' and g'.
+        momentum_warmup: whether it starts with less, ``warmed_momentum``.
         test_with: "momentum", or "query" for F and g.
         bank_size: embeddings per class (Table 4).
         weak_temperature, strong_temperature, contrast_temperature: tau.
@@ -99,6 +110,7 @@ class CompressionRelation(EmbeddingMethod):
         relation: bool,
         contrast: bool,
         key_momentum: float,
+        momentum_warmup: bool,
         test_with: str,
         bank_size: int,
         weak_temperature: float,
@@ -115,6 +127,7 @@ class CompressionRelation(EmbeddingMethod):
         self.relation = relation
         self.contrast = contrast
         self.key_momentum = key_momentum
+        self.momentum_warmup = momentum_warmup
         self.tests_with_momentum = test_with == "momentum"
         self.bank_size = bank_size
         self.temperatures = (weak_temperature, strong_temperature)
@@ -134,6 +147,7 @@ class CompressionRelation(EmbeddingMethod):
             relation=keys.RELATION,
             contrast=keys.CONTRAST,
             key_momentum=keys.KEY_MOMENTUM,
+            momentum_warmup=keys.MOMENTUM_WARMUP,
             test_with=keys.TEST_WITH,
             bank_size=keys.BANK_SIZE,
             weak_temperature=keys.WEAK_TEMPERATURE,
@@ -186,8 +200,12 @@ class CompressionRelation(EmbeddingMethod):
     def after_optimizer_step(self) -> None:
         """As ``FaceMethod``; F' and g' follow F and g (eq. 8 and 9)."""
         super().after_optimizer_step()
-        if self.training_only is not None and MOMENTUM in self.training_only:
-            self.training_part(MOMENTUM).update(self._query_network())
+        if self.training_only is None or MOMENTUM not in self.training_only:
+            return
+        momentum = self.key_momentum
+        if self.momentum_warmup:
+            momentum = warmed_momentum(momentum, self.step)
+        self.training_part(MOMENTUM).update(self._query_network(), momentum)
 
     def training_step(self, batch: FaceBatch) -> FaceTrainingOutput:
         """Cross-entropy of both levels, relation and contrastive losses; the banks take z'_w."""

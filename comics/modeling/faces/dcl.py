@@ -27,6 +27,7 @@ from comics.registry import FACE_METHODS
 from comics.structures import FAKE, REAL, FaceBatch
 
 FORGED_SHARE = 0.5  # of a cell's pixels, from which a stored mask makes the cell forged (decision)
+NUM_WEIGHTS = 3  # of L_inter, L_f and L_r
 
 
 class SpatialEmbedding(nn.Module):
@@ -121,9 +122,13 @@ class DCL(FaceMethod):
         bank_size, prototype_momentum, select, select_threshold, select_topk: see
             ``SelectiveBanks``.
         mask_threshold: a cell is forged above this mean ``|x_fake - x_real|``, 0-255 scale.
+        weights: of L_inter, L_f and L_r within phi.
         contrast_weight: phi; cross-entropy gets ``1 - phi``. Without either contrast it is 0.
         warmup_weight: phi in the first ``warmup_epochs``.
         encoder: see ``FaceMethod``, as further keyword arguments.
+
+    Raises:
+        ValueError: for an unknown ``select``, or weights that are not three numbers >= 0.
     """
 
     views: tuple[str, ...] = ("key", "paired_real")
@@ -144,6 +149,7 @@ class DCL(FaceMethod):
         select_threshold: float,
         select_topk: int,
         mask_threshold: float,
+        weights: Sequence[float],
         contrast_weight: float,
         warmup_weight: float,
         warmup_epochs: int,
@@ -162,6 +168,9 @@ class DCL(FaceMethod):
             "topk": select_topk,
         }
         self.mask_threshold = mask_threshold
+        self.weights = tuple(weights)
+        if len(self.weights) != NUM_WEIGHTS or min(self.weights) < 0:
+            raise ValueError(f"DCL.WEIGHTS must be three numbers >= 0, got {list(weights)}")
         self.contrast_weight = contrast_weight
         self.warmup_weight = warmup_weight
         self.warmup_epochs = warmup_epochs
@@ -186,6 +195,7 @@ class DCL(FaceMethod):
             select_threshold=keys.SELECT_THRESHOLD,
             select_topk=keys.SELECT_TOPK,
             mask_threshold=keys.MASK_THRESHOLD,
+            weights=keys.WEIGHTS,
             contrast_weight=keys.CONTRAST_WEIGHT,
             warmup_weight=keys.WARMUP_WEIGHT,
             warmup_epochs=keys.WARMUP_EPOCHS,
@@ -223,20 +233,29 @@ class DCL(FaceMethod):
         return self.warmup_weight if self.epoch < self.warmup_epochs else self.contrast_weight
 
     def training_step(self, batch: FaceBatch) -> FaceTrainingOutput:
-        """``phi (L_inter + L_intra) + (1 - phi) L_ce`` (eq. 10); the banks take the keys."""
+        """``phi (w L_inter + w L_f + w L_r) + (1 - phi) L_ce`` (eq. 10); the banks take the keys.
+
+        Metric "accepted": the share of this step's keys that entered a bank.
+        """
         feature_map = self.feature_map(batch.images)
         cross_entropy = binary_cross_entropy(self.map_logits(feature_map), batch.labels)
         losses = {"loss_ce": (1 - self.phi) * cross_entropy}
+        metrics: dict[str, Tensor] = {}
+        inter, forged, real = (self.phi * weight for weight in self.weights)
         with full_precision(feature_map):
             if self.inter:
-                losses["loss_inter"] = self.phi * self._inter_loss(feature_map, batch)
+                loss, accepted = self._inter_loss(feature_map, batch)
+                losses["loss_inter"] = inter * loss
+                if accepted is not None:
+                    metrics["accepted"] = loss.new_tensor(accepted)
             if self.intra:
-                forged, real = self._intra_losses(feature_map, batch)
-                losses["loss_intra_fake"] = self.phi * forged
-                losses["loss_intra_real"] = self.phi * real
-        return FaceTrainingOutput(losses)
+                of_fakes, of_reals = self._intra_losses(feature_map, batch)
+                losses["loss_intra_fake"] = forged * of_fakes
+                losses["loss_intra_real"] = real * of_reals
+        return FaceTrainingOutput(losses, metrics)
 
-    def _inter_loss(self, feature_map: Tensor, batch: FaceBatch) -> Tensor:
+    def _inter_loss(self, feature_map: Tensor, batch: FaceBatch) -> tuple[Tensor, float | None]:
+        """The loss, and the share of keys that the banks took; None without a key."""
         valid = batch.valid["key"]
         labels = batch.labels[valid]
         embedding, banks = self.training_part("embedding"), self.training_part("banks")
@@ -250,8 +269,8 @@ class DCL(FaceMethod):
         if len(keys):
             keys = self.training_part("key_encoder")(self.preprocess(batch.views["key"][valid]))
         loss = inter_instance_loss(query, keys, labels, banks.rows(), self.temperature)
-        banks.update(*gather_rows(keys, labels))
-        return loss
+        accepted = banks.update(*gather_rows(keys, labels))
+        return loss, accepted
 
     def _intra_losses(self, feature_map: Tensor, batch: FaceBatch) -> tuple[Tensor, Tensor]:
         cells = unit(feature_map, dim=1).flatten(2)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,6 +47,10 @@ class Encoder(nn.Module):
         """Feature map [N, C, h, w] of normalised crops [N, 3, S, S]."""
         raise NotImplementedError
 
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Maps of the stages of the network, the finest first; the last is ``forward_map``'s."""
+        return [self.forward_map(x)]
+
     def pool(self, feature_map: Tensor) -> Tensor:
         """One feature [N, C] of a map [N, C, h, w]: the mean over its cells."""
         return feature_map.mean(dim=(2, 3))
@@ -65,6 +71,11 @@ class Encoder(nn.Module):
         """(h, w) of the map of square crops of that side, found without computing it."""
         feature_map, _ = _run_on_shapes(self, "forward_map", size)
         return feature_map.shape[-2], feature_map.shape[-1]
+
+    def stage_shapes(self, size: int) -> list[tuple[int, int, int]]:
+        """(channels, h, w) of ``forward_stages`` of square crops, found without computing it."""
+        stages, _ = _run_on_shapes(self, "forward_stages", size)
+        return [(stage.shape[1], stage.shape[2], stage.shape[3]) for stage in stages]
 
 
 class TimmEncoder(Encoder):
@@ -109,6 +120,13 @@ class TimmEncoder(Encoder):
         features = self.model.forward_features(x)
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """As ``Encoder``; of a model without maps of its stages the last one alone."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return [self.forward_map(x)]
+        features, stages = self.model.forward_intermediates(x)
+        return [*stages, features.permute(0, 3, 1, 2) if self._channels_last else features]
+
     def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load a state dict of the timm model, or of this encoder; a classifier is left out.
 
@@ -146,7 +164,10 @@ def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no encoder weights at {path}")
+        raise FileNotFoundError(
+            f"no encoder weights at {path} (MODEL.FACE.ENCODER_WEIGHTS): "
+            'docs/methods.md#faces-weights says where they come from; "" starts from random ones'
+        )
     if path.suffix == ".safetensors":
         return _encoder_part(without_wrappers(load_file(path)))
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -154,6 +175,18 @@ def read_encoder_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict: tensors by name were expected")
     return _encoder_part(without_wrappers({str(name): value for name, value in content.items()}))
+
+
+def saw_forgeries(path: str | os.PathLike) -> bool:
+    """Whether a file of weights is a face method's own, whose encoder was trained on forgeries.
+
+    Of a file that is not of this project nothing is known.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as file:
+        return any(name.startswith(ENCODER_PART) for name in file.keys())  # noqa: SIM118
 
 
 def _encoder_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +207,7 @@ class _Method(nn.Module):
         return getattr(self.module, self.name)(x)
 
 
-def _run_on_shapes(module: nn.Module, method: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _run_on_shapes(module: nn.Module, method: str, size: int) -> tuple[Any, dict[str, Tensor]]:
     """``module.method`` of two crops of that side, on PyTorch's "meta" device: shapes, no values.
 
     Two, because batch normalisation refuses one value per channel while training.

@@ -10,12 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from comics.ops.contrastive import log_complement, zero_of
+from comics.ops.contrastive import zero_of
 from comics.structures import REAL
 
 
 def guide_loss(
-    to_bank: Tensor, own: Tensor, to_guides: Tensor, target: Tensor, temperature: float
+    to_bank: Tensor, left_out: Tensor, to_guides: Tensor, target: Tensor, temperature: float
 ) -> Tensor:
     """``-log(e^(f.g/t) / sum over F and G without f itself of e^(f.v/t))`` per sample (eq. 3).
 
@@ -23,14 +23,16 @@ def guide_loss(
 
     Args:
         to_bank: [B, M] cosines with F.
-        own: [B, M] bool, the sample itself in F.
+        left_out: [B, M] bool, rows of F that are not in the sum: the sample itself, and with
+            ``MASK_SAME_DOMAIN`` its domain.
         to_guides: [B, G] cosines with the guides.
         target: [B] int64, the sample's guide.
 
     Returns:
         [B].
     """
-    candidates = torch.cat([to_bank.masked_fill(own, -math.inf), to_guides], dim=1) / temperature
+    repelling = to_bank.masked_fill(left_out, -math.inf)
+    candidates = torch.cat([repelling, to_guides], dim=1) / temperature
     chosen = to_guides.gather(1, target[:, None]).flatten() / temperature
     return candidates.logsumexp(dim=1) - chosen
 
@@ -106,13 +108,19 @@ def pull_loss(log_probability: Tensor, drawn: Tensor) -> Tensor:
     return _mean_of_sets(-log_probability, drawn)
 
 
-def push_loss(log_probability: Tensor, drawn: Tensor) -> Tensor:
-    """Mean of ``-log(1 - e^l_ij)``, as ``pull_loss`` (eq. 7).
+def push_loss(log_probability: Tensor, drawn: Tensor, floor: float) -> Tensor:
+    """Mean of ``max(l_ij, floor)``, as ``pull_loss`` (eq. 7).
 
-    The paper minimises l itself, which has no lower bound: this stable form has
+    The paper minimises l itself, which has no lower bound: below ``floor`` a pair is far enough
+    apart, above it the gradient is that of pulling, the other way
     (docs/methods.md#guidespace-decoupling, reconstructed).
     """
-    return _mean_of_sets(-log_complement(log_probability), drawn)
+    return _mean_of_sets(log_probability.clamp(min=floor), drawn)
+
+
+def push_floor(others: int, temperature: float) -> float:
+    """``-log|F| - 1/t``: l of a pair whose cosine is 1 below that of the ``others`` features."""
+    return -math.log(max(others, 1)) - 1 / temperature
 
 
 def _mean_of_sets(values: Tensor, members: Tensor) -> Tensor:

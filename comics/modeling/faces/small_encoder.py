@@ -20,6 +20,7 @@ from comics.registry import ENCODERS
 
 STEM_CHANNELS = 24
 STAGES = ((24, 1), (48, 2), (128, 2))  # channels and stride of each residual block
+RGB = 3  # channels of colour; a method may put others behind them
 HALF_RANGE = 127.5  # of pixels: normalised ones lie in [-1, 1]
 RESIDUAL_LIMIT = 3.0  # grey levels, as docs/methods.md#comics-fea; residuals are divided by it
 
@@ -65,7 +66,7 @@ class SmallResNet(Encoder):
         # Shapes alone are computed on "meta", which has no autocast
         exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
         with torch.no_grad(), exact:
-            brightness = (x.float() * HALF_RANGE).mean(dim=1, keepdim=True)
+            brightness = (x[:, :RGB].float() * HALF_RANGE).mean(dim=1, keepdim=True)
             padded = functional.pad(brightness, (SRM_RADIUS,) * 4, mode="reflect")
             residual = functional.conv2d(padded, self.filters)
             return (residual / RESIDUAL_LIMIT).clamp(-1, 1).to(x.dtype)

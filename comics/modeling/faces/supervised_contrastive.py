@@ -96,6 +96,11 @@ class SupervisedContrastive(FaceMethod):
         """Whether the encoder is frozen and the classifier learns."""
         return self.training_only is not None and self.epoch >= self.stage1_epochs
 
+    @property
+    def may_be_best(self) -> bool:
+        """Not before stage 2: the classifier is random until then."""
+        return self.in_stage_two
+
     def start_epoch(self, epoch: int) -> None:
         """As ``FaceMethod``; switches the stage."""
         super().start_epoch(epoch)

@@ -16,7 +16,8 @@ PREDICTED = ["MODEL.COMICS.PIXEL.MASKS", "predicted", "MODEL.COMICS.PIXEL.PREDIC
 FEATURES = ["MODEL.COMICS.FEA.SOURCES", "['image', 'features']"]
 # So that a network of random weights finds faces
 EAGER = ["MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.MEInst.PRIOR_PROB", "0.3",
-         "MODEL.SOLOV2.PRIOR_PROB", "0.3", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.05"]  # fmt: skip
+         "MODEL.SOLOV2.PRIOR_PROB", "0.3", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.05",
+         "MODEL.SOLO.PRIOR_PROB", "0.3", "MODEL.RETINANET.PRIOR_PROB", "0.3"]  # fmt: skip
 
 
 def scene(labels=(0, 1), size=(96, 128), side=40, seed=0):

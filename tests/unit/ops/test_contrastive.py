@@ -5,7 +5,6 @@ import torch
 
 from comics.ops.contrastive import (
     info_nce,
-    log_complement,
     mean_or_zero,
     soft_cross_entropy,
     supervised_contrastive,
@@ -94,24 +93,6 @@ def test_soft_cross_entropy_is_entropy_plus_divergence(size):
     assert target.grad is None
     expected = logits.softmax(1) - target.softmax(1)
     assert torch.allclose(logits.grad, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("x", [-1e-4, -1e-3, -0.1, -0.69, -0.7, -5.0, -40.0, -700.0])
-def test_log_complement_keeps_its_digits(x):
-    exact = math.log(-math.expm1(x)) if x > -0.5 else math.log1p(-math.exp(x))
-    value = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    found = log_complement(value)
-    found.backward()
-    assert found.item() == pytest.approx(exact, rel=1e-12)
-    if x < -1e-4:
-        assert value.grad.item() == pytest.approx(-math.exp(x) / -math.expm1(x), rel=1e-9)
-
-
-def test_log_complement_of_a_certain_event_is_finite():
-    value = torch.tensor([0.0, 3.0], requires_grad=True)
-    found = log_complement(value)
-    found.sum().backward()
-    assert found.isfinite().all() and torch.equal(value.grad, torch.zeros(2))
 
 
 def test_zeros_are_connected_even_to_infinities():

@@ -400,7 +400,7 @@ class FCOS(Detector):
         """Every location, with the box predicted there."""
         head, found = self.head([features[level] for level in self.levels]), {}
         for name, stride, distances in zip(
-            self.levels, self.assigner.strides, head.distances, strict=True
+            self.levels, self.assigner.strides, self.side_distances(head.distances), strict=True
         ):
             images, cells = len(distances), distances[0, 0].numel()
             cell = torch.arange(cells, device=distances.device).repeat(images)
@@ -409,6 +409,12 @@ class FCOS(Detector):
             boxes = boxes_at_cells(flat, cell, distances.shape[-2:], stride)
             found[name] = LevelBoxes(image, boxes, cell)
         return found
+
+    def side_distances(self, distances: Sequence[Tensor]) -> list[Tensor]:
+        """Per level distances to the sides of the box [B, 4, h, w], from the head's ``distances``:
+        these themselves.
+        """
+        return list(distances)
 
     def dense(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """ "class_logits", "distances" and "quality_logits" per level, and ``mask_maps``."""

@@ -203,8 +203,11 @@ class PolarMask(FCOS):
             levels_named(dense, name, self.levels)
             for name in ("class_logits", "distances", "quality_logits")
         )
-        distances = [box_distances(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for level in rays]
-        return self.selector.select(logits, distances, quality)
+        return self.selector.select(logits, self.side_distances(rays), quality)
+
+    def side_distances(self, distances: Sequence[Tensor]) -> list[Tensor]:
+        """How far the rays of each level [B, R, h, w] reach: [B, 4, h, w]."""
+        return [box_distances(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for m in distances]
 
     def candidate_masks(
         self,

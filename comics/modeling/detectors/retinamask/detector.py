@@ -26,11 +26,13 @@ from comics.modeling.detectors.anchor_targets import (
     AnchorTargets,
     anchor_proposals,
     assign_anchors,
+    every_anchor,
     per_anchor,
 )
 from comics.modeling.detectors.anchors import PyramidAnchors
 from comics.modeling.detectors.base import (
     ImageBatch,
+    LevelBoxes,
     TrainingOutput,
     levels_named,
     name_levels,
@@ -338,6 +340,18 @@ class RetinaMask(PooledMaskDetector):
         pooled = self.mask_pooler.levels if self.mask_on else ()
         features = dict(zip(pooled, levels_named(dense, "features", pooled), strict=True))
         return self.masked_candidates(features, detections, sizes)
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """Every anchor, with the box predicted there."""
+        logits, deltas = self.head([features[level] for level in self.levels])
+        return every_anchor(
+            self.decoded(deltas, self.anchors.of_image(logits)),
+            self.levels,
+            [(m.shape[-2], m.shape[-1]) for m in logits],
+            self.anchors.num_anchors_per_location()[0],
+        )
 
     def decoded(self, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
         """Predicted boxes [B, R, 4] without gradient, pixels."""

@@ -20,6 +20,7 @@ from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
 from comics.modeling.detectors.base import (
     ImageBatch,
+    LevelBoxes,
     TrainingOutput,
     levels_named,
     name_levels,
@@ -30,6 +31,7 @@ from comics.modeling.detectors.pooling import pool_by_level
 from comics.modeling.detectors.solo.head import MaskCells, SOLOHead, SOLOOutput, map_strides
 from comics.modeling.detectors.solov2 import (
     DICE_SMOOTHING,
+    MASKS_AT_ONCE,
     CellAssigner,
     GridDetector,
     LevelTargets,
@@ -177,6 +179,33 @@ class SOLO(GridDetector):
             return by_level(level, len(maps), of_level)
 
         return read
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """The grid cells whose class probability is above the threshold of inference.
+
+        The box of a cell is that of its mask, as of SOLOv2's.
+        """
+        output = self.head([features[level] for level in self.levels])
+        found = {}
+        for index, level in enumerate(self.levels):
+            probability = output.class_logits[index].sigmoid().amax(dim=1).flatten(1)
+            image, cell = (probability > self.selector.score_threshold).nonzero(as_tuple=True)
+            boxes = self._mask_boxes(output.mask_maps[index], index, image, cell)
+            found[level] = LevelBoxes(image, boxes, self.level_cells(features, level, cell))
+        return found
+
+    def _mask_boxes(self, maps: Tensor, level: int, image: Tensor, cell: Tensor) -> Tensor:
+        """[P, 4] pixels: boxes of the masks of cells of a level, a few masks at a time."""
+        boxes = torch.zeros((len(cell), 4), device=cell.device)
+        for index, its_map in enumerate(maps):
+            for here in (image == index).nonzero().squeeze(1).split(MASKS_AT_ONCE):
+                with torch.autocast(maps.device.type, enabled=False):
+                    soft = self._masks_of(level)(its_map, cell[here])
+                masks = (soft > self.selector.mask_threshold).view(-1, *its_map.shape[1:])
+                boxes[here] = mask_boxes(masks) * self.map_strides[level]
+        return boxes
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int

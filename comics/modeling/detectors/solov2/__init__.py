@@ -10,11 +10,12 @@ from comics.modeling.detectors.solov2.heads import (
     resize_map,
     with_coordinates,
 )
-from comics.modeling.detectors.solov2.selection import MaskSelector
+from comics.modeling.detectors.solov2.selection import MASKS_AT_ONCE, MaskSelector
 from comics.modeling.detectors.solov2.targets import CellAssigner, LevelTargets, shrink_masks
 
 __all__ = [
     "DICE_SMOOTHING",
+    "MASKS_AT_ONCE",
     "CellAssigner",
     "GridDetector",
     "LevelTargets",

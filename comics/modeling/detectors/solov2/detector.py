@@ -30,7 +30,6 @@ from comics.modeling.detectors.solov2.grid_detector import (
     DICE_SMOOTHING,
     GridDetector,
     SOLOLoss,
-    pyramid_cells,
 )
 from comics.modeling.detectors.solov2.heads import InstanceHead, InstanceOutput, MaskHead
 from comics.modeling.detectors.solov2.selection import MASKS_AT_ONCE, MaskSelector
@@ -160,16 +159,13 @@ class SOLOv2(GridDetector):
         """
         dense, mask_features = self.heads(features)
         found = {}
-        for level, grid, logits, kernels in zip(
-            self.levels, self.assigner.grids, dense.class_logits, dense.kernels, strict=True
+        for level, logits, kernels in zip(
+            self.levels, dense.class_logits, dense.kernels, strict=True
         ):
             probability = logits.sigmoid().amax(dim=1).flatten(1)
             image, cell = (probability > self.selector.score_threshold).nonzero(as_tuple=True)
             boxes = self._mask_boxes(kernels.flatten(2)[image, :, cell], image, mask_features)
-            height, width = features[level].shape[-2:]
-            per_image = self._cells_per_image(features, level)
-            cells = pyramid_cells(cell, grid, (height, width), per_image)
-            found[level] = LevelBoxes(image, boxes, cells)
+            found[level] = LevelBoxes(image, boxes, self.level_cells(features, level, cell))
         return found
 
     def _mask_boxes(self, kernels: Tensor, image: Tensor, mask_features: Tensor) -> Tensor:

@@ -105,20 +105,19 @@ class GridDetector(Detector):
         """
         found = {}
         parts = boxes.split([len(pairs.cell) for pairs in assigned])
-        for level, grid, pairs, part in zip(
-            self.levels, self.assigner.grids, assigned, parts, strict=True
-        ):
-            height, width = features[level].shape[-2:]
-            per_image = self._cells_per_image(features, level)
-            cells = pyramid_cells(pairs.cell, grid, (height, width), per_image)
+        for level, pairs, part in zip(self.levels, assigned, parts, strict=True):
+            cells = self.level_cells(features, level, pairs.cell)
             found[level] = LevelProposals(pairs.image, pairs.face, part, cells)
         return found
 
-    def _cells_per_image(self, features: dict[str, Tensor], level: str) -> tuple[float, float]:
-        """Height and width of the padded image in cells of the level; the last may be cut."""
+    def level_cells(self, features: dict[str, Tensor], level: str, cell: Tensor) -> Tensor:
+        """The cells of a level's map at the centres of cells [P] of its grid: [P] int64."""
+        height, width = features[level].shape[-2:]
         finest = features[self.finest].shape[-2:]
         ratio = self.mask_stride / self.backbone.strides[level]
-        return finest[0] * ratio, finest[1] * ratio
+        span = (finest[0] * ratio, finest[1] * ratio)  # of the padded image; the last may be cut
+        grid = self.assigner.grids[self.levels.index(level)]
+        return pyramid_cells(cell, grid, (height, width), span)
 
     def to_candidates(self, found: MaskDetections, size: tuple[int, int]) -> Candidates:
         """Candidates whose masks are not empty in the network's input; boxes are the masks'."""

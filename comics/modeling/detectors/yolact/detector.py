@@ -21,12 +21,14 @@ from comics.modeling.detectors.anchor_targets import (
     AnchorTargets,
     anchor_proposals,
     assign_anchors,
+    every_anchor,
     per_anchor,
 )
 from comics.modeling.detectors.anchors import PyramidAnchors
 from comics.modeling.detectors.base import (
     Detector,
     ImageBatch,
+    LevelBoxes,
     TrainingOutput,
     levels_named,
     name_levels,
@@ -336,6 +338,18 @@ class YOLACT(Detector):
     def rescored(self, scores: Tensor, soft: Tensor, labels: Tensor) -> Tensor:
         """Scores [N] of detections with soft masks [N, h, w]; YOLACT's own are those of classes."""
         return scores
+
+    def every_proposal(
+        self, features: dict[str, Tensor], batch: ImageBatch
+    ) -> dict[str, LevelBoxes]:
+        """Every anchor, with the box predicted there."""
+        deltas = self.head([features[level] for level in self.levels]).deltas
+        return every_anchor(
+            self.decoded(deltas, self.anchors.of_image(deltas)),
+            self.levels,
+            [(m.shape[-2], m.shape[-1]) for m in deltas],
+            self.anchors.num_anchors_per_location()[0],
+        )
 
     def decoded(self, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
         """Predicted boxes [B, R, 4] without gradient, pixels."""

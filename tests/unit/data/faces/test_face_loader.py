@@ -6,12 +6,15 @@ import torch
 from PIL import Image
 
 from comics.config import get_cfg
+from comics.data.compression import compress_frames, compress_image, jpeg
 from comics.data.faces.loader import (
-    FaceNeeds,
     build_face_test_loader,
     build_face_train_loader,
 )
-from comics.data.faces.orders import BalancedOrder
+from comics.data.faces.manifest_files import read_manifest
+from comics.data.faces.needs import FaceNeeds
+from comics.data.faces.orders import BalancedOrder, UndersampledOrder
+from comics.data.faces.pairs import PairIndex
 from comics.data.records import DatasetError
 
 SIZE = 32
@@ -121,6 +124,45 @@ def test_balanced_batches(reals, fakes, size):
             uses = np.bincount(batches[drawn == label], minlength=len(labels))[labels == label]
             assert uses.max() - uses.min() <= 1  # whole permutations
             assert len(uses) == count
+
+
+@pytest.mark.parametrize(("reals", "fakes", "size"), [(3, 20, 4), (1, 100, 8), (50, 10, 6)])
+def test_under_sampling_repeats_no_face_of_the_rarer_class(reals, fakes, size):
+    """Also of one group with a hundred forgeries: its original is all that an epoch is about."""
+    labels = np.array([0] * reals + [1] * fakes)
+    order = UndersampledOrder(0, size, labels)
+    rarer = int(fakes < reals)
+    assert order.batches_per_epoch == max(1, min(reals, fakes) // (size // 2))
+    seen = []
+    for number in range(40):
+        batches = order.epoch(number)
+        drawn = labels[batches]
+        assert (drawn.sum(axis=1) == size // 2).all()
+        uses = np.bincount(batches[drawn == rarer], minlength=len(labels))
+        if min(reals, fakes) >= size // 2:
+            assert uses.max() == 1
+        seen.append(batches[drawn != rarer])
+    # Over the epochs every one of the others has its turn
+    assert len(np.unique(np.concatenate(seen))) > 0.75 * max(reals, fakes)
+
+
+def test_under_sampling_shortens_the_epoch(face_set):
+    cfg = config(face_set)
+    assert build_face_train_loader(cfg, needs=needs()).iterations_per_epoch == 54 // 8
+    cfg.INPUT.FACE.UNDERSAMPLE = True
+    assert build_face_train_loader(cfg, needs=needs()).iterations_per_epoch == 18 // 4
+
+
+@pytest.mark.parametrize("level", ["c23", "c40"])
+def test_one_level_alone_is_trained_on(face_set, level):
+    cfg = config(face_set, **{"INPUT.FACE.COMPRESSION": level})
+    loader = build_face_train_loader(cfg, needs=needs())
+    names = [name for batch in first(loader, 9) for name in batch.file_names]
+    assert all(name.endswith(f"_{level}.png") for name in names)
+    assert len(set(names)) == 27
+    cfg.INPUT.FACE.COMPRESSION = "c12"
+    with pytest.raises(DatasetError, match=r"no row with compression=c12 \(there is .*c23, c40"):
+        build_face_train_loader(cfg, needs=needs())
 
 
 def test_dcl_views(face_set):
@@ -290,6 +332,114 @@ def test_testing_under_jpeg_and_h264(face_set):
     loader = build_face_test_loader(config(**{"INPUT.FACE.TEST_CRF": 40}), entry, needs=needs())
     images = torch.cat([batch.images for batch in loader])
     assert not torch.equal(images, plain)
+
+
+def test_the_picture_is_compressed_and_not_the_crop(write_csv, tmp_path, picture):
+    frame = picture(6, 90, 120)
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    row = {"path": "a.png", "label": "fake", "x0": 33, "y0": 21, "x1": 83, "y1": 71}
+    entry = str(write_csv([row]))
+    for changes, codec in (
+        ({"INPUT.FACE.TEST_JPEG": 20}, lambda image: jpeg(image, 20)),
+        ({"INPUT.FACE.TEST_CRF": 40}, lambda image: compress_image(image, 40)),
+    ):
+        changes = {**changes, "INPUT.FACE.MARGIN": 0.0}
+        (batch,) = build_face_test_loader(config(**changes), entry, needs=FaceNeeds((), False, 50))
+        found = batch.images[0].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(found, codec(frame)[21:71, 33:83])
+        assert not np.array_equal(found, codec(np.ascontiguousarray(frame[21:71, 33:83])))
+
+
+@pytest.fixture
+def clip(write_csv, tmp_path, picture):
+    """A raw clip of six frames that follow one another, and a picture of another person."""
+    still, rng = picture(7, 64, 64), np.random.default_rng(0)
+    frames = [np.roll(still, 2 * i, axis=1) for i in range(6)]
+    frames = [np.clip(f + rng.normal(0, 2, f.shape), 0, 255).astype(np.uint8) for f in frames]
+    rows = []
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "label": "real", "video": "v", "frame": number,
+                     "compression": "raw"})  # fmt: skip
+    Image.fromarray(picture(8, 64, 64)).save(tmp_path / "fake.png")
+    rows.append({"path": "fake.png", "label": "fake", "video": "", "frame": "",
+                 "compression": "raw"})  # fmt: skip
+    return write_csv(rows), frames
+
+
+def test_a_frame_of_a_clip_is_compressed_as_one(clip):
+    entry, frames = clip
+    for count in (0, 4):
+        cfg = config(entry, **{"INPUT.FACE.CLIP_FRAMES": count})
+        loader = build_face_train_loader(cfg, needs=FaceNeeds(("strong",), False, 64))
+        for batch in first(loader, 2):
+            for i in (batch.labels == 0).nonzero().flatten().tolist():
+                number = int(batch.file_names[i].split("/")[-1][0])
+                before = frames[max(0, number - count) : number]
+                for image, crf in ((batch.images[i], 23), (batch.views["strong"][i], 40)):
+                    expected = compress_frames([*before, frames[number]], crf)[-1]
+                    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_sampled_frames_are_no_clip(face_set):
+    pairs = PairIndex(read_manifest(face_set))
+    assert pairs.has_clips()
+    assert all(pairs.preceding(row, 4) == [] for row in range(54))  # frames 0, 10, 20
+
+
+def test_what_a_method_needs_and_a_set_lacks_is_named_before_the_first_step(
+    face_set, write_csv, tmp_path, picture, caplog
+):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(1)).save(tmp_path / name)
+    bare = write_csv([{"path": "a.png", "label": "real"}, {"path": "b.png", "label": "fake"}],
+                     "bare.csv")  # fmt: skip
+
+    def warned(entry, *views, clusters=False, **changes):
+        caplog.clear()
+        wanted = FaceNeeds(views, False, SIZE, clusters=clusters)
+        build_face_train_loader(config(entry, **changes), needs=wanted)
+        return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    whole = ("key", "paired_real", "positive", "strong", "other")
+    assert warned(face_set, *whole, clusters=True) == []
+    assert warned(bare) == []
+    for views, said in (
+        (("paired_real",), "no fake has a paired real picture or a mask"),
+        (("other",), "no clip has two frames"),
+    ):
+        (message,) = warned(bare, *views)
+        assert said in message and str(bare) in message
+    temporal, semantic = warned(bare, "positive")
+    assert "no temporal pairs" in temporal and "no semantic pairs" in semantic
+    (message,) = warned(bare, clusters=True)
+    assert "no row has a content cluster" in message
+    assert warned(bare, "strong") == []  # made from the pictures
+    (message,) = warned(bare, "strong", **{"INPUT.FACE.COMPRESS_MISSING": False})
+    assert "no row has the compression c23" in message
+    (message,) = warned(f"{face_set}@compression=c40", "strong")
+    assert "c23 is made from rows that are compressed already (c40)" in message
+
+
+def test_originals_that_are_absent_are_counted_before_the_first_step(face_set, caplog):
+    for path in face_set.parent.glob("real_*_c40.png"):
+        path.unlink()
+    build_face_train_loader(config(face_set), needs=needs("paired_real"))
+    assert "18 of 36 paired real pictures looked for are not there, such as" in caplog.text
+
+
+def test_a_fake_without_a_method_is_refused_where_methods_are_trained_on(face_set, write_csv):
+    rows = [{"path": "a.png", "label": "real", "method": ""},
+            {"path": "b.png", "label": "fake", "method": "swap"},
+            {"path": "c.png", "label": "fake", "method": ""}]  # fmt: skip
+    wanted = FaceNeeds((), False, SIZE, methods=True)
+    with pytest.raises(DatasetError, match=r"bare\.csv, line 4: CrossEntropy .* no method.*1 of 2"):
+        build_face_train_loader(config(write_csv(rows, "bare.csv")), needs=wanted)
+    cfg = config(face_set)
+    build_face_train_loader(cfg, needs=wanted)
+    cfg.INPUT.FACE.METHODS = ["swap"]
+    with pytest.raises(DatasetError, match=r"'blend' is not in INPUT\.FACE\.METHODS.*18 of 36"):
+        build_face_train_loader(cfg, needs=wanted)
 
 
 def test_methods_are_numbered_as_configured(face_set):

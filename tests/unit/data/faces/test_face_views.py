@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from comics.config import get_cfg
+from comics.data.faces.augmenters import face_augmenter
 from comics.data.faces.views import (
     Augmentation,
     DCLViews,
     FaceAugmenter,
     enhance_high_frequency,
-    face_augmenter,
     mix,
     shuffle_patches,
 )

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from comics.config import get_cfg
-from comics.data.faces.loader import FaceNeeds, build_face_train_loader
+from comics.data.faces.loader import build_face_train_loader
+from comics.data.faces.needs import FaceNeeds
 from comics.data.faces.self_blend import SELF_BLEND_METHOD, SelfBlendView
 from comics.data.records import DatasetError
 from comics.structures import FAKE, REAL
@@ -83,6 +84,18 @@ def test_forged_rows_stay_as_they_are(face_set):
         forged = [i for i in kept if batch.labels[i] == FAKE]
         assert torch.equal(batch.images[forged], before.images[before.labels == FAKE])
         assert (batch.methods[blended] == 2).all()
+
+
+def test_forged_rows_can_be_left_out(face_set):
+    cfg = config(face_set, **{"INPUT.FACE.SELF_BLEND.REALS_ONLY": True})
+    loader, batches = first(cfg, count=3)
+    assert loader.method_names == ("real", SELF_BLEND_METHOD)
+    names = {name.split("/")[-1].split("_")[0] for batch in batches for name in batch.file_names}
+    assert names == {"real"}
+    assert all(batch.labels.tolist() == [REAL, FAKE] * 8 for batch in batches)
+    cfg.INPUT.FACE.SELF_BLEND.ENABLED = False
+    _, (batch,) = first(cfg)
+    assert (batch.methods > 0).any()
 
 
 def test_a_share_of_the_rows(face_set):

@@ -11,6 +11,7 @@ from comics.config import load_config
 from comics.modeling.detectors.anchor_targets import (
     anchor_proposals,
     assign_anchors,
+    every_anchor,
     match_anchors,
     per_anchor,
 )
@@ -130,6 +131,13 @@ def test_proposals_name_the_cells_of_anchors():
         assert (box_iou(one.boxes, faces.boxes).gather(1, one.face[:, None]) > 0).all()
         count += len(one.face)
     assert count == found.positive.sum() > 1
+    every = every_anchor(anchors.expand(2, -1, -1), model.levels, sizes, 3)
+    assert sum(len(one.cells) for one in every.values()) == 2 * len(anchors)
+    for one, all_of_level in zip(proposals.values(), every.values(), strict=True):
+        rows = torch.cat((all_of_level.image[:, None], all_of_level.cells[:, None],
+                          all_of_level.boxes), 1).tolist()  # fmt: skip
+        mine = torch.cat((one.image[:, None], one.cells[:, None], one.boxes), 1).tolist()
+        assert all(row in rows for row in mine)
 
 
 # --- losses ------------------------------------------------------------------------------------

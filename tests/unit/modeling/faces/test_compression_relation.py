@@ -3,7 +3,11 @@ import math
 import pytest
 import torch
 
-from comics.modeling.faces.compression_relation import relation_loss, video_contrast_loss
+from comics.modeling.faces.compression_relation import (
+    relation_loss,
+    video_contrast_loss,
+    warmed_momentum,
+)
 
 LABELS = [0, 1, 0, 1]
 NODE = "MODEL.FACE.COMPRESSION_RELATION."
@@ -120,3 +124,25 @@ def test_rows_of_table_3(relation, contrast, test_with, losses, modules, tiny_me
     assert set(method(face_batch(LABELS)).losses) == losses
     assert set(method.training_only.keys()) == modules
     assert ("other" in method.views) == ("banks" in modules)
+
+
+def test_the_momentum_warms_up_to_its_value():
+    assert [warmed_momentum(0.999, step) for step in (0, 90)] == [0.1, 0.91]
+    assert warmed_momentum(0.999, 8990) == 8991 / 9000
+    assert warmed_momentum(0.999, 9000) == 0.999
+
+
+def test_with_a_warm_up_the_momentum_networks_keep_up(tiny_method, face_batch, train_step):
+    """Share of the way that F went which F' has gone too, after 40 steps."""
+    followed = {}
+    for warm_up in ("True", "False"):
+        method = tiny_method("CompressionRelation", NODE + "MOMENTUM_WARMUP", warm_up)
+        start = torch.cat([p.detach().flatten().clone() for p in method.encoder.parameters()])
+        optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-2)
+        for seed in range(40):
+            train_step(method, optimizer, face_batch(LABELS, seed))
+        now = torch.cat([p.detach().flatten() for p in method.encoder.parameters()])
+        slow = method.training_only["momentum"].encoder[0].parameters()
+        behind = torch.cat([p.flatten() for p in slow])
+        followed[warm_up] = 1 - ((now - behind).norm() / (now - start).norm()).item()
+    assert followed["True"] > 0.7 and followed["False"] < 0.1

@@ -1,3 +1,4 @@
+import logging
 import math
 
 import pytest
@@ -143,6 +144,49 @@ def test_weights_of_warm_up_and_after(tiny_method, face_batch):
     assert later["loss_intra_real"].item() == pytest.approx(
         first["loss_intra_real"].item() * 5, rel=1e-5
     )
+
+
+def test_weights_scale_their_terms(tiny_method, face_batch):
+    losses = {}
+    for weights in ("[1.0, 1.0, 1.0]", "[2.0, 0.5, 0.25]"):
+        method = tiny_method("DCL", "MODEL.FACE.DCL.WEIGHTS", weights)
+        method(face_batch(LABELS))
+        batch = face_batch(LABELS, 1)
+        batch.valid["paired_real"][:] = False  # noise, which is all forged: the masks tell
+        losses[weights] = method(batch).losses
+    plain, scaled = losses.values()
+    for name, factor in (("inter", 2), ("intra_fake", 0.5), ("intra_real", 0.25)):
+        value = plain[f"loss_{name}"].item()
+        assert value != 0
+        assert scaled[f"loss_{name}"].item() == pytest.approx(factor * value, rel=1e-4)
+    assert scaled["loss_ce"].item() == pytest.approx(plain["loss_ce"].item(), rel=1e-5)
+    for wrong in ("[1.0, 1.0]", "[1.0, -1.0, 1.0]"):
+        with pytest.raises(ValueError, match="WEIGHTS"):
+            tiny_method("DCL", "MODEL.FACE.DCL.WEIGHTS", wrong)
+
+
+def test_the_share_of_accepted_keys_is_counted(tiny_method, face_batch):
+    method = tiny_method("DCL", "MODEL.FACE.DCL.SELECT_THRESHOLD", "2.0")  # no cosine is above 1
+    assert method(face_batch(LABELS)).metrics["accepted"] == 0
+    assert tiny_method("DCL")(face_batch(LABELS)).metrics["accepted"] == 1  # threshold -1
+    assert "accepted" not in tiny_method("DCL")(face_batch(LABELS, valid=False)).metrics
+
+
+@pytest.mark.parametrize(
+    ("threshold", "spread", "warned"), [(0.5, 0.0, True), (2.0, 1.0, True), (0.0, 1.0, False)]
+)
+def test_a_threshold_that_selects_nothing_is_warned_of_once(threshold, spread, warned, caplog):
+    memory = banks("threshold", threshold=threshold, dim=8, size=64)
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    with caplog.at_level(logging.WARNING, logger="comics"):
+        for _ in range(60):
+            keys = torch.ones(40, 8) + 10 * spread * torch.randn(40, 8, generator=generator)
+            shares.append(memory.update(unit(keys), torch.arange(40) % 2))
+    assert caplog.text.count("accepts") == warned
+    if not warned:
+        assert 0.1 < sum(shares) / 60 < 0.9
+    assert memory.update(keys[:0], torch.zeros(0).long()) is None
 
 
 def test_regions_come_from_the_paired_real_then_the_mask_then_nowhere(tiny_method, face_batch):

@@ -143,8 +143,9 @@ def test_overfits_eight_crops(face_method, tiny_method, face_batch, train_step):
             module.momentum = None
             module.reset_running_stats()
     with torch.no_grad(), warnings.catch_warnings():
-        method.encoder.train()
-        method.encoder(method.preprocess(batch.images))
+        method.train()
+        method.encoder.train()  # also where a second stage froze it
+        method.feature_map(batch.images)
         logits = method.eval()(batch.images)
     assert ((logits > 0).long() == batch.labels).all(), logits
 

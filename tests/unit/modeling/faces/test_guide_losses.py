@@ -1,3 +1,4 @@
+import logging
 import math
 
 import pytest
@@ -9,10 +10,11 @@ from comics.modeling.faces.guide_losses import (
     guide_loss,
     log_probabilities,
     pull_loss,
+    push_floor,
     push_loss,
     sample_weights,
 )
-from comics.modeling.faces.guide_space import Guides
+from comics.modeling.faces.guide_space import Guides, domain_angles
 from comics.modeling.faces.guides import guide_embeddings
 
 
@@ -74,8 +76,9 @@ def test_weights_are_equal_while_the_bank_is_small():
     assert torch.allclose(weights, torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("floor", [-1.5, -30.0])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_push_and_pull_are_the_formulas(temperature):
+def test_push_and_pull_are_the_formulas(temperature, floor):
     features, bank, own, _, _ = scene(4, 12, seed=5)
     values = features @ bank.T
     similarity = values.clone().requires_grad_()
@@ -88,22 +91,120 @@ def test_push_and_pull_are_the_formulas(temperature):
         bottom = sum(math.exp(values[i, j] / temperature) for j in range(12) if not own[i, j])
         p = [math.exp(values[i, j] / temperature) / bottom for j in range(12) if drawn[i, j]]
         pulls.append(sum(-math.log(v) for v in p) / len(p))
-        pushes.append(sum(-math.log(1 - v) for v in p) / len(p))
-    pull, push = pull_loss(log_probability, drawn), push_loss(log_probability, drawn)
+        pushes.append(sum(max(math.log(v), floor) for v in p) / len(p))
+    pull, push = pull_loss(log_probability, drawn), push_loss(log_probability, drawn, floor)
     assert pull.item() == pytest.approx(sum(pulls) / 3, rel=1e-9)
     assert push.item() == pytest.approx(sum(pushes) / 3, rel=1e-9)
     (gradient,) = torch.autograd.grad(pull, similarity, retain_graph=True)
     assert (gradient[2] == 0).all() and (gradient[own] == 0).all()
-    # Pulling raises the similarity of a drawn feature that has company; pushing lowers it
     (gradient,) = torch.autograd.grad(push, similarity)
-    assert (gradient[drawn] > 0).all()
+    below = log_probability.detach() < floor
+    if below[drawn].all():
+        assert (gradient == 0).all()
+    else:  # Pulling raises the similarity of drawn features, pushing lowers it
+        assert gradient[drawn & ~below].sum() > 0
+
+
+@pytest.mark.parametrize(("size", "temperature"), [(13, 0.1), (5120, 0.1), (5120, 0.5)])
+def test_the_push_has_a_gradient_like_the_pull_s(size, temperature):
+    """The form -log(1 - e^l) had 1e-4 to 1e-7 of it."""
+    features, bank, own, _, _ = scene(4, size, seed=2)
+    drawn = torch.zeros(4, size, dtype=torch.bool)
+    for row in range(4):  # the likest of F, which a push is for
+        drawn[row, (features[row] @ bank.T).masked_fill(own[row], -2).topk(3).indices] = True
+    norms = {}
+    for name in ("pull", "push"):
+        z = features.clone().requires_grad_()
+        value = log_probabilities(z @ bank.T, own, temperature)
+        floor = push_floor(size - 1, temperature)
+        loss = pull_loss(value, drawn) if name == "pull" else push_loss(value, drawn, floor)
+        (gradient,) = torch.autograd.grad(loss, z)
+        norms[name] = gradient.norm().item()
+    assert norms["push"] == pytest.approx(norms["pull"], rel=1e-6)
+
+
+def test_the_floor_is_a_cosine_of_one_below_the_others():
+    # All others at cosine 1 with the sample, one of them at 0: exactly the floor but for that one
+    value = log_probabilities(torch.tensor([[1.0] * 999 + [0.0, 1.0]]),
+                              torch.tensor([[False] * 1000 + [True]]), 0.1)  # fmt: skip
+    assert value[0, 999].item() == pytest.approx(push_floor(1000, 0.1), abs=2e-3)
+
+
+def test_a_domain_of_its_own_is_left_out_of_the_guide_loss(tiny_method, face_batch):
+    """As printed, two features of one domain repel each other; masked, they do not."""
+    batch = face_batch([0, 0, 1, 1])
+    values = {}
+    for masked in ("False", "True"):
+        method = tiny_method("GuideSpace", "MODEL.FACE.GUIDE_SPACE.MASK_SAME_DOMAIN", masked)
+        values[masked] = method(batch).losses["loss_guide"].item()
+    assert values["True"] < values["False"]
+    method = tiny_method("GuideSpace", "MODEL.FACE.GUIDE_SPACE.MASK_SAME_DOMAIN", "True")
+    with torch.no_grad():
+        features = method.embed(method.feature_map(batch.images))
+        features = torch.nn.functional.normalize(features, dim=1)
+    guides = method.training_only["guides"]
+    method(batch)
+    target = guides.assign(features, batch.methods)[batch.methods]
+    expected = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if batch.methods[j] != batch.methods[i]]
+        terms = [math.exp(features[i] @ features[j] / 0.1) for j in others]
+        terms += [math.exp(features[i] @ g / 0.1) for g in guides.embeddings]
+        top = features[i] @ guides.embeddings[target[i]] / 0.1
+        expected += (math.log(sum(terms)) - top.item()) / 4
+    assert values["True"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_angles_of_domains_are_those_of_their_means():
+    features = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0], [0, -0.6, 0.8]])
+    real, between = domain_angles(features, torch.tensor([0, 1, 1, 2]))
+    assert real.item() == pytest.approx(90)
+    assert between.item() == pytest.approx(math.degrees(math.acos(-0.6)))
+    assert domain_angles(features[1:3], torch.tensor([1, 1])) == (None, None)
+    assert domain_angles(features[1:], torch.tensor([1, 1, 2]))[0] is None
+
+
+def angle_after(method, batch, train_step, steps=60):
+    optimizer = torch.optim.Adam(method.parameters(), 1e-2)
+    for _ in range(steps):
+        metrics = train_step(method, optimizer, batch).metrics
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def test_an_embedding_reaches_what_features_after_a_relu_cannot(
+    tiny_method, face_batch, train_step, caplog
+):
+    batch = face_batch([0, 1, 0, 1, 0, 1])
+    batch.methods.copy_(batch.labels)
+    key = "MODEL.FACE.GUIDE_SPACE.EMBEDDING_DIM"
+    with caplog.at_level(logging.WARNING, logger="comics"):
+        plain = angle_after(tiny_method("GuideSpace"), batch, train_step)
+    assert caplog.text.count("EMBEDDING_DIM") == 1
+    caplog.clear()
+    embedded = angle_after(tiny_method("GuideSpace", key, "8"), batch, train_step)
+    assert "EMBEDDING_DIM" not in caplog.text
+    assert plain["angle_real_fake_wanted"] == pytest.approx(120, abs=0.01)
+    assert plain["angle_real_fake"] <= 90
+    assert embedded["angle_real_fake"] > 100
+
+
+def test_wanted_angles_are_logged_beside_the_reached_ones(tiny_method, face_batch):
+    metrics = tiny_method("GuideSpace")(face_batch([0, 1] * 4)).metrics
+    assert metrics["angle_between_fakes_wanted"].item() == pytest.approx(90, abs=0.01)
+    assert 0 <= metrics["angle_between_fakes"].item() <= 180
+    assert not tiny_method("GuideSpace")(face_batch([0, 0])).metrics
+
+
+def test_a_floor_above_zero_is_refused(tiny_method):
+    with pytest.raises(ValueError, match="PUSH_FLOOR"):
+        tiny_method("GuideSpace", "MODEL.FACE.GUIDE_SPACE.PUSH_FLOOR", "0.5")
 
 
 def test_nothing_drawn_is_an_exact_zero_even_in_a_bank_of_one():
     similarity = torch.ones(1, 1, requires_grad=True)
     own = torch.ones(1, 1, dtype=torch.bool)
     log_probability = log_probabilities(similarity, own, 0.1)
-    loss = pull_loss(log_probability, ~own) + push_loss(log_probability, ~own)
+    loss = pull_loss(log_probability, ~own) + push_loss(log_probability, ~own, -1.0)
     loss.backward()
     assert loss == 0 and similarity.grad == 0
 

@@ -200,6 +200,15 @@ def test_every_row_of_the_tables_trains(fusion, mixed, positives, tiny_method, f
     assert loss.isfinite() and loss > 0
 
 
+def test_only_stage_two_may_be_the_best(tiny_method):
+    for name in ("RealCentric", "SupervisedContrastive"):
+        method = tiny_method(name)
+        assert not method.may_be_best and not tiny_method(name, prepared=False).may_be_best
+        method.start_epoch(1)
+        assert method.may_be_best
+    assert tiny_method("CrossEntropy").may_be_best
+
+
 def test_defaults_are_the_numbers_of_table_5(tiny_method, face_batch):
     from comics.config import get_cfg
 
