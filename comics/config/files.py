@@ -55,13 +55,18 @@ def published_folder() -> Path:
 
 def published_names() -> list[str]:
     """Names of the published configurations, such as ``COMICS-BlendMask/R_50_1x``, sorted."""
+    return [name for name in _names() if not name.startswith(f"{PROTOCOLS}/")]
+
+
+def _names() -> list[str]:
+    """The same, with those of protocols ("protocols/DCL_table_1")."""
     folder = published_folder()
     paths = (path.relative_to(folder) for path in folder.rglob(f"*{SUFFIX}"))
-    return sorted(p.with_suffix("").as_posix() for p in paths if p.parts[0] != PROTOCOLS)
+    return sorted(path.with_suffix("").as_posix() for path in paths)
 
 
 def config_path(path: str | os.PathLike) -> Path:
-    """The file that is meant: one at this path, else a published configuration of this name.
+    """The file that is meant: one at this path, else a published file of this name.
 
     A name may begin with ``configs/`` and end in ``.yaml``, as the path in a checkout does.
 
@@ -72,7 +77,7 @@ def config_path(path: str | os.PathLike) -> Path:
     if os.path.exists(path):
         return Path(path)
     name = Path(path).as_posix().removeprefix(f"{PUBLISHED}/").removesuffix(SUFFIX)
-    names = published_names()
+    names = _names()
     if name in names:
         return published_folder() / f"{name}{SUFFIX}"
     if name in WITHDRAWN:
