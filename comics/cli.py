@@ -22,6 +22,7 @@ COMMANDS = {
     "detect": "find the faces in pictures and videos, and say which are forged",
     "video": "follow the faces through videos, and say which are forged",
     "report": "write report.html of a run: pictures, tables to sort and filter, timelines",
+    "compare": "show a picture beside its original, and where they differ",
     "annotations": "a run's faces as COCO annotations, for CVAT, Label Studio and FiftyOne",
     "serve": "a web page where one drops a photo or short video, and its API",
     "train": "train a detector or a face method, or evaluate one",

@@ -32,6 +32,9 @@ The output folder gets
                 face called real: where it is least sure)
   videos/       of each video its tracks and their P(fake) over time
   crops/        with --crops: a picture of every face
+  report.html   all of it as a page, also to print: a page for each face, with its crop, mask and
+                heat map, and, with --stability, how P(fake) changes when the picture is saved again
+                or shrunk (a picture with faces then takes four times as long; not of videos)
 
 A run that was stopped (Ctrl-C, SIGTERM, power cut) continues when the same command is given again:
 what is finished is not done twice. Failed files are tried again.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +28,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
         videos_only: pass over pictures.
     """
     # After the arguments are known to be sound: these imports take seconds
+    from comics.commands.progress import ProgressBar, say
     from comics.engine.signals import SIGNAL_EXIT, StopRequest
     from comics.inference.knowledge import knowledge_sentence
     from comics.pages.run_report import REPORT_NAME
@@ -48,16 +47,17 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
         run_options = _run_options(options, shard, predictor)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         return stop(options, error, EXIT_ARGUMENTS)
-    with StopRequest() as request:
+    with StopRequest() as request, ProgressBar() as bar:
         try:
             outcome = run_inference(
                 predictor,
                 inputs,
                 run_options,
-                _say,
+                bar.say,
                 stop=lambda: bool(request.signum),
                 write=lambda record: _write_outputs(options.output, record),
                 command=options.command_line,
+                progress=bar.show,
             )
         except SettingsError as error:
             return stop(options, error, EXIT_ARGUMENTS)
@@ -68,12 +68,12 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
                 "command continues",
                 EXIT_OUTPUT,
             )
-    _say(describe_summary(summarise(outcome.files)))
+    say(describe_summary(summarise(outcome.files)))
     if outcome.passed_over:
-        _say(describe_passed_over(outcome.passed_over))
-    _say(f"Results: {options.output / 'results.json'}")
-    _say(f"Report: {options.output / REPORT_NAME}")
-    _say(f"Model: {knowledge_sentence(predictor.provenance)}")
+        say(describe_passed_over(outcome.passed_over))
+    say(f"Results: {options.output / 'results.json'}")
+    say(f"Report: {options.output / REPORT_NAME}")
+    say(f"Model: {knowledge_sentence(predictor.provenance)}")
     if outcome.pending:
         message = f"stopped with {outcome.pending} inputs left; the same command continues"
         return stop(options, message, SIGNAL_EXIT + request.signum)
@@ -141,6 +141,7 @@ def _run_options(options: argparse.Namespace, shard: Shard, predictor: Predictor
         batch_size=options.batch_size,
         write_media=not options.no_media,
         heat_maps=options.heat_maps,
+        stability=options.stability,
         crops=options.crops,
         shard=shard,
         overwrite=options.overwrite,
@@ -148,12 +149,3 @@ def _run_options(options: argparse.Namespace, shard: Shard, predictor: Predictor
         video=video_options(options, predictor.video_rule),
         trust=None if options.trust_list is None else TrustList.read(options.trust_list),
     )
-
-
-def _say(line: str) -> None:
-    """Print a line; a terminal that lacks its letters, or a reader that has left, stops nothing."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:  # such as "| head": what follows goes nowhere
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)

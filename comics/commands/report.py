@@ -15,14 +15,19 @@ whose media were moved, or of an earlier version.
 The page is one file without requests: thumbnails of the annotated media, tables of files and of
 faces (of a video: of tracks) that can be sorted and filtered, a slider that shows how verdicts
 change with the threshold, and the timeline of each video. A big run shows its most suspicious files
-and faces; results.csv and files.csv hold all.
+and faces; results.csv and files.csv hold all. A click on a face opens its page: the clean crop,
+its mask, its heat map where there is one, and how firm its verdict is. All of it can be read
+without JavaScript, and printed on A4: one page of summary, the files, a page for each face that is
+forged or unclear. --pdf does so through a browser that is on this machine (Chromium, Chrome, Edge,
+or the one that COMICS_BROWSER names).
 """
 EPILOG = """\
-Exit code: 0 written; 2 no run in that folder, or one that this version cannot read; 1 the page
-cannot be written.
+Exit code: 0 written; 2 no run in that folder, one that this version cannot read, or no browser for
+--pdf; 1 the page or the PDF cannot be written.
 
-Example:
+Examples:
   {prog} out
+  {prog} out --pdf report.pdf
 """
 EXIT_OK, EXIT_OUTPUT, EXIT_ARGUMENTS = 0, 1, 2
 
@@ -34,15 +39,21 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG.replace("{prog}", parser.prog)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a run")
     parser.add_argument("--title", help="heading of the page")
+    parser.add_argument("--pdf", type=Path, metavar="FILE", help="also print the page into FILE")
 
 
 def run_report(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     # After the arguments are known to be sound: these imports take seconds
+    from comics.pages.printing import PrintingError, find_browser, print_page
     from comics.pages.run_report import write_run_report
     from comics.runs.results_reader import ResultsError
 
     title = {} if options.title is None else {"title": options.title}
+    try:
+        browser = None if options.pdf is None else find_browser()
+    except PrintingError as error:
+        return stop(options, error, EXIT_ARGUMENTS)
     try:
         path = write_run_report(options.folder, **title)
     except ResultsError as error:
@@ -50,4 +61,10 @@ def run_report(options: argparse.Namespace) -> int:
     except OSError as error:
         return stop(options, f"the page cannot be written: {error}", EXIT_OUTPUT)
     print(f"Report: {path}")
+    if browser is not None:
+        try:
+            print_page(path, options.pdf, browser)
+        except (PrintingError, OSError) as error:
+            return stop(options, f"the PDF cannot be written: {error}", EXIT_OUTPUT)
+        print(f"PDF: {options.pdf}")
     return EXIT_OK

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from comics.server.limits import ServerLimits
 
 DESCRIPTION = """\
-Serve a page where one drops a photo or a short video and sees the verdict, and the API behind it:
+Serve a page where one drops photos or short videos and sees the verdicts, and the API behind it:
 
   POST /api/detect   a form with a field "file"; the answer is the results document that
-                     "comics detect" writes, or {"error": {"code", "message"}}
+                     "comics detect" writes, or {"error": {"code", "message"}}; fields "stability"
+                   and "heat_maps" ask for more of each face, ?ticket=TEXT names the upload
+  GET  /api/queue/TEXT  how many files come before that upload
   GET  /healthz      whether it works, with which model, how many uploads it holds
-  GET  /openapi.json the API's description
+  GET  /docs         the API's description, as a page; /openapi.json for programs
 
 The model looks at one file at a time; others wait, and beyond --queue are refused with 503. No file
 is kept unless --keep names a folder. There are no accounts and no encryption: to let others use it,

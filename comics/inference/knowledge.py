@@ -7,12 +7,81 @@ in it changes a verdict.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 KNOWLEDGE_KEY = "knowledge"  # of a model file's metadata
 UNKNOWN = "The model file does not say what it was trained on."
 MAX_LENGTH = 2_000  # characters of a text in it: it is shown on pages
+ERROR_RATES_KEY = "error_rates"  # of it, and of a predictor's provenance
+MAX_ERROR_RATES = 100
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """How often a model errs on faces of one size, as it was measured.
+
+    Attributes:
+        measured_on: the data, in words.
+        faces: how many there were, real and forged.
+        min_side, max_side: pixels of the shorter side of a face's box: from the one up to, but
+            without, the other, which is None where there is no upper limit.
+        real_called_forged, forged_called_forged: shares in [0, 1].
+        quality: of the pictures, such as "JPEG 50"; "" where they were as they came.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    measured_on: str
+    faces: int
+    min_side: float
+    max_side: float | None
+    real_called_forged: float
+    forged_called_forged: float
+    quality: str = ""
+
+    def __post_init__(self) -> None:
+        shares = (self.real_called_forged, self.forged_called_forged)
+        if self.faces < 1 or not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"no error rate: {self}")
+        if not 0 <= self.min_side < (math.inf if self.max_side is None else self.max_side):
+            raise ValueError(f"sides of no face: {self.min_side} to {self.max_side}")
+
+    def covers(self, side: float) -> bool:
+        """Whether it is about faces whose shorter side has that many pixels."""
+        return self.min_side <= side < (math.inf if self.max_side is None else self.max_side)
+
+    def sentence(self) -> str:
+        """One line for people."""
+        upper = "and more" if self.max_side is None else f"to {self.max_side:g}"
+        quality = f", {self.quality}" if self.quality else ""
+        return (
+            f"Of faces of {self.min_side:g} {upper} pixels{quality} ({self.measured_on}, "
+            f"{self.faces} faces), {100 * self.real_called_forged:.1f} % of the real ones were "
+            f"called forged, and {100 * self.forged_called_forged:.1f} % of the forged ones."
+        )
+
+    @classmethod
+    def from_entry(cls, told: object) -> ErrorRate:
+        """The reverse of ``dataclasses.asdict``.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is none.
+        """
+        if not isinstance(told, Mapping):
+            raise TypeError(f"{told!r} is no error rate")
+        upper = told["max_side"]
+        return cls(
+            measured_on=_line(told["measured_on"]),
+            faces=int(told["faces"]),
+            min_side=float(told["min_side"]),
+            max_side=None if upper is None else float(upper),
+            real_called_forged=float(told["real_called_forged"]),
+            forged_called_forged=float(told["forged_called_forged"]),
+            quality=_line(told.get("quality", "")),
+        )
 
 
 @dataclass(frozen=True)
@@ -24,12 +93,14 @@ class Knowledge:
         not_trained_on: kinds that it was measured on, or may meet, without having seen them.
         rights: what the weights may be used for.
         card: where its figures are, a file name or an address; "" where there is none.
+        error_rates: by size and quality of face; empty where the file does not say.
     """
 
     trained_on: tuple[str, ...]
     not_trained_on: tuple[str, ...]
     rights: str
     card: str = ""
+    error_rates: tuple[ErrorRate, ...] = ()
 
     def sentence(self) -> str:
         """One line for people."""
@@ -43,7 +114,10 @@ class Knowledge:
 
     def to_text(self) -> str:
         """JSON, for a model file's metadata."""
-        return json.dumps(asdict(self))
+        told = asdict(self)
+        if not self.error_rates:
+            del told[ERROR_RATES_KEY]
+        return json.dumps(told)
 
     @classmethod
     def from_text(cls, text: str, source: object) -> Knowledge:
@@ -57,7 +131,16 @@ class Knowledge:
             seen, unseen = (
                 tuple(map(_line, told[name])) for name in ("trained_on", "not_trained_on")
             )
-            return cls(seen, unseen, _line(told["rights"]), _line(told.get("card", "")))
+            rates = told.get(ERROR_RATES_KEY, [])
+            if not isinstance(rates, list) or len(rates) > MAX_ERROR_RATES:
+                raise ValueError(f"{ERROR_RATES_KEY} is no list of at most {MAX_ERROR_RATES}")
+            return cls(
+                seen,
+                unseen,
+                _line(told["rights"]),
+                _line(told.get("card", "")),
+                tuple(map(ErrorRate.from_entry, rates)),
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{source}: what the model knows is unusable: {error!r}") from error
 
@@ -83,3 +166,18 @@ def knowledge_sentence(provenance: Mapping[str, object]) -> str:
     """The line for people, from the provenance of a predictor or of a run."""
     told = provenance.get(KNOWLEDGE_KEY)
     return told if isinstance(told, str) and told else UNKNOWN
+
+
+def error_rates_of(provenance: Mapping[str, object]) -> list[ErrorRate]:
+    """The model's error rates in a run's provenance; what is none of them is passed over.
+
+    The provenance may be a stranger's.
+    """
+    told = provenance.get(ERROR_RATES_KEY)
+    found: list[ErrorRate] = []
+    for entry in told[:MAX_ERROR_RATES] if isinstance(told, list) else ():
+        try:
+            found.append(ErrorRate.from_entry(entry))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from comics.config import CfgNode
 from comics.inference.doubt import FAMILIARITY_KEY, Familiarity
-from comics.inference.knowledge import KNOWLEDGE_KEY, UNKNOWN, Knowledge
+from comics.inference.knowledge import ERROR_RATES_KEY, KNOWLEDGE_KEY, UNKNOWN, Knowledge
 from comics.modeling.build import load_model
 from comics.modeling.face_forensics import FACE_FORENSICS, FACE_METHOD
 from comics.pipeline import build_combination, combine_files, describe_parts, temperature_of
@@ -90,6 +90,8 @@ def describe_origin(
     }
     knowledge = Knowledge.from_metadata(metadata, path)
     origin[KNOWLEDGE_KEY] = UNKNOWN if knowledge is None else knowledge.sentence()
+    if knowledge is not None and knowledge.error_rates:
+        origin[ERROR_RATES_KEY] = [asdict(rate) for rate in knowledge.error_rates]
     if cfg.MODEL.META_ARCHITECTURE == FACE_FORENSICS:
         origin["parts"] = describe_parts(cfg, metadata)
     return origin

@@ -6,6 +6,7 @@ stranger's: what is not of the type that it should be is left out, and a page es
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ TIMES = {
 SHOWN_VERSIONS = ("comics", "torch", "python", "platform")
 MAX_SHOWN = 500  # characters of a text
 MAX_WORDS = 40  # of a command line
+SHA256 = re.compile("[0-9a-f]{64}")
 SHELL_SIGNS = frozenset('"$*?;&|<>()#!')
 
 
@@ -62,6 +64,12 @@ def file_facts(entry: Mapping) -> Pairs:
     if isinstance(signed, Mapping):
         facts.append(("Content Credentials", credentials_sentence(signed)))
     return [(name, text) for name, text in facts if text]
+
+
+def sha256_of(entry: Mapping) -> str:
+    """SHA-256 of a file, from its entry in results.json; "" where it is not known."""
+    told = _text(entry.get("sha256"))
+    return told if SHA256.fullmatch(told) else ""
 
 
 def credentials_sentence(signed: Mapping) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from comics.inference.heat_grids import HeatGrid
+from comics.inference.stability import TREATMENTS
 from comics.runs.outputs import FAILED, FORGED, NO_FORGERY, OK, PARTIAL, UNCLEAR
 from comics.runs.results_reader import ResultsError, inner_path, read_members
 from comics.structures import CLASS_NAMES, DOUBTS
@@ -96,6 +98,9 @@ class FaceRow:
         size: (width, height); of a track the medians.
         crop: path of its picture, relative to the run's folder; None without one.
         place: its position in its picture; of a track the frame in which it is most suspicious.
+        mask: of a picture's face, COCO's RLE as the document has it; None without one.
+        heat: likewise where its method sees forgery.
+        stability: likewise P(fake) after treatments of the picture; None: not measured.
         track, frames, times: of a track its number, in how many analysed frames it was seen, and
             its first and last time in seconds.
     """
@@ -109,6 +114,9 @@ class FaceRow:
     crop: str | None = None
     doubts: tuple[str, ...] = ()
     place: int = 0
+    mask: Mapping | None = None
+    heat: HeatGrid | None = None
+    stability: Mapping[str, float | None] | None = None
     track: int | None = None
     frames: int | None = None
     times: tuple[float, float] | None = None
@@ -341,8 +349,21 @@ def _add_face(row: FileRow, value: Mapping, image: int, place: int, chosen: _Hig
             crop,
             doubts,
             place,
+            mask if isinstance(mask := value.get("segmentation"), Mapping) else None,
+            HeatGrid.from_entry(value.get("heat_map")),
+            _stability(value.get("stability")),
         )
     )
+
+
+def _stability(told: object) -> Mapping[str, float | None] | None:
+    """P(fake) after each treatment; None where it was not measured."""
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        raise ValueError(f"stability is {told!r}")
+    known = {name: told[name] for name in TREATMENTS if name in told}
+    return {name: None if value is None else _share(value) for name, value in known.items()}
 
 
 def _doubts(value: Mapping) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,17 +17,19 @@ from markupsafe import Markup
 from comics.files import write_bytes
 from comics.inference.doubt import REASONS
 from comics.inference.knowledge import knowledge_sentence
-from comics.pages.custody import custody_counts, file_facts, run_facts
+from comics.pages.custody import custody_counts, file_facts, run_facts, sha256_of
+from comics.pages.evidence import anchor, face_pages, rates_sentence, verdict_name
 from comics.pages.html_pages import VERDICTS, flat_pairs, read_template, render
 from comics.pages.report_rows import FaceRow, FileRow, RunRows, Timeline, read_run
 from comics.pages.thumbnails import (
+    FacePicture,
     MediaPicture,
     RecordedThumbnails,
     crop_thumbnail,
     open_media,
 )
 from comics.pages.timeline import timeline_svg
-from comics.runs.outputs import FAILED
+from comics.runs.outputs import FAILED, FORGED, UNCLEAR
 from comics.runs.results_reader import inner_path
 from comics.structures import VERDICTS as VERDICT_NAMES
 
@@ -36,6 +39,8 @@ TEMPLATE, SCRIPT = "run_report.html", "run_report.js"
 MAX_PICTURES = 300  # files with a thumbnail: the most suspicious ones
 MAX_FACE_PICTURES = 1_500
 MAX_FIRST_FILES = 3  # whose facts are on the first screen; those of more are in the table
+MAX_FINDINGS = 8  # files that the first page names
+MAX_FACE_LINKS = 50  # of a file, in the list of files that needs no script
 DECIMALS = 6  # of P(fake) and scores, as in results.json
 SIZE_DECIMALS, TIME_DECIMALS = 1, 3
 
@@ -92,11 +97,18 @@ def write_rows_report(folder: Path, run: RunRows, title: str = TITLE) -> Path:
     Raises:
         OSError: if the page cannot be written.
     """
+    pictures = _pictures(folder, run)
     html = render(
         TEMPLATE,
         script=read_template(SCRIPT),
         title=title,
-        data=_page_data(folder, run),
+        data=_page_data(folder, run, pictures),
+        findings=_findings(run),
+        more_findings=max(0, len(_found(run)) - MAX_FINDINGS),
+        rates=rates_sentence(run.provenance),
+        files=_file_list(folder, run, pictures),
+        faces=face_pages(run, pictures.faces),
+        faces_without_page=run.face_count - len(pictures.faces),
         summary=[(text, run.summary.get(name, 0)) for name, text in SUMMARY.items()],
         pending=_pending(run),
         knowledge=knowledge_sentence(run.provenance),
@@ -131,18 +143,35 @@ def _pending(run: RunRows) -> int | None:
     return pending if isinstance(pending, int) else 0
 
 
-def _page_data(folder: Path, run: RunRows) -> dict[str, object]:
+@dataclass
+class _Pictures:
+    """Small pictures: number of a file -> data URI, position of a face -> its picture."""
+
+    files: dict[int, str | None] = field(default_factory=dict)
+    faces: dict[int, FacePicture] = field(default_factory=dict)
+
+
+def _pictures(folder: Path, run: RunRows) -> _Pictures:
+    pictures = _Pictures()
+    recorded = RecordedThumbnails(folder)
+    for row, positions in _pictured(run):
+        shown = [run.faces[position] for position in positions]
+        pictures.files[row.number], parts = _thumbnails(folder, row, shown, recorded)
+        for position, picture in zip(positions, parts, strict=True):
+            if picture is not None:
+                pictures.faces[position] = picture
+    return pictures
+
+
+def _page_data(folder: Path, run: RunRows, pictures: _Pictures) -> dict[str, object]:
     """What the script shows; its names are those of the columns."""
     numbers = {row.number: place for place, row in enumerate(run.files)}
     faces = [_face_data(face, numbers[face.file.number]) for face in run.faces]
     files = [_file_data(folder, row) for row in run.files]
-    recorded = RecordedThumbnails(folder)
-    for row, positions in _pictured(run):
-        shown = [run.faces[position] for position in positions]
-        whole, parts = _thumbnails(folder, row, shown, recorded)
-        files[numbers[row.number]]["thumb"] = whole
-        for position, picture in zip(positions, parts, strict=True):
-            faces[position]["thumb"] = picture
+    for row, entry in zip(run.files, files, strict=True):
+        entry["thumb"] = pictures.files.get(row.number)
+    for position, picture in pictures.faces.items():
+        faces[position] |= {"thumb": picture.small_uri, "page": f"#{anchor(position)}"}
     return {
         "threshold": run.fake_threshold,
         "near": run.near,
@@ -168,15 +197,10 @@ def _pictured(run: RunRows) -> Iterator[tuple[FileRow, list[int]]]:
 
 def _thumbnails(
     folder: Path, row: FileRow, faces: Sequence[FaceRow], recorded: RecordedThumbnails
-) -> tuple[str | None, list[str | None]]:
+) -> tuple[str | None, list[FacePicture | None]]:
     """Of a file and of faces of it: from the run's record, else cut from its media."""
     whole = recorded.file(row.name, row.peak_frame)
-    parts = [
-        recorded.face(row.name, None, face.place)
-        if face.track is None
-        else recorded.face(row.name, face.place, face.track)
-        for face in faces
-    ]
+    parts = [_recorded(recorded, row, face) for face in faces]
     if whole is not None and None not in parts:
         return whole, parts
     media = open_media(folder, row, [face.box for face in faces if face.box])
@@ -188,11 +212,76 @@ def _thumbnails(
     ]
 
 
-def _face_picture(folder: Path, face: FaceRow, media: MediaPicture | None) -> str | None:
-    """Its own picture, or cut from that of its file."""
+def _recorded(recorded: RecordedThumbnails, row: FileRow, face: FaceRow) -> FacePicture | None:
+    """Of a face, from the run's record."""
+    if face.track is None:
+        uri = recorded.face(row.name, None, face.place)
+    else:
+        uri = recorded.face(row.name, face.place, face.track)
+    picture = None if uri is None else FacePicture(uri)
+    return picture if picture is not None and picture.is_sound else None
+
+
+def _face_picture(folder: Path, face: FaceRow, media: MediaPicture | None) -> FacePicture | None:
+    """Its own picture, or cut from the annotated one of its file."""
     if face.crop is not None:
-        return crop_thumbnail(folder, face.crop)
-    return None if media is None or face.box is None else media.face(face.box)
+        uri = crop_thumbnail(folder, face.crop)
+        return None if uri is None else FacePicture(uri)
+    if media is None or face.box is None:
+        return None
+    return FacePicture(media.face(face.box), drawn_over=True)
+
+
+def _found(run: RunRows) -> list[FileRow]:
+    """Files with a forged face, then those that are unclear."""
+    told = [row for row in run.files if row.entry["verdict"] in (FORGED, UNCLEAR)]
+    return sorted(told, key=lambda row: row.rank)
+
+
+def _findings(run: RunRows) -> list[dict[str, object]]:
+    """The files that the first page names."""
+    return [
+        {
+            "name": row.name,
+            "verdict": row.entry["verdict"],
+            "text": VERDICTS[row.entry["verdict"]],
+            "p": _fixed(row.probability),
+        }
+        for row in _found(run)[:MAX_FINDINGS]
+    ]
+
+
+def _file_list(folder: Path, run: RunRows, pictures: _Pictures) -> list[dict[str, object]]:
+    """The files in a list that needs no script: the most suspicious ones first."""
+    of_file: dict[int, list[int]] = {}
+    for position, face in enumerate(run.faces):
+        of_file.setdefault(face.file.number, []).append(position)
+    return [
+        {
+            "name": row.name,
+            "verdict": row.entry["verdict"] or FAILED,
+            "text": VERDICTS.get(row.entry["verdict"], "Failed"),
+            "reason": row.entry["reason"],
+            "p": _fixed(row.probability),
+            "faces": row.entry.get("tracks", row.entry["faces"]),
+            "link": _link(folder, row.entry.get("output")),
+            "sha256": sha256_of(row.entry),
+            "pages": [
+                {
+                    "address": f"#{anchor(position)}",
+                    "text": f"{verdict_name(run.faces[position])} "
+                    f"{_fixed(run.faces[position].probability)}",
+                }
+                for position in of_file.get(row.number, [])[:MAX_FACE_LINKS]
+                if position in pictures.faces
+            ],
+        }
+        for row in sorted(run.files, key=lambda row: row.rank)
+    ]
+
+
+def _fixed(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _file_data(folder: Path, row: FileRow) -> dict[str, object]:
@@ -231,6 +320,7 @@ def _face_data(face: FaceRow, file: int) -> dict[str, object]:
         "time": None if times is None else [round(time, TIME_DECIMALS) for time in times],
         "track": face.track,
         "thumb": None,
+        "page": None,
     }
 
 

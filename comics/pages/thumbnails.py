@@ -8,9 +8,13 @@ Shape letters: H, W height and width of an annotated picture or frame.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -29,13 +33,56 @@ from comics.structures import Faces
 from comics.video.frames import Frame, Selection, VideoError
 from comics.video.reader import VideoReader
 
-FILE_SIDE, FACE_SIDE = 320, 80  # pixels of the long side
-QUALITY = 70  # JPEG
+FILE_SIDE, FACE_SIDE = 320, 256  # pixels of the long side; of faces: enough to look closely
+SMALL_SIDE = 80  # of faces in tables
+QUALITY, FACE_QUALITY = 70, 85  # JPEG
 URI_START = "data:image/jpeg;base64,"
 FORMATS = ("JPEG", "PNG")  # that media have
 SEEK_SLACK = 0.5  # frames; times are rounded
 
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class FacePicture:
+    """A face with some of its surroundings.
+
+    Attributes:
+        uri: data URI of it.
+        drawn_over: whether it was cut from an annotated picture, whose lines go over it.
+    """
+
+    uri: str
+    drawn_over: bool = False
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        with Image.open(self._content) as image:
+            return image.size
+
+    @cached_property
+    def small_uri(self) -> str:
+        """Data URI of it as tables show it."""
+        if max(self.size) <= SMALL_SIDE:
+            return self.uri
+        with Image.open(self._content) as image:
+            small = image.convert("RGB")
+        small.thumbnail((SMALL_SIDE, SMALL_SIDE))
+        return picture_uri(small, QUALITY)
+
+    @property
+    def _content(self) -> io.BytesIO:
+        return io.BytesIO(base64.b64decode(self.uri.removeprefix(URI_START)))
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is a JPEG; a record may be a stranger's."""
+        try:
+            with Image.open(self._content, formats=("JPEG",)) as image:
+                return max(image.size) <= FACE_SIDE
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return False
 
 
 class MediaPicture:
@@ -61,7 +108,7 @@ class MediaPicture:
         size = (self._image.height, self._image.width)
         face = self._image.crop(margin_window((x, y, x + width, y + height), size, CROP_MARGIN))
         face.thumbnail((FACE_SIDE, FACE_SIDE))
-        return picture_uri(face, QUALITY)
+        return picture_uri(face, FACE_QUALITY)
 
 
 def make_thumbnails(image: np.ndarray, faces: Faces) -> tuple[str, list[str]]:
@@ -71,16 +118,16 @@ def make_thumbnails(image: np.ndarray, faces: Faces) -> tuple[str, list[str]]:
     parts = []
     for box in faces.boxes.tolist():
         left, top, right, bottom = margin_window(box, size, CROP_MARGIN)
-        parts.append(_shrunk(image[top:bottom, left:right], FACE_SIDE))
+        parts.append(_shrunk(image[top:bottom, left:right], FACE_SIDE, FACE_QUALITY))
     return whole, parts
 
 
-def _shrunk(image: np.ndarray, side: int) -> str:
+def _shrunk(image: np.ndarray, side: int, quality: int = QUALITY) -> str:
     scale = side / max(image.shape[:2])
     if scale < 1:
         size = tuple(max(1, round(edge * scale)) for edge in image.shape[1::-1])
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return picture_uri(Image.fromarray(np.ascontiguousarray(image)), QUALITY)
+    return picture_uri(Image.fromarray(np.ascontiguousarray(image)), quality)
 
 
 class RecordedThumbnails:
@@ -167,7 +214,7 @@ def crop_thumbnail(folder: Path, name: str | None) -> str | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     image.thumbnail((FACE_SIDE, FACE_SIDE))
-    return picture_uri(image, QUALITY)
+    return picture_uri(image, FACE_QUALITY)
 
 
 def _read_picture(path: Path, boxes: Sequence[Box]) -> Image.Image:

@@ -18,6 +18,11 @@ SIDE_FILE = "a side file of an operating system"
 NO_MEDIA = "neither a picture nor a video"
 WILDCARDS = frozenset("*?[")
 # Sources that are no files
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.*", re.IGNORECASE | re.DOTALL)
+NOT_FETCHED = (
+    "an address: nothing is fetched. Save the picture or video as a file and name that (of "
+    "addresses, live sources alone are read: rtsp, rtp, srt, udp)"
+)
 LIVE = re.compile(r"webcam:\d+|(rtsps?|rtp|srt|udp)://.+", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")  # user:password@ of an address: in no output
 
@@ -89,10 +94,10 @@ def expand_inputs(
         if isinstance(argument, str) and LIVE.fullmatch(argument):
             add(_live_source(argument))
             continue
-        for file in _expand(Path(argument), found, excluded):
+        for file in _expand(argument, found, excluded):
             add(file)
     for name in listed:
-        for file in _expand_listed(Path(name), found, excluded):
+        for file in _expand_listed(name, found, excluded):
             add(file)
     return found
 
@@ -103,9 +108,14 @@ def _live_source(source: str) -> InputFile:
     return InputFile(Path(shown), relative, live=source, shard_name=shown)
 
 
-def _expand(path: Path, found: ExpandedInputs, excluded: str | None) -> Iterator[InputFile]:
+def _expand(
+    argument: str | os.PathLike, found: ExpandedInputs, excluded: str | None
+) -> Iterator[InputFile]:
+    path = Path(argument)
     if _exists(path):
         yield from _expand_existing(path, found, excluded)
+    elif fault := _address_fault(argument):
+        found.faults.append(fault)
     elif WILDCARDS & set(str(path)):
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
@@ -123,9 +133,22 @@ def _is_below(path: str, folder: str | None) -> bool:
     return folder is not None and Path(os.path.realpath(path)).is_relative_to(folder)
 
 
-def _expand_listed(path: Path, found: ExpandedInputs, excluded: str | None) -> Iterator[InputFile]:
+def _address_fault(argument: str | os.PathLike) -> tuple[Path, str] | None:
+    """What is said of an address; None of what is called otherwise."""
+    text = os.fspath(argument)
+    if not isinstance(text, str) or not ADDRESS.fullmatch(text):
+        return None
+    return Path(CREDENTIALS.sub("", text)), NOT_FETCHED
+
+
+def _expand_listed(
+    name: str | os.PathLike, found: ExpandedInputs, excluded: str | None
+) -> Iterator[InputFile]:
+    path = Path(name)
     if _exists(path):
         yield from _expand_existing(path, found, excluded)
+    elif fault := _address_fault(name):
+        found.faults.append(fault)
     else:
         found.faults.append((path, "no such file or folder"))
 

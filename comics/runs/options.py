@@ -22,6 +22,10 @@ class RunOptions:
         write_media: also write annotated pictures and videos.
         heat_maps: beside each annotated picture with faces, one of where they look forged; not of
             videos.
+        heat_in_results: of each face of a picture, the heat map in results.json; also where
+            ``heat_maps`` is set.
+        stability: of each face of a picture, P(fake) after JPEG 75, JPEG 50 and at half size; three
+            more passes of the model for each picture with faces.
         crops: also write a picture of every face.
         shard: the part of the inputs that is processed.
         overwrite: forget what an earlier run finished in that folder.
@@ -37,6 +41,8 @@ class RunOptions:
     batch_size: int = 4
     write_media: bool = True
     heat_maps: bool = False
+    heat_in_results: bool = False
+    stability: bool = False
     crops: bool = False
     shard: Shard = field(default_factory=Shard)
     overwrite: bool = False
@@ -58,6 +64,8 @@ class RunOptions:
         return {
             "media": self.write_media,
             "heat_maps": self.heat_maps,
+            "heat_in_results": self.heat_in_results,
+            "stability": self.stability,
             "crops": self.crops,
             "shard": str(self.shard),
             "video": video,

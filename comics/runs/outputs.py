@@ -1,9 +1,9 @@
 """The results file of a run: one JSON document, written in one go or not at all.
 
-Its layout, ``schema_version`` 2.1 (``results.schema.json`` beside this file is its JSON schema,
+Its layout, ``schema_version`` 2.2 (``results.schema.json`` beside this file is its JSON schema,
 docs/results.md its page for readers)::
 
-    {"schema_version": "2.1",
+    {"schema_version": "2.2",
      "provenance": {...}            model, its SHA-256, thresholds, calibration: see Predictor
      "run": {...}                   when it ran, by which command, versions: comics.runs.history
      "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
@@ -11,7 +11,8 @@ docs/results.md its page for readers)::
                  score, segmentation (RLE), and file_name, fake_probability, verdict (real, fake or
                  unclear; of the last unclear_because, a list of comics.structures.DOUBTS); of a
                  video's face also track_id (unique in its file); with crops also crop (a file of
-                 the run)],
+                 the run); where asked for stability (comics.inference.stability) and heat_map
+                 (comics.inference.heat_grids)],
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
@@ -39,9 +40,10 @@ from typing import IO, Any
 from comics.data.coco import faces_to_results
 from comics.data.custody.facts import FileFacts
 from comics.files import atomic_path
+from comics.inference.heat_grids import HeatGrid
 from comics.structures import CLASS_NAMES, Faces
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "2.2"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 # Of a file. No forgery found among its faces is not the same as a file that is real
 NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
@@ -133,6 +135,8 @@ def faces_to_entries(
     file_name: str,
     track_ids: Sequence[int] | None = None,
     crops: Sequence[str] | None = None,
+    stability: Sequence[Mapping[str, float | None]] | None = None,
+    heat_maps: Sequence[HeatGrid] | None = None,
 ) -> list[dict]:
     """One COCO results entry per face, but for its image_id, with its file name.
 
@@ -143,6 +147,8 @@ def faces_to_entries(
         file_name: of the input file.
         track_ids: of each face of a video's frame; None: of a picture.
         crops: the file of each face's crop, relative to the results file; None: not written.
+        stability: of each face, see ``comics.inference.stability``; None: not measured.
+        heat_maps: of each face; None: not asked for.
     """
     entries = []
     told = zip(faces_to_results(faces, 0), faces.verdicts, faces.doubt_names, strict=True)
@@ -159,6 +165,13 @@ def faces_to_entries(
             result["track_id"] = int(track_ids[position])
         if crops is not None:
             result["crop"] = crops[position]
+        if stability is not None:
+            result["stability"] = {
+                name: None if value is None else round(value, SCORE_DECIMALS)
+                for name, value in stability[position].items()
+            }
+        if heat_maps is not None:
+            result["heat_map"] = heat_maps[position].entry()
         entries.append(result)
     return entries
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from comics.inference.heat_grids import HeatGrid
 from comics.runs.outputs import (
     SCHEMA_VERSION,
     FileStatus,
@@ -51,6 +52,8 @@ class ImageRecord:
         track_ids: Sequence[int] | None = None,
         crops: Sequence[str] | None = None,
         thumbnails: tuple[str, Sequence[str]] | None = None,
+        stability: Sequence[Mapping[str, float | None]] | None = None,
+        heat_maps: Sequence[HeatGrid] | None = None,
     ) -> ImageRecord:
         """Of verdicts.
 
@@ -58,13 +61,13 @@ class ImageRecord:
             file_name: of the input file.
             faces: verdicts on the picture or frame.
             frame, time_s: of a video, the frame's index and its time in seconds.
-            track_ids, crops: of each face, see ``faces_to_entries``.
+            track_ids, crops, stability, heat_maps: of each face, see ``faces_to_entries``.
             thumbnails: data URIs of the picture and of each face, nothing drawn on them.
 
         Raises:
             ValueError: for numbers that are not finite.
         """
-        found = faces_to_entries(faces, file_name, track_ids, crops)
+        found = faces_to_entries(faces, file_name, track_ids, crops, stability, heat_maps)
         return cls(
             json.dumps(image_entry(file_name, faces, frame, time_s), allow_nan=False),
             tuple(json.dumps(entry, allow_nan=False) for entry in found),

@@ -34,7 +34,9 @@ from comics.data.picture_parts import parts_left_out
 from comics.inference.contract import FacePredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import FileOutputs, OutputNames, display_name, refuse_links
+from comics.inference.heat_grids import heat_grids
 from comics.inference.heat_maps import draw_heat_maps
+from comics.inference.stability import Stability, measure_stability
 from comics.pages.thumbnails import make_thumbnails
 from comics.runs.batches import size_batches
 from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row, file_row
@@ -94,6 +96,7 @@ def run_inference(
     stop: Callable[[], bool] = lambda: False,
     write: Callable[[RunRecord], object] | None = None,
     command: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RunOutcome:
     """Process all inputs; returns what became of each, which is also in the results files.
 
@@ -109,6 +112,8 @@ def run_inference(
             finished, and name the number of inputs that are left. A live source ends there.
         write: makes the outputs of the run's record; None: ``write_results`` into the folder.
         command: the command line that asked for the run, as it was typed; empty: none.
+        progress: takes how many inputs are done, and of how many: once it is known what an earlier
+            run has finished, and after each.
 
     Raises:
         SettingsError: if the folder holds a run with other settings.
@@ -125,7 +130,7 @@ def run_inference(
         CredentialsReader(options.trust) as credentials,
     ):
         history = RunHistory(state.folder / HISTORY, command)
-        run = _Run(predictor, options, state, credentials, report, stop)
+        run = _Run(predictor, options, state, credentials, report, stop, progress)
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
@@ -259,7 +264,9 @@ class _Run:
         credentials: CredentialsReader,
         report: Callable[[str], None],
         stop: Callable[[], bool],
+        progress: Callable[[int, int], None],
     ) -> None:
+        self._progress, self._total = progress, 0
         self._predictor, self._options, self._state = predictor, options, state
         self._credentials = credentials
         self._report, self._stop = report, stop
@@ -274,6 +281,8 @@ class _Run:
             self._fail(position, display_name(path), "unknown", reason)
         jobs = self._jobs(inputs.files)
         todo = [job for job in jobs if job.position not in self._done]
+        self._total = len(faults) + len(jobs)
+        self._progress(len(self._done), self._total)
         if len(todo) < len(jobs):
             before, left = len(jobs) - len(todo), len(todo)
             self._report(f"continued: {before} of {len(jobs)} files were finished, {left} are left")
@@ -387,15 +396,25 @@ class _Run:
         job, image = picture.job, picture.image
         options, outputs, name = self._options, job.outputs, job.file.name
         verdicts = Counter(faces.verdicts)
-        media = heat_map = None
+        media = heat_map = grids = None
         if options.write_media:
             media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
-        if options.heat_maps and len(faces):
-            drawn = draw_heat_maps(image, faces, *self._predictor.heat_maps(image, faces))
-            heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
-        crops = write_crops(outputs, image, faces) if options.crops else None
-        thumbnails = make_thumbnails(image, faces) if options.write_media else None
-        self._state.add(ImageRecord.of(name, faces, crops=crops, thumbnails=thumbnails))
+        if (options.heat_maps or options.heat_in_results) and len(faces):
+            heat, windows = self._predictor.heat_maps(image, faces)
+            grids = heat_grids(heat, windows)
+            if options.heat_maps:
+                drawn = draw_heat_maps(image, faces, heat, windows)
+                heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
+        stability, note = self._stability(image, faces)
+        record = ImageRecord.of(
+            name,
+            faces,
+            crops=write_crops(outputs, image, faces) if options.crops else None,
+            stability=stability,
+            heat_maps=grids,
+            thumbnails=make_thumbnails(image, faces) if options.write_media else None,
+        )
+        self._state.add(record)
         status = FileStatus(
             name,
             "image",
@@ -404,12 +423,25 @@ class _Run:
             faces=len(faces),
             forged_faces=verdicts["fake"],
             unclear_faces=verdicts["unclear"],
-            reason=parts_left_out(job.file.path),
+            reason="; ".join(filter(None, (parts_left_out(job.file.path), note))) or None,
             output=media,
             heat_map=heat_map,
             facts=picture.facts,
         )
         self._finish(job, status)
+
+    def _stability(
+        self, image: np.ndarray, faces: Faces
+    ) -> tuple[list[Stability] | None, str | None]:
+        """Of each face, where asked for; None with the reason where it could not be measured."""
+        if not self._options.stability:
+            return None, None
+        try:
+            return measure_stability(self._predictor.predict, image, faces), None
+        except OUT_OF_MEMORY:
+            return None, "its stability was not measured: too little memory"
+        except NotFiniteError as error:
+            return None, f"its stability was not measured: {error}"
 
     def _video(self, job: _Job) -> None:
         options, name, outputs = self._options, job.file.name, job.outputs
@@ -472,7 +504,7 @@ class _Run:
         if before:
             self._remove(before - self._outputs_of(finished))
         self._done[job.position] = finished
-        self._report(describe(status))
+        self._say(status)
 
     def _fail(
         self,
@@ -488,7 +520,12 @@ class _Run:
             self._remove(self._outputs_of(job.earlier))
         status = FileStatus(name, kind, FAILED, reason=reason, facts=facts)
         self._done[position] = FinishedFile(status, PurePath(), 0, 0, 0)
+        self._say(status)
+
+    def _say(self, status: FileStatus) -> None:
         self._report(describe(status))
+        if self._total:
+            self._progress(len(self._done), self._total)
 
     def _outputs_of(self, finished: FinishedFile | None) -> set[str]:
         """Files that were written of an input, relative to the folder."""

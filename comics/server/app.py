@@ -17,7 +17,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, File, Request, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, UploadFile
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -27,11 +28,14 @@ from starlette.types import ASGIApp
 import comics
 from comics.inference.contract import FacePredictor
 from comics.inference.doubt import REASONS
+from comics.inference.stability import TREATMENTS
+from comics.pages.evidence import SENTENCES
 from comics.pages.html_pages import content_policy, read_template, render
-from comics.server.detection import detect_file
+from comics.server.api_page import api_page
+from comics.server.detection import detect_file, offers_heat_maps
 from comics.server.errors import CODES, ApiError, error_content, storage_fault
 from comics.server.gate import Places, UploadGate, UploadRefused
-from comics.server.limits import ServerLimits
+from comics.server.limits import ServerLimits, byte_text
 from comics.server.openapi import content, error_responses, results_schemas
 from comics.server.shield import Shield
 from comics.server.uploads import UploadFolder, remove_left_folders
@@ -39,17 +43,30 @@ from comics.server.worker import ClientGone, ModelWorker, Stop
 
 logger = logging.getLogger(__name__)
 
-DETECT_PATH = "/api/detect"
+DETECT_PATH, QUEUE_PATH, DOCS_PATH = "/api/detect", "/api/queue/{ticket}", "/docs"
 PACKAGE, TEMPLATE, SCRIPT = "comics.server", "index.html", "index.js"
 PAGE_POLICY = {
     "connect-src": "'self'",
     "img-src": "data: blob:",
     "media-src": "blob:",
 }
+NO_FRAMES = {"frame-ancestors": "'none'"}
 # Of a form; each holds up to a mebibyte in memory while it arrives
 MAX_FILES, MAX_FIELDS = 4, 16
 CLIENT_GONE = 499  # nobody reads it; what logs of servers usually say
 FIELD = File(description="A picture, or a short video.")
+HEAT_MAPS = Form(
+    False, description="Of each face of a picture, where its method sees forgery (heat_map)."
+)
+STABILITY = Form(
+    False,
+    description="Of each face of a picture, P(fake) after JPEG 75, JPEG 50 and at half its size "
+    "(stability); it takes four times as long.",
+)
+TICKET = r"^[A-Za-z0-9_-]{8,64}$"
+TICKET_QUERY = Query(
+    None, pattern=TICKET, description="Any text of your own, by which to ask for its place."
+)
 
 
 def build_app(
@@ -73,11 +90,19 @@ def build_app(
         title="comics",
         version=comics.__version__,
         description="Finds every face in a picture or a short video, and says which are forged.",
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # its page would load scripts from elsewhere: ours is api_page
         redoc_url=None,
         lifespan=service.lifespan,
     )
     _add_error_answers(app)
+    _add_pages(app, service)
+    _add_api(app, service)
+    _add_schemas(app)
+    return Shield(UploadGate(app, DETECT_PATH, limits, service.places), allowed_hosts)
+
+
+def _add_pages(app: FastAPI, service: _Service) -> None:
+    """What people see."""
     app.add_api_route(
         "/",
         service.page,
@@ -85,6 +110,17 @@ def build_app(
         response_class=HTMLResponse,
         include_in_schema=False,
     )
+    app.add_api_route(
+        DOCS_PATH,
+        service.docs,
+        methods=["GET", "HEAD"],
+        response_class=HTMLResponse,
+        include_in_schema=False,
+    )
+
+
+def _add_api(app: FastAPI, service: _Service) -> None:
+    """What programs ask for."""
     app.add_api_route("/healthz", service.health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route(
         "/healthz",
@@ -92,6 +128,16 @@ def build_app(
         summary="Whether the server works, with which model, and how many uploads it holds.",
         response_model=None,
         responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
+    )
+    app.add_api_route(
+        QUEUE_PATH,
+        service.place,
+        summary="How many files come before an upload: ahead is 0 while it is looked at.",
+        response_model=None,
+        responses={
+            200: {"description": "Its place", "content": content("Place")},
+            **error_responses(403, 404, 422),
+        },
     )
     app.add_api_route(
         DETECT_PATH,
@@ -105,8 +151,6 @@ def build_app(
             **error_responses(400, 403, 408, 413, 415, 422, 500, 503, 507),
         },
     )
-    _add_schemas(app)
-    return Shield(UploadGate(app, DETECT_PATH, limits, service.places), allowed_hosts)
 
 
 class _Service:
@@ -124,10 +168,12 @@ class _Service:
             policy=PAGE_POLICY,
             title="Faces, real and forged",
             limits=limits,
+            most_bytes=byte_text(limits.upload_bytes),
             kept=keep is not None,
-            reasons=REASONS,
+            has_heat_maps=offers_heat_maps(predictor),
+            texts={"reasons": REASONS, "treatments": TREATMENTS, "sentences": SENTENCES},
         )
-        self._page_policy = content_policy(script, PAGE_POLICY | {"frame-ancestors": "'none'"})
+        self._page_policy = content_policy(script, PAGE_POLICY | NO_FRAMES)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -139,6 +185,19 @@ class _Service:
     async def page(self) -> HTMLResponse:
         """The page for people."""
         return HTMLResponse(self._page, headers={"Content-Security-Policy": str(self._page_policy)})
+
+    async def docs(self, request: Request) -> HTMLResponse:
+        """The API's description, for people."""
+        html = api_page(request.app.openapi())
+        policy = content_policy(None, NO_FRAMES)
+        return HTMLResponse(html, headers={"Content-Security-Policy": str(policy)})
+
+    async def place(self, ticket: str = PathParameter(pattern=TICKET)) -> dict[str, int]:
+        """How many files come before an upload."""
+        ahead = self._worker.ahead(ticket)
+        if ahead is None:
+            raise ApiError("not_found", "no upload of that ticket waits or is looked at")
+        return {"ahead": ahead}
 
     async def health(self) -> dict[str, object]:
         """For monitors."""
@@ -152,7 +211,14 @@ class _Service:
             **{name: provenance[name] for name in known if name in provenance},
         }
 
-    async def detect(self, request: Request, file: UploadFile = FIELD) -> Response:
+    async def detect(
+        self,
+        request: Request,
+        file: UploadFile = FIELD,
+        heat_maps: bool = HEAT_MAPS,
+        stability: bool = STABILITY,
+        ticket: str | None = TICKET_QUERY,
+    ) -> Response:
         """Take an upload, and answer with its results."""
         begun = time.monotonic()
         folder, cleanup = self._new_folder()
@@ -164,12 +230,19 @@ class _Service:
             raise
 
         def job(stop: Stop) -> dict[str, Any]:
-            keep = self._keep is not None
-            name = file.filename
-            return detect_file(self._predictor, path, name, self._limits, keep=keep, stop=stop)
+            return detect_file(
+                self._predictor,
+                path,
+                file.filename,
+                self._limits,
+                keep=self._keep is not None,
+                heat_maps=heat_maps,
+                stability=stability,
+                stop=stop,
+            )
 
         try:
-            document = await self._worker.run(job, request.is_disconnected, cleanup)
+            document = await self._worker.run(job, request.is_disconnected, cleanup, ticket)
         except ClientGone:
             logger.info("upload of %s bytes: its client left", file.size)
             return Response(status_code=CLIENT_GONE)

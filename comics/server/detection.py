@@ -86,6 +86,8 @@ def detect_file(
     limits: ServerLimits,
     *,
     keep: bool = False,
+    heat_maps: bool = False,
+    stability: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """The results document of one file, as ``comics detect`` would write it.
@@ -96,12 +98,17 @@ def detect_file(
         client_name: what the client calls it; None: nothing.
         limits: see ``ServerLimits``.
         keep: also write annotated media, as for a folder that stays.
+        heat_maps: of each face of a picture, where its method sees forgery.
+        stability: of each face of a picture, P(fake) after treatments of it.
         stop: asked between batches whether the work has become useless.
 
     Raises:
-        ApiError: if it is no picture or video, broken, or beyond the limits.
+        ApiError: if it is no picture or video, broken, or beyond the limits, or if the model has no
+            heat maps and they were asked for.
         OSError: if its folder cannot be written.
     """
+    if heat_maps and not offers_heat_maps(predictor):
+        raise ApiError("invalid_request", "this server's model has no heat maps")
     predictor = cast(FacePredictor, LimitedPredictor(predictor, limits.pixels))
     content = identify(path, limits, predictor.max_pixels)
     path = path.rename(path.with_name(stored_name(client_name, content)))
@@ -110,11 +117,9 @@ def detect_file(
         output=path.parent / RESULTS_FOLDER,
         batch_size=frames_at_once(content.pixels, limits),
         write_media=keep,
-        video=VideoOptions(
-            max_fps=limits.video_fps,
-            end_s=limits.video_s + OVERRUN_S,
-            rule=getattr(predictor, "video_rule", None) or VideoRule(),
-        ),
+        heat_in_results=heat_maps,
+        stability=stability,
+        video=_video_options(predictor, limits),
     )
     documents: list[dict[str, Any]] = []
 
@@ -134,6 +139,19 @@ def detect_file(
     (document,) = documents
     _check(document, limits)
     return _for_client(document, shown_name(client_name))
+
+
+def _video_options(predictor: FacePredictor, limits: ServerLimits) -> VideoOptions:
+    return VideoOptions(
+        max_fps=limits.video_fps,
+        end_s=limits.video_s + OVERRUN_S,
+        rule=getattr(predictor, "video_rule", None) or VideoRule(),
+    )
+
+
+def offers_heat_maps(predictor: FacePredictor) -> bool:
+    """Whether a predictor has ``heat_maps``."""
+    return bool(getattr(predictor, "has_heat_maps", False))
 
 
 def identify(path: Path, limits: ServerLimits, max_pixels: int) -> Content:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comics.server.errors import ApiError
-from comics.server.limits import KIBIBYTE, ServerLimits
+from comics.server.limits import KIBIBYTE, ServerLimits, byte_text
 
 FORM = "multipart/form-data"
 # A refused upload is read on for so long, and thrown away: a browser whose connection is closed
@@ -148,7 +148,8 @@ def _too_slow(limits: ServerLimits, stalled: bool) -> ApiError:
 
 
 def _too_many_bytes(limits: ServerLimits) -> ApiError:
-    return ApiError("too_many_bytes", f"an upload may have {limits.upload_bytes} bytes at most")
+    most = f"{byte_text(limits.upload_bytes)} ({limits.upload_bytes} bytes)"
+    return ApiError("too_many_bytes", f"an upload may have {most} at most")
 
 
 async def _drain(receive: Receive, most: int) -> None:

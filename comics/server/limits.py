@@ -62,3 +62,9 @@ class ServerLimits:
     def places(self) -> int:
         """Uploads that are taken at once."""
         return self.queue + 1
+
+
+def byte_text(count: int) -> str:
+    """A number of bytes for people, as file managers show it: "67.1 MB"."""
+    unit, name = (1e6, "MB") if count >= 1e6 else (1e3, "kB")
+    return f"{count / unit:.3g} {name}"

@@ -28,6 +28,14 @@ ERROR = {
 }
 
 
+PLACE = {
+    "type": "object",
+    "required": ["ahead"],
+    "additionalProperties": False,
+    "properties": {"ahead": {"type": "integer", "minimum": 0}},
+}
+
+
 def results_schemas() -> dict[str, object]:
     """Name -> schema: "Results", the document of ``comics detect``, and what it is made of."""
     text = (files("comics.runs") / "results.schema.json").read_text(encoding="utf-8")
@@ -35,7 +43,7 @@ def results_schemas() -> dict[str, object]:
     schema = json.loads(text.replace(LOCAL, f"{PREFIX}results_"))
     schema.pop("$schema", None)
     parts = {f"results_{name}": part for name, part in schema.pop("$defs").items()}
-    return {"Results": schema, **parts, "Error": ERROR}
+    return {"Results": schema, **parts, "Place": PLACE, "Error": ERROR}
 
 
 def content(name: str) -> dict[str, object]:

@@ -26,12 +26,16 @@ class ModelWorker:
     def __init__(self) -> None:
         self._closing = threading.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._tickets: dict[int, str | None] = {}  # of jobs at work or waiting, in their order
+        self._lock = threading.Lock()
+        self._count = 0
 
     async def run(
         self,
         job: Callable[[Stop], Result],
         is_gone: Callable[[], Awaitable[bool]],
         cleanup: Callable[[], object],
+        ticket: str | None = None,
     ) -> Result:
         """The result of ``job``; while it is awaited, other requests are served.
 
@@ -41,6 +45,7 @@ class ModelWorker:
             is_gone: whether the client is gone; the job is then dropped, or told so.
             cleanup: called once, when the job has ended or was dropped: later than this returns,
                 where nobody waited for its end.
+            ticket: by which ``ahead`` finds the job.
 
         Raises:
             ClientGone: if it is.
@@ -51,12 +56,19 @@ class ModelWorker:
         def stop() -> bool:
             return useless.is_set() or self._closing.is_set()
 
+        number = self._line_up(ticket)
         try:
             running = self._executor.submit(job, stop)
         except RuntimeError:  # closed
+            self._leave(number)
             cleanup()
             raise _shutting_down() from None
-        running.add_done_callback(lambda _: cleanup())
+
+        def ended(_: object) -> None:
+            self._leave(number)
+            cleanup()
+
+        running.add_done_callback(ended)
         waiting = asyncio.wrap_future(running)
         try:
             while True:
@@ -72,6 +84,22 @@ class ModelWorker:
         finally:
             useless.set()
             waiting.cancel()
+
+    def ahead(self, ticket: str) -> int | None:
+        """How many jobs come before that of a ticket; 0: it is at work; None: there is none."""
+        with self._lock:
+            tickets = list(self._tickets.values())
+        return tickets.index(ticket) if ticket in tickets else None
+
+    def _line_up(self, ticket: str | None) -> int:
+        with self._lock:
+            self._count += 1
+            self._tickets[self._count] = ticket
+            return self._count
+
+    def _leave(self, number: int) -> None:
+        with self._lock:
+            self._tickets.pop(number, None)
 
     def close(self) -> None:
         """Tell the job at hand to end, drop those that wait, and wait for the thread."""

@@ -49,7 +49,8 @@
     if (!row.thumb) return [];
     const image = element("img", { loading: "lazy", alt: `${row.name}: ${row.shown}` });
     image.src = row.thumb;
-    return row.link ? [element("a", { href: row.link }, image)] : [image];
+    const address = row.page || row.link; // of a face: its page, further down
+    return address ? [element("a", { href: address }, image)] : [image];
   };
   const facts = (pairs) => {
     const list = element("dl", { className: "facts" });
@@ -159,6 +160,32 @@
     byId("status").textContent =
       `${files} of ${run.files.length} files and ${faces} of ${run.faces.length} faces match.`;
   };
+
+  // A face's page opens and closes without a script, as the target of its address. Here the keyboard
+  // comes along: into the page, and back to where it was opened. Escape closes it.
+  let opener = null;
+  const opened = () => document.querySelector(".face:target");
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || !link.hash.startsWith("#face-") || link.closest(".face")) return;
+    opener = link;
+  });
+  const close = () => { location.hash = "#faces-heading"; };
+  window.addEventListener("hashchange", () => {
+    if (opened()) opened().focus();
+    else if (opener && opener.isConnected) opener.focus();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && opened()) close();
+  });
+
+  // What the keyboard reaches is never below the bar that stays on top
+  const bar = document.querySelector(".filters");
+  new ResizeObserver(() => {
+    const sticks = getComputedStyle(bar).position === "sticky";
+    document.documentElement.style.scrollPaddingTop = sticks ? `${bar.offsetHeight + 8}px` : "";
+  }).observe(bar);
+
   text.addEventListener("input", refresh);
   show.addEventListener("change", refresh);
   slider.addEventListener("input", () => { threshold = Number(slider.value); refresh(); });

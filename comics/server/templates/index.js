@@ -1,5 +1,6 @@
 "use strict";
-// Sends a file to /api/detect and shows what comes back. Text goes into the page as text only.
+// Sends files to /api/detect, one after the other, and shows what comes back. Text goes into the page
+// as text only.
 (() => {
   const byId = (id) => document.getElementById(id);
   const form = byId("form"), input = byId("file"), drop = byId("drop"), stage = byId("stage");
@@ -8,10 +9,15 @@
     no_face_found: "No face found", no_forgery_found: "No forgery found", unclear: "Unclear",
     forged_face_found: "Forged face found",
   };
-  const REASONS = JSON.parse(form.dataset.reasons); // why a verdict is unclear
+  const { reasons: REASONS, treatments: TREATMENTS, sentences: SENTENCES } = JSON.parse(form.dataset.texts);
   const LINES = 5; // styles of lines
+  const COLOURS = { real: "--real", fake: "--fake", unclear: "--unclear" };
+  const ASK_MS = 1000; // how often the place in the queue is asked for
   let running = null; // of the upload at hand: what ends it
+  let waiting = []; // files that are sent after it
+  let counts = { done: 0, failed: 0 }; // of the files since none was left
   let addresses = []; // of blobs, to be given back
+  let redraw = () => {}; // shows the faces of what is on the stage again
 
   const element = (name, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(name), properties);
@@ -39,6 +45,7 @@
     byId("status").textContent = text;
     byId("status").classList.toggle("error", isError);
   };
+  const bytes = (count) => `${Number((count / (count >= 1e6 ? 1e6 : 1e3)).toPrecision(3))} ${count >= 1e6 ? "MB" : "kB"}`;
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
   const label = (face) => face.verdict;
   const capital = (word) => word[0].toUpperCase() + word.slice(1);
@@ -48,9 +55,68 @@
     return p > 0.5 ? `REAL? FAKE ${percent(p)}` : `REAL ${percent(1 - p)}`;
   };
 
+  // COCO's compressed RLE: runs of 0 and 1 down the columns, each number in groups of 5 bits, from the
+  // third on as a difference to the one before the last
+  const runsOf = (text) => {
+    const runs = [];
+    for (let at = 0; at < text.length;) {
+      let value = 0, shift = 0, group;
+      do {
+        group = text.charCodeAt(at++) - 48;
+        value |= (group & 31) << shift;
+        shift += 5;
+      } while (group & 32);
+      if (group & 16) value |= -1 << shift;
+      runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
+    }
+    return runs;
+  };
+  const masks = new WeakMap(); // face -> address of its mask as a picture of its box
+  const maskOf = (face) => {
+    if (!face.segmentation) return null;
+    if (masks.has(face)) return masks.get(face);
+    const [left, top] = face.bbox.slice(0, 2).map(Math.floor);
+    const across = Math.ceil(face.bbox[0] + face.bbox[2]) - left, down = Math.ceil(face.bbox[1] + face.bbox[3]) - top;
+    const canvas = element("canvas", { width: Math.max(1, across), height: Math.max(1, down) });
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(COLOURS[label(face)]);
+    const height = face.segmentation.size[0];
+    let at = 0;
+    runsOf(face.segmentation.counts).forEach((length, place) => {
+      if (place % 2) {
+        for (let start = at, end = at + length; start < end;) {
+          const x = Math.floor(start / height), y = start % height, run = Math.min(end - start, height - y);
+          pen.fillRect(x - left, y - top, 1, run);
+          start += run;
+        }
+      }
+      at += length;
+    });
+    const drawing = { x: left, y: top, width: canvas.width, height: canvas.height, href: canvas.toDataURL() };
+    masks.set(face, drawing);
+    return drawing;
+  };
+  const drawMask = (face) => {
+    const mask = maskOf(face);
+    return mask ? [drawn("image", { ...mask, class: "mask", opacity: 0.35, preserveAspectRatio: "none" })] : [];
+  };
+  let heats = 0; // so that every mask of heat has a name of its own
+  const drawHeat = (face) => {
+    if (!face.heat_map) return [];
+    const [x, y, width, height] = face.heat_map.bbox, id = `heat-${heats += 1}`;
+    const href = `data:image/png;base64,${face.heat_map.png}`;
+    const grid = drawn("image", { x, y, width, height, href, preserveAspectRatio: "none" });
+    const rect = { x, y, width, height, fill: "#ffd400", "fill-opacity": 0.8, mask: `url(#${id})` };
+    return [drawn("mask", { id }, grid), drawn("rect", rect)];
+  };
+
   const boxes = (faces, width, height) => {
     const overlay = drawn("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     const size = Math.max(11, Math.sqrt(width * height) * 0.03);
+    for (const face of faces) {
+      if (byId("show-masks").checked) overlay.append(...drawMask(face));
+      if (byId("show-heat").checked) overlay.append(...drawHeat(face));
+    }
     for (const face of faces) {
       const [x, y, w, h] = face.bbox;
       const place = { x, y, width: w, height: h };
@@ -75,6 +141,10 @@
       element("p", { className: "quiet" }, "This browser cannot show this kind of picture."));
     picture.src = address(file);
     stage.replaceChildren(picture, boxes(image.faces, image.width, image.height));
+    redraw = () => {
+      if (stage.firstChild === picture) stage.replaceChildren(picture, boxes(image.faces, image.width, image.height));
+    };
+    return picture.src;
   };
 
   const showVideo = (file, frames) => {
@@ -90,6 +160,7 @@
       stage.append(boxes(faces, width, height));
     };
     stage.replaceChildren(video);
+    redraw = () => { if (frames.length && stage.lastChild !== video) draw(); };
     if (!frames.length) return;
     for (const name of ["loadeddata", "seeked", "timeupdate"]) video.addEventListener(name, draw);
     if ("requestVideoFrameCallback" in video) {
@@ -137,11 +208,72 @@
     const table = byId("faces");
     table.tHead.rows[0].replaceChildren(...heads.map((text) => element("th", { scope: "col" }, text)));
     table.tBodies[0].replaceChildren(...rows.map((cells) =>
-      element("tr", {}, ...cells.map((text) => element("td", {}, text)))));
+      element("tr", {}, ...cells.map((cell) => element("td", {}, cell)))));
     table.hidden = !rows.length;
   };
 
+  // The page of a face: what it shows, how firm it is, and what that means
+  const near = (provenance) => {
+    const rule = provenance.unclear || {};
+    return [rule.below || 0, rule.above || 0];
+  };
+  const verdictAt = (p, provenance) => {
+    const threshold = provenance.fake_threshold, [below, above] = near(provenance);
+    if (p >= threshold - below && p < threshold + above) return "unclear";
+    return p >= threshold ? "fake" : "real";
+  };
+  const listed = (texts) => texts.length > 1 ? `${texts.slice(0, -1).join(", ")} or ${texts[texts.length - 1]}` : texts[0];
+  const meaning = (face, provenance) => {
+    const why = (face.unclear_because || []).map((name) => REASONS[name]).join("; ");
+    if (label(face) === "unclear") return SENTENCES.unclear.replace("{why}", () => why);
+    const told = Object.entries(face.stability || {});
+    const named = (chosen) => listed(chosen.map(([name]) => TREATMENTS[name]));
+    const changed = told.filter(([, p]) => p !== null && verdictAt(p, provenance) !== label(face));
+    const lost = told.filter(([, p]) => p === null);
+    if (changed.length) return SENTENCES[`${label(face)}_changed`].replace("{treatments}", named(changed));
+    const firm = lost.length ? SENTENCES.lost.replace("{treatments}", named(lost)) : told.length ? SENTENCES.steady : "";
+    return SENTENCES[label(face)].replace("{firm}", firm);
+  };
+  const figures = (face, provenance) => {
+    const told = Object.values(face.stability || {}).filter((p) => p !== null), p = face.fake_probability;
+    const range = [p, ...told], threshold = provenance.fake_threshold;
+    return [
+      ["P(fake)", `${p.toFixed(3)}; forged from ${threshold} on`],
+      ["Its uncertainty", face.stability
+        ? `${Math.min(...range).toFixed(3)} to ${Math.max(...range).toFixed(3)}, over the picture as it is and ${plural(told.length, "treated picture")}`
+        : "not measured: see the options above"],
+      ["Score", `${face.score.toFixed(3)}: how sure it is that there is a face`],
+      ["Size", `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])} pixels`],
+      ...Object.entries(face.stability || {}).map(([name, value]) => [
+        capital(TREATMENTS[name]), value === null ? "the face is not found again" : `P(fake) ${value.toFixed(3)}: ${verdictAt(value, provenance)}`]),
+      ...(face.unclear_because ? [["Unclear because", face.unclear_because.map((name) => REASONS[name]).join("; ")]] : []),
+    ];
+  };
+  const showFace = (face, number, image, source, provenance) => {
+    const [x, y, w, h] = face.bbox, border = 0.15 * Math.max(w, h);
+    const left = Math.max(0, Math.floor(x - border)), top = Math.max(0, Math.floor(y - border));
+    const right = Math.min(image.width, Math.ceil(x + w + border)), bottom = Math.min(image.height, Math.ceil(y + h + border));
+    const view = (caption, ...over) => {
+      const picture = drawn("image", { href: source, width: image.width, height: image.height, preserveAspectRatio: "none" });
+      const frame = drawn("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}`, role: "img", "aria-label": caption }, picture, ...over);
+      return element("figure", {}, frame, element("figcaption", {}, caption));
+    };
+    const mask = drawMask(face), heat = drawHeat(face);
+    byId("face-views").replaceChildren(
+      view("As it is, nothing drawn on it"),
+      ...(mask.length ? [view("With its mask: what was judged as the face", ...mask)] : []),
+      ...(heat.length ? [view("Heat map: the more yellow, the more the face method goes by it", ...heat)] : []),
+    );
+    byId("face-heading").replaceChildren(
+      element("span", { className: `verdict ${label(face)}` }, capital(label(face))), ` Face ${number} of ${image.file_name}`);
+    byId("face-meaning").textContent = meaning(face, provenance);
+    byId("face-facts").replaceChildren(...figures(face, provenance).flatMap(
+      ([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
+    byId("face").showModal();
+  };
+
   const show = (file, results) => {
+    byId("show-heat").parentElement.hidden = !results.results.some((face) => face.heat_map);
     for (const url of addresses) URL.revokeObjectURL(url);
     addresses = [];
     const outcome = results.files[0], frames = byFrame(results), isVideo = outcome.kind === "video";
@@ -165,10 +297,13 @@
     } else {
       const unclear = outcome.unclear_faces ? `, ${outcome.unclear_faces} unclear` : "";
       told.push(`${plural(outcome.faces, "face")}, ${outcome.forged_faces || "none"} forged${unclear}`);
-      showPicture(file, frames[0]);
+      const source = showPicture(file, frames[0]);
       byId("timeline").hidden = true;
       fillTable(["Face", "Verdict", "P(fake)", "Score", "Size", "Why unclear"], frames[0].faces.map((face, position) => [
-        String(position + 1), capital(label(face)), face.fake_probability.toFixed(3),
+        element("button", {
+          type: "button", ariaLabel: `Look at face ${position + 1}`,
+          onclick: () => showFace(face, position + 1, frames[0], source, results.provenance),
+        }, String(position + 1)), capital(label(face)), face.fake_probability.toFixed(3),
         face.score.toFixed(3), `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])}`,
         (face.unclear_because || []).map((name) => REASONS[name]).join("; "),
       ]));
@@ -185,42 +320,130 @@
     byId("result").focus();
   };
 
-  const send = async (file) => {
-    if (running) running.abort();
-    byId("result").hidden = true;
-    if (file.size > Number(form.dataset.bytes)) {
-      say(`${file.name} has ${file.size} bytes, more than the ${form.dataset.bytes} allowed.`, true);
-      return;
+  // XMLHttpRequest, for it alone tells how much has been sent
+  const post = (path, body, signal, onProgress, onSent) => new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    request.responseType = "text";
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onload = onSent;
+    request.onload = () => {
+      try {
+        resolve({ ok: request.status >= 200 && request.status < 300, content: JSON.parse(request.responseText) });
+      } catch { reject(new Error("no JSON")); }
+    };
+    request.onerror = () => reject(new Error("no answer"));
+    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+
+  // Says how many files come before this one, as long as that is so
+  const tellPlace = async (file, ticket, signal) => {
+    while (!signal.aborted) {
+      await new Promise((resolve) => setTimeout(resolve, ASK_MS));
+      if (signal.aborted) return;
+      try {
+        const answer = await fetch(`/api/queue/${ticket}`, { signal });
+        if (signal.aborted || !answer.ok) continue;
+        const { ahead } = await answer.json();
+        if (!signal.aborted) say(ahead ? `${file.name} waits: ${plural(ahead, "file")} before it in the queue.` : `Looking at ${file.name} …`);
+      } catch { return; }
     }
-    const mine = running = new AbortController();
-    byId("cancel").hidden = false;
-    say(`Looking at ${file.name} …`);
+  };
+
+  const listUpload = (file) => {
+    const state = element("span", { className: "state quiet" }, "waits");
+    const item = element("li", {}, element("span", { className: "name" }, file.name), element("span", { className: "quiet" }, bytes(file.size)), state);
+    byId("uploads").append(item);
+    return (text, results = null, isError = false) => {
+      state.replaceChildren(text);
+      state.className = isError ? "state error" : "state";
+      if (!results) return;
+      state.className = `state verdict ${results.files[0].verdict}`;
+      const button = element("button", { type: "button", onclick: () => show(file, results) }, "Show");
+      button.ariaLabel = `Show ${file.name}`;
+      item.append(button);
+    };
+  };
+
+  const send = async ({ file, tell }, mine) => {
+    if (file.size > Number(form.dataset.bytes)) {
+      const text = `it has ${bytes(file.size)}, more than the ${bytes(Number(form.dataset.bytes))} allowed.`;
+      tell(text, null, true);
+      say(`${file.name}: ${text}`, true);
+      return false;
+    }
+    const ended = new AbortController(), ticket = crypto.getRandomValues(new Uint32Array(4)).join("-");
+    const bar = byId("progress");
+    bar.value = 0;
+    bar.hidden = false;
+    say(`Sending ${file.name} …`);
+    tell("is sent");
     try {
       const body = new FormData();
+      if (byId("stability").checked) body.append("stability", "true");
+      if (byId("heat") && byId("heat").checked) body.append("heat_maps", "true");
       body.append("file", file);
-      const answer = await fetch("/api/detect", { method: "POST", body, signal: mine.signal });
-      const content = await answer.json();
-      if (running !== mine) return;
-      if (answer.ok) {
-        show(file, content);
-        say("Done.");
-      } else {
-        say(`${file.name}: ${content.error.message}`, true);
-      }
+      const { ok, content } = await post(`/api/detect?ticket=${ticket}`, body, mine.signal, (share) => { bar.value = share; }, () => {
+        bar.hidden = true;
+        if (mine.signal.aborted) return;
+        say(`Looking at ${file.name} …`);
+        tell("is looked at");
+        tellPlace(file, ticket, ended.signal);
+      });
+      ended.abort();
+      if (!ok) throw new Error(content.error.message);
+      tell(VERDICTS[content.files[0].verdict], content);
+      if (byId("result").hidden) show(file, content); // of several the first; the list shows the others
+      return true;
     } catch (error) {
-      if (running !== mine) return;
-      say(error.name === "AbortError" ? "Cancelled." : "The server cannot be reached, or closed the connection.", true);
+      if (error.name === "AbortError") throw error;
+      const known = { "no answer": "the server cannot be reached, or closed the connection.", "no JSON": "the server's answer cannot be read." };
+      const text = known[error.message] || error.message;
+      tell(text, null, true);
+      say(`${file.name}: ${text}`, true);
+      return false;
+    } finally {
+      ended.abort();
+      bar.hidden = true;
+    }
+  };
+
+  const work = async () => {
+    const mine = running = new AbortController();
+    byId("cancel").hidden = false;
+    counts = { done: 0, failed: 0 };
+    try {
+      while (waiting.length) {
+        const next = waiting.shift();
+        current = next;
+        counts[await send(next, mine) ? "done" : "failed"] += 1;
+      }
+      const { done, failed } = counts;
+      if (done && failed) say(`Done: ${plural(done, "file")}; ${failed} failed, see the list.`);
+      else if (done) say(done > 1 ? `Done: ${plural(done, "file")}.` : "Done.");
+      else if (failed > 1) say(`${plural(failed, "file")} failed, see the list.`, true);
+    } catch {
+      for (const each of [current, ...waiting]) each.tell("cancelled");
+      waiting = [];
+      say("Cancelled.");
     }
     running = null;
     byId("cancel").hidden = true;
   };
 
-  const sendFirst = (files) => {
-    if (files.length > 1) say("One file at a time.", true);
-    else if (files.length) send(files[0]);
+  let current = null;
+  const add = (files) => {
+    if (!files.length) return;
+    if (!running) byId("result").hidden = true;
+    waiting.push(...[...files].map((file) => ({ file, tell: listUpload(file) })));
+    if (!running) work();
   };
-  input.addEventListener("change", () => { sendFirst(input.files); input.value = ""; });
+  input.addEventListener("change", () => { add([...input.files]); input.value = ""; });
   form.addEventListener("submit", (event) => event.preventDefault());
+  for (const name of ["show-masks", "show-heat"]) byId(name).addEventListener("change", () => redraw());
+  byId("zoom").addEventListener("change", (event) => byId("face").classList.toggle("zoomed", event.target.checked));
   byId("cancel").addEventListener("click", () => running && running.abort());
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     window.addEventListener(name, (event) => {
@@ -228,6 +451,6 @@
       drop.classList.toggle("over", name === "dragenter" || name === "dragover");
     });
   }
-  window.addEventListener("drop", (event) => sendFirst(event.dataTransfer.files));
-  window.addEventListener("paste", (event) => sendFirst(event.clipboardData.files));
+  window.addEventListener("drop", (event) => add(event.dataTransfer.files));
+  window.addEventListener("paste", (event) => add(event.clipboardData.files));
 })();

@@ -202,8 +202,71 @@ def test_everything_is_reached_by_tab(page):
     assert all(names)
 
 
+UNDER_THE_BAR = """() => {
+  const focused = document.activeElement, bar = document.querySelector(".filters");
+  if (bar.contains(focused) || focused === document.body) return null;
+  const one = focused.getBoundingClientRect(), other = bar.getBoundingClientRect();
+  // A scrolling table may be taller than the window: then its lower part shows
+  const taller = one.height > window.innerHeight - other.height && one.bottom > other.bottom;
+  const apart = taller || one.top >= other.bottom - 0.5 || one.bottom <= other.top + 0.5;
+  return apart ? null : `${focused.outerHTML.slice(0, 80)} ${one.top} ${other.bottom}`;
+}"""
+
+
+@pytest.mark.parametrize("width", [700, 1280])
+def test_what_has_the_focus_is_never_under_the_bar(browser, report, width):
+    context = browser.new_context(viewport={"width": width, "height": 600})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    scrolled = set()
+    for key, times in (("Tab", 60), ("Shift+Tab", 75)):
+        for _ in range(times):
+            page.keyboard.press(key)
+            assert page.evaluate(UNDER_THE_BAR) is None
+            scrolled.add(page.evaluate("window.scrollY"))
+    assert len(scrolled) > 5  # the bar had something to cover
+    context.close()
+
+
+def test_a_face_opens_and_closes_with_the_keyboard(page):
+    link = page.locator("#faces td.picture a").first
+    link.focus()
+    scrolled = page.evaluate("window.scrollY")
+    page.keyboard.press("Enter")
+    until(page, "document.activeElement.matches('.face:target')")
+    face = page.locator(".face:target")
+    assert "picture-129.jpg" in face.locator("h3").inner_text()
+    assert face.bounding_box()["height"] >= 899 and page.locator(".face:visible").count() == 1
+    assert "no proof" in face.locator(".meaning").inner_text()
+    picture = face.locator("svg").first
+    small = picture.bounding_box()["width"]
+    face.get_by_label("Zoom").check()
+    assert picture.bounding_box()["width"] > 2 * small
+    for wanted in ("Next face", "Previous face"):
+        face = page.locator(".face:target")
+        face.get_by_role("link", name=wanted).click()
+    until(page, "document.querySelector('.face:target').textContent.includes('picture-129.jpg')")
+    page.keyboard.press("Escape")
+    until(page, "document.activeElement.matches('#faces td.picture a')")
+    assert page.locator(".face:visible").count() == 0
+    assert abs(page.evaluate("window.scrollY") - scrolled) < 600
+    assert page.evaluate(UNDER_THE_BAR) is None
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_face_fits_its_window(browser, report, width):
+    context = browser.new_context(viewport={"width": width, "height": 700})
+    page = context.new_page()
+    page.goto(f"{report.as_uri()}#face-100")
+    face = page.locator(".face:target")
+    assert HOSTILE in face.locator("h3").inner_text() and face.locator("h3 img").count() == 0
+    assert face.evaluate("e => e.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_it_fits_and_is_legible(browser, report, scheme, width):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()

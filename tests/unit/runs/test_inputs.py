@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comics.runs.inputs import expand_inputs, is_video
+from comics.runs.inputs import NOT_FETCHED, expand_inputs, is_video
 
 
 @pytest.fixture
@@ -133,10 +133,14 @@ def test_live_sources_are_passed_on_without_their_credentials_in_names(source, s
     assert len(file.relative.parts) == 1
 
 
-@pytest.mark.parametrize("source", ["http://host/a.jpg", "file:///etc/passwd", "webcam:x", "rtsp:"])
-def test_other_addresses_are_no_sources(source):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("http://host/a.jpg", NOT_FETCHED), ("file:///etc/passwd", NOT_FETCHED),
+     ("webcam:x", "no such file or folder"), ("rtsp:", "no such file or folder")],
+)  # fmt: skip
+def test_other_addresses_are_no_sources(source, said):
     found = expand_inputs([source])
-    assert not found.files and found.faults[0][1] == "no such file or folder"
+    assert not found.files and found.faults[0][1] == said
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
@@ -155,3 +159,19 @@ def test_animations_are_videos_and_stills_are_pictures(tmp_path, kind):
 def test_no_argument_fails(argument):
     found = expand_inputs([f"/nowhere/{argument}"], listed=[f"/nowhere/{argument}"])
     assert not found.files and found.faults
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://user:secret@host/photo.jpg", "http://host/a?b=*.jpg", "ftp://h/x", "s3://b/k"],
+)
+def test_an_address_gets_a_sentence(address, tmp_path):
+    found = expand_inputs([address], listed=[address])
+    assert not found.files and len(found.faults) == 2
+    for path, reason in found.faults:
+        assert "nothing is fetched" in reason and "rtsp" in reason and "secret" not in str(path)
+    # What is there is a file, whatever it is called
+    name = tmp_path / "http:" / "a.jpg"
+    name.parent.mkdir()
+    name.write_bytes(b"x")
+    assert [file.path for file in expand_inputs([name]).files] == [name]

@@ -27,6 +27,7 @@ class ColourPredictor:
 
     max_pixels = 4_000_000
     provenance = {"model": "colours", "weights_sha256": "0" * 64, "fake_threshold": 0.7}
+    has_heat_maps = True
 
     def __init__(self):
         self.delay_s = 0.0
@@ -53,8 +54,25 @@ class ColourPredictor:
         p = torch.tensor([0.1 if red < blue else 0.9 if red > blue + 100 else 0.6])
         box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
         return Faces(
-            box, (height, width), (p >= 0.7).long(), torch.tensor([0.8]), fake_probability=p
+            box,
+            (height, width),
+            (p >= 0.7).long(),
+            torch.tensor([0.8]),
+            self._mask(height, width),
+            fake_probability=p,
         )
+
+    def _mask(self, height, width):
+        """A square with a hole, so that a wrong order of rows and columns shows."""
+        mask = torch.zeros(1, height, width, dtype=torch.bool)
+        top, left = height // 4, width // 4
+        mask[:, top + 5 : top + 30, left + 10 : left + 35] = True
+        mask[:, top + 20 : top + 25, left + 15 : left + 20] = False
+        return mask
+
+    def heat_maps(self, image, faces):
+        windows = faces.boxes.round().long() + torch.tensor([-3, -3, 3, 3])
+        return torch.rand(len(faces), 4, 4), windows
 
 
 @pytest.fixture

@@ -382,7 +382,7 @@ def test_health_and_description(client):
         found = description
         for part in reference.split("/"):
             found = found[part]
-    assert client.get("/docs").status_code == 404  # it would load scripts from elsewhere
+    assert "<script" not in client.get("/docs").text  # the framework's loads one from elsewhere
 
 
 def test_uploads_stay_only_if_asked(predictor, folders, make_picture, make_video, tmp_path):
@@ -437,3 +437,49 @@ def test_an_upload_that_never_ends(predictor, folders, monkeypatch):
     asyncio.run(app(scope, receive, send_message))
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["error"]["code"] == "upload_too_slow"
+
+
+def test_stability_and_heat_maps_where_asked(client, make_picture):
+    plain = send(client, make_picture(RED)).json()["results"][0]
+    assert not {"stability", "heat_map"} & plain.keys()
+    answer = send(client, make_picture(RED), data={"stability": "true", "heat_maps": "true"})
+    jsonschema.validate(answer.json(), SCHEMA)
+    (face,) = answer.json()["results"]
+    assert face["stability"] == {"jpeg_75": 0.9, "jpeg_50": 0.9, "half_size": 0.9}
+    assert face["heat_map"]["bbox"] == [12, 7, 36, 26]
+    assert "heat_map" not in answer.json()["files"][0]
+    refused(send(client, make_picture(RED), data={"stability": "often"}), 422, "invalid_request")
+
+
+def test_a_model_without_heat_maps_says_so(predictor, folders, make_picture, monkeypatch):
+    monkeypatch.setattr(type(predictor), "has_heat_maps", False)
+    with TestClient(build_app(predictor, LIMITS)) as client:
+        answer = send(client, make_picture(RED), data={"heat_maps": "true"})
+        assert "no heat maps" in refused(answer, 422, "invalid_request")
+        assert "Also make heat maps" not in client.get("/").text
+    assert list(folders.iterdir()) == []
+
+
+def test_the_place_of_an_upload(client, make_picture):
+    refused(client.get("/api/queue/unknown-ticket"), 404, "not_found")
+    refused(client.get("/api/queue/short"), 422, "invalid_request")
+    refused(client.post("/api/detect?ticket=%3Cb%3E", files={"file": b""}), 422, "invalid_request")
+    answer = client.post("/api/detect?ticket=my-own-ticket", files={"file": make_picture(RED)})
+    assert answer.status_code == 200
+    refused(client.get("/api/queue/my-own-ticket"), 404, "not_found")  # it is done
+
+
+def test_the_description_for_people_asks_nobody_for_anything(client):
+    answer = client.get("/docs")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src" not in policy
+    assert "<script" not in answer.text
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', answer.text)
+    assert addresses and all(a.startswith(("#", "/", "data:,")) for a in addresses)
+    for said in ("/api/detect", "stability", "heat_maps", "ticket", "/healthz", "unreadable_file"):
+        assert said in answer.text
+    names = re.findall(r'href="#(schema-[^"]*)"', answer.text)
+    assert {"schema-Results", "schema-Error", "schema-Place"} <= set(names)
+    assert all(f'id="{name}"' in answer.text for name in names)
+    assert client.head("/docs").status_code == 200

@@ -1,12 +1,16 @@
 """The server's page in a real browser: files dropped, chosen, too large, hostile."""
 
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from comics.server.app import build_app
 from comics.server.limits import ServerLimits
 
+httpx = pytest.importorskip("httpx2")
 pytestmark = pytest.mark.slow
 
 RED, BLUE, GREY = (220, 20, 20), (20, 20, 220), (128, 128, 128)
@@ -115,8 +119,8 @@ def test_faults_are_told_and_the_next_file_works(page, make_picture, predictor):
     choose(page, "note.txt", b"hello", "text/plain")
     wait_for(page, "note.txt: not an image in a known format")
     assert page.locator("#result").is_hidden()
-    choose(page, "big.png", b"x" * 300_001)
-    wait_for(page, "more than the 300000 allowed")
+    choose(page, "big.png", b"x" * 301_001)
+    wait_for(page, "it has 301 kB, more than the 300 kB allowed")
     assert sum("/api/detect" in url for url in page.requests) == 1  # it was not even sent
     choose(page, "grey.png", make_picture(GREY))
     wait_for(page, "Done")
@@ -138,6 +142,142 @@ def test_cancelling(page, make_picture, predictor):
     predictor.gate.set()
     assert page.get_by_role("button", name="Cancel").is_hidden()
     assert page.locator("#result").is_hidden()
+
+
+def test_several_files_one_after_the_other(page, make_picture, predictor):
+    """All are listed with what became of them; each can be shown again."""
+    predictor.gate.clear()
+    named = {HOSTILE: RED, "写真.png": BLUE, "grey.png": GREY}
+    files = [
+        {"name": name, "mimeType": "image/png", "buffer": make_picture(colour)}
+        for name, colour in named.items()
+    ]
+    files.insert(1, {"name": "note.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    page.set_input_files("#file", files)
+    wait_for(page, f"Looking at {HOSTILE}")
+    assert page.locator("#uploads li").count() == 4 and page.locator("#uploads img").count() == 0
+    states = page.locator("#uploads .state")
+    assert states.all_inner_texts() == ["is looked at", "waits", "waits", "waits"]
+    predictor.gate.set()
+    wait_for(page, "Done: 3 files; 1 failed, see the list.")
+    told = states.all_inner_texts()
+    assert told[0] == "Forged face found" and told[2:] == ["No forgery found", "No face found"]
+    assert "not an image in a known format" in told[1]
+    assert HOSTILE in page.locator("#summary").inner_text()  # the first is shown
+    page.get_by_role("button", name="Show 写真.png").click()
+    assert page.locator("#verdict").inner_text() == "No forgery found"
+    assert "写真.png" in page.locator("#summary").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert re.search(r"\d+ kB|B", page.locator("#uploads li").first.inner_text())
+
+
+def test_cancelling_ends_those_that_wait_too(page, make_picture, predictor):
+    predictor.gate.clear()
+    picture = make_picture(RED)
+    files = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": picture} for n in range(3)]
+    page.set_input_files("#file", files)
+    wait_for(page, "Looking at 0.png")
+    page.get_by_role("button", name="Cancel").click()
+    wait_for(page, "Cancelled")
+    predictor.gate.set()
+    assert page.locator("#uploads .state").all_inner_texts() == ["cancelled"] * 3
+    assert page.locator("#result").is_hidden()
+
+
+def test_the_place_in_the_queue_is_told(page, make_picture, predictor):
+    predictor.gate.clear()
+    address = page.url
+    with ThreadPoolExecutor(1) as other:
+        before = other.submit(
+            httpx.post, f"{address}api/detect", files={"file": make_picture(BLUE)}, timeout=60
+        )
+        assert predictor.entered.wait(30)
+        choose(page, "photo.png", make_picture(RED))
+        wait_for(page, "photo.png waits: 1 file before it in the queue.")
+        predictor.gate.set()
+        wait_for(page, "Done")
+        assert before.result().status_code == 200
+
+
+def test_a_face_is_looked_at_closely(page, make_picture):
+    page.get_by_label("Also look at copies").check()
+    page.get_by_label("Also make heat maps").check()
+    choose(page, HOSTILE, make_picture(RED, size=(80, 120)))
+    wait_for(page, "Done")
+    assert page.locator("#stage image.mask").count() == 1
+    assert page.locator("#stage mask").count() == 0
+    page.get_by_label("Show heat maps").check()
+    assert page.locator("#stage mask").count() == 1
+    page.get_by_label("Show masks").uncheck()
+    assert page.locator("#stage image.mask").count() == 0
+    button = page.get_by_role("button", name="Look at face 1")
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    assert HOSTILE in dialog.locator("h2").inner_text() and dialog.locator("h2 img").count() == 0
+    assert dialog.locator("svg").count() == 3
+    # 15 % of the box's longer side around it
+    assert dialog.locator("svg").first.get_attribute("viewBox") == "21 11 78 58"
+    assert dialog.locator("#face-meaning").inner_text() == (
+        "This face has traces like those of the forgeries that the model knows. It stays so when "
+        "the picture is saved again or shrunk. That is an estimate and no proof: look for the "
+        "original."
+    )
+    facts = dialog.locator("dl").inner_text()
+    assert "Shrunk to half its width and height" in facts and "P(fake) 0.900: fake" in facts
+    assert "0.900 to 0.900, over the picture as it is and 3 treated pictures" in facts
+    assert "60 × 40 pixels" in facts
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert dialog.evaluate("e => e.scrollWidth <= e.clientWidth")
+    page.keyboard.press("Escape")
+    assert dialog.count() == 0
+    assert page.evaluate("document.activeElement.ariaLabel") == "Look at face 1"
+
+
+def test_a_mask_is_where_the_results_say(page, make_picture):
+    choose(page, "a.png", make_picture(RED, size=(80, 120)))
+    wait_for(page, "Done")
+    mask = page.locator("#stage image.mask")
+    place = [float(mask.get_attribute(name)) for name in ("x", "y", "width", "height")]
+    assert place == [30, 20, 60, 40]
+    alpha = page.evaluate(
+        """async () => {
+          const image = new Image();
+          image.src = document.querySelector("#stage image.mask").getAttribute("href");
+          await image.decode();
+          const canvas = new OffscreenCanvas(image.width, image.height);
+          const pen = canvas.getContext("2d");
+          pen.drawImage(image, 0, 0);
+          const data = pen.getImageData(0, 0, image.width, image.height).data;
+          return Array.from({ length: data.length / 4 }, (_, place) => data[4 * place + 3]);
+        }"""
+    )
+    shown = np.array(alpha).reshape(40, 60) > 0
+    wanted = np.zeros((40, 60), bool)
+    wanted[5:30, 10:35] = True  # what the predictor says, without the box's place
+    wanted[20:25, 15:20] = False
+    assert (shown == wanted).all()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_description_is_a_page_of_its_own(page, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.get_by_role("link", name="The API").click()
+    page.get_by_role("heading", name="/api/detect").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("dd a", has_text="Results").first.click()
+    schema = page.locator("#schema-Results")
+    schema.locator("summary").click()
+    assert "schema_version" in schema.locator("pre").inner_text()
+    page.go_back()
+
+
+def test_the_page_fits_a_small_phone(page, make_picture):
+    page.set_viewport_size({"width": 360, "height": 640})
+    assert "300 kB a file" in page.locator("#limits").inner_text()
+    choose(page, "x" * 150 + ".png", make_picture(RED))
+    wait_for(page, "Done")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_it_is_used_by_keyboard(page):
