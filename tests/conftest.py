@@ -9,12 +9,17 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 import warm_start
 from adelaidet_reference import BASIS, FOLDER, load_components, load_model
 
 from comics.config import load_config
+
+# Busy machines are slow: no example of Hypothesis fails for its time
+hypothesis.settings.register_profile("comics", deadline=None)
+hypothesis.settings.load_profile("comics")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BESIDE = Path(__file__).resolve().parents[2] / "shared"

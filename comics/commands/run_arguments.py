@@ -75,6 +75,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust_argument(group: argparse._ArgumentGroup) -> None:
+    """Whose Content Credentials are trusted."""
+    group.add_argument(
+        "--trust-list",
+        type=Path,
+        metavar="FILE",
+        help="PEM certificates: signers of Content Credentials (C2PA) that lead to one of them are "
+        "called trusted (default: none is)",
+    )
+
+
 def add_runtime_argument(group: argparse._ArgumentGroup) -> None:
     """What the networks run in."""
     group.add_argument(
@@ -161,13 +172,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="for pictures: also P(fake) of each face after the picture was saved as JPEG of "
         "quality 75 and 50, and at half its size; a picture with faces takes four times as long",
     )
-    group.add_argument(
-        "--trust-list",
-        type=Path,
-        metavar="FILE",
-        help="PEM certificates: signers of Content Credentials (C2PA) that lead to one of them are "
-        "called trusted (default: none is)",
-    )
+    add_trust_argument(group)
     group.add_argument("--crops", action="store_true", help="also write a picture of every face")
     group.add_argument(
         "--overwrite",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from comics.commands.run_arguments import (
     add_model_arguments,
     add_runtime_argument,
+    add_trust_argument,
     chosen_predictor,
 )
 from comics.commands.stopping import stop
@@ -79,6 +80,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep uploads, results and annotated media there",
     )
+    add_trust_argument(group)
     add_model_arguments(parser)
     group.add_argument(
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1"
@@ -131,15 +133,17 @@ def run_serve(options: argparse.Namespace) -> int:
             EXIT_ARGUMENTS,
         )
     # After the arguments are known to be sound: these imports take seconds
+    from comics.data.custody.credentials import TrustList
     from comics.server.app import build_app
 
     try:
+        trust = None if options.trust_list is None else TrustList.read(options.trust_list)
         limits = _limits(options)
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
         predictor = chosen_predictor(options)
         allowed = _allowed_hosts(options.host, options.allowed_host)
-        app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed)
+        app = build_app(predictor, limits, keep=options.keep, allowed_hosts=allowed, trust=trust)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         return stop(options, str(error), EXIT_ARGUMENTS)
     return _serve(options, app, limits)

@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 import comics
+from comics.data.custody.credentials import TrustList
 from comics.inference.contract import FacePredictor
 from comics.inference.doubt import REASONS
 from comics.inference.stability import TREATMENTS
@@ -75,6 +76,7 @@ def build_app(
     *,
     keep: Path | None = None,
     allowed_hosts: Sequence[str] = (),
+    trust: TrustList | None = None,
 ) -> ASGIApp:
     """The server's application.
 
@@ -83,9 +85,10 @@ def build_app(
         limits: of uploads.
         keep: folder where uploads and their results stay; None: nothing is kept.
         allowed_hosts: see ``Shield``.
+        trust: certificates of whose signers' Content Credentials are trusted; None: of nobody.
     """
     limits = limits or ServerLimits()
-    service = _Service(predictor, limits, keep)
+    service = _Service(predictor, limits, keep, trust)
     app = FastAPI(
         title="comics",
         version=comics.__version__,
@@ -156,9 +159,16 @@ def _add_api(app: FastAPI, service: _Service) -> None:
 class _Service:
     """What the routes do."""
 
-    def __init__(self, predictor: FacePredictor, limits: ServerLimits, keep: Path | None) -> None:
+    def __init__(
+        self,
+        predictor: FacePredictor,
+        limits: ServerLimits,
+        keep: Path | None,
+        trust: TrustList | None,
+    ) -> None:
         self.places = Places()
         self._predictor, self._limits, self._keep = predictor, limits, keep
+        self._trust = trust
         self._worker = ModelWorker()
         script = read_template(SCRIPT, PACKAGE)
         self._page = render(
@@ -236,6 +246,7 @@ class _Service:
                 file.filename,
                 self._limits,
                 keep=self._keep is not None,
+                trust=self._trust,
                 heat_maps=heat_maps,
                 stability=stability,
                 stop=stop,

@@ -17,6 +17,7 @@ import av
 
 from comics.data.animation_length import animation_length
 from comics.data.content import VIDEO_EXTENSIONS, content_kind
+from comics.data.custody.credentials import TrustList
 from comics.data.file_kinds import ANIMATION as ANIMATED
 from comics.data.file_kinds import VIDEO as MOVING
 from comics.data.file_kinds import picture_format, read_head
@@ -45,7 +46,7 @@ OUTPUT_MEMBERS = ("output", "heat_map", "timeline", "tracks_file")
 # What the server's file system says of its copy of an upload
 COPY_MEMBERS = ("modified",)
 # Of the run: how the server was started, and on what machine it runs, is not the client's
-RUN_MEMBERS = ("started", "ended", "weights_sha256", "parts")
+RUN_MEMBERS = ("started", "ended", "weights_sha256", "trust_list_sha256", "parts")
 VERSIONS = ("comics", "torch", "torchvision")
 ANIMATED_EXTENSIONS = {"GIF": ".gif", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif"}
 BATCH_SIZE = 4  # frames, where they are small
@@ -88,6 +89,7 @@ def detect_file(
     keep: bool = False,
     heat_maps: bool = False,
     stability: bool = False,
+    trust: TrustList | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """The results document of one file, as ``comics detect`` would write it.
@@ -100,6 +102,7 @@ def detect_file(
         keep: also write annotated media, as for a folder that stays.
         heat_maps: of each face of a picture, where its method sees forgery.
         stability: of each face of a picture, P(fake) after treatments of it.
+        trust: certificates of whose signers' Content Credentials are trusted; None: of nobody.
         stop: asked between batches whether the work has become useless.
 
     Raises:
@@ -119,6 +122,7 @@ def detect_file(
         write_media=keep,
         heat_in_results=heat_maps,
         stability=stability,
+        trust=trust,
         video=_video_options(predictor, limits),
     )
     documents: list[dict[str, Any]] = []

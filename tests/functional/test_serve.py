@@ -72,6 +72,7 @@ def test_unusable_arguments(weights, tmp_path, capsys, monkeypatch):
         (["--max-video", "0"], "video_s must be above 0"),
         (["--queue", "-1"], "queue must be"),
         (["--fake-threshold", "3"], "fake_threshold"),
+        (["--trust-list", str(tmp_path / "none.pem")], "none.pem"),
     ):
         assert main(["serve", "--weights", str(weights), "--device", "cpu", *words]) == 2
         assert said in capsys.readouterr().err

@@ -16,6 +16,7 @@ import starlette.formparsers
 from PIL import Image
 from starlette.testclient import TestClient
 
+from comics.data.custody.credentials import TrustList
 from comics.server import app as server_app
 from comics.server import detection, gate
 from comics.server.app import build_app
@@ -86,6 +87,16 @@ def test_a_client_learns_of_its_file_and_not_of_the_server(client, make_picture,
     assert set(results["run"]["versions"]) <= {"comics", "torch", "torchvision"}
     for word in ("secret-option", "/tmp", platform.release(), platform.node()):
         assert word not in answer.text
+
+
+def test_signers_on_its_list_are_trusted(predictor, folders, make_picture):
+    path = folders / "signers.pem"
+    path.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    trust = TrustList.read(path)
+    with TestClient(build_app(predictor, LIMITS, trust=trust)) as client:
+        results = send(client, make_picture(RED)).json()
+    assert results["run"]["trust_list_sha256"] == trust.sha256
+    assert "c2pa" in results["files"][0]
 
 
 @pytest.mark.parametrize("form", ["mp4", "webm"])
