@@ -4,6 +4,7 @@ import torch
 
 from comics.config import get_cfg
 from comics.data.faces.augmenters import face_augmenter
+from comics.data.faces.contrastive_views import ContrastiveViews
 from comics.data.faces.views import (
     Augmentation,
     DCLViews,
@@ -123,4 +124,9 @@ def test_which_augmenter_a_method_gets():
     assert isinstance(face_augmenter(cfg), FaceAugmenter)
     cfg.MODEL.FACE.METHOD = "RealCentric"
     cfg.MODEL.FACE.DCL.VIEWS.ENABLED = True
+    assert isinstance(face_augmenter(cfg), ContrastiveViews)
+    cfg.MODEL.FACE.REAL_CENTRIC.VIEWS.ENABLED = False
+    assert isinstance(face_augmenter(cfg), FaceAugmenter)
+    cfg.MODEL.FACE.METHOD = "GuideSpace"
+    cfg.MODEL.FACE.REAL_CENTRIC.VIEWS.ENABLED = True
     assert isinstance(face_augmenter(cfg), FaceAugmenter)
