@@ -4,6 +4,7 @@ import pytest
 import torch
 from narrow import NARROW
 from torch.nn import functional
+from two_faces import sample
 
 from comics.config import load_config
 from comics.modeling.build import build_model
@@ -35,16 +36,6 @@ def tiny(*overrides):
     torch.nn.init.constant_(model.head.box_distances.bias, 2.0)  # boxes of some size
     torch.nn.init.normal_(model.controller.bias, std=0.5)  # masks of some shape
     return model
-
-
-def sample(size=(64, 96), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(2, *size, dtype=torch.bool)
-    masks[0, 8:40, 8:40] = True
-    masks[1, 20:60, 30:70] = True
-    boxes = torch.tensor([[8.0, 8, 40, 40], [30, 20, 70, 60]])
-    return image, Faces(boxes, size, torch.tensor([0, 1]), masks=masks)
 
 
 @pytest.mark.parametrize("coordinates", [True, False])

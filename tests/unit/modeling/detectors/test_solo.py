@@ -8,6 +8,7 @@ import torch
 from narrow import NARROW
 from torch.nn import functional
 from torch.testing import assert_close
+from two_faces import sample
 
 from comics.config import load_config
 from comics.modeling.detectors.solo import SOLO
@@ -32,16 +33,6 @@ def tiny(*overrides):
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.5)
     return model
-
-
-def sample(size=(64, 96), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(2, *size, dtype=torch.bool)
-    masks[0, 8:40, 8:40] = True
-    masks[1, 20:60, 30:70] = True
-    boxes = torch.tensor([[8.0, 8, 40, 40], [30, 20, 70, 60]])
-    return image, Faces(boxes, size, torch.tensor([0, 1]), masks=masks)
 
 
 # --- the head ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from narrow import NARROW
+from two_faces import sample
 
 from comics.config import load_config
 from comics.modeling.detectors.solov2 import SOLOv2
@@ -31,16 +32,6 @@ def tiny(*overrides):
     model = SOLOv2.from_config(load_config(overrides=[*TINY, *overrides]))
     torch.nn.init.normal_(model.instance_head.kernels.weight, std=0.2)
     return model
-
-
-def sample(size=(64, 96), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(2, *size, dtype=torch.bool)
-    masks[0, 8:40, 8:40] = True
-    masks[1, 20:60, 30:70] = True
-    boxes = torch.tensor([[8.0, 8, 40, 40], [30, 20, 70, 60]])
-    return image, Faces(boxes, size, torch.tensor([0, 1]), masks=masks)
 
 
 def naive_box(mask):
