@@ -125,11 +125,20 @@ def detect_file(
         trust=trust,
         video=_video_options(predictor, limits),
     )
+    document = _run(predictor, path, options, lambda: stop() or time.monotonic() > deadline)
+    _check(document, limits)
+    return _for_client(document, shown_name(client_name))
+
+
+def _run(
+    predictor: FacePredictor, path: Path, options: RunOptions, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """The results document of a run over one file; results are written where media are."""
     documents: list[dict[str, Any]] = []
 
     def write(record: RunRecord) -> None:
         documents.append(results_document(record))
-        if keep:
+        if options.write_media:
             write_results(options.output, record)
 
     run_inference(
@@ -137,12 +146,11 @@ def detect_file(
         ExpandedInputs([InputFile(path, PurePath(path.name))]),
         options,
         report=lambda line: None,
-        stop=lambda: stop() or time.monotonic() > deadline,
+        stop=stop,
         write=write,
     )
     (document,) = documents
-    _check(document, limits)
-    return _for_client(document, shown_name(client_name))
+    return document
 
 
 def _video_options(predictor: FacePredictor, limits: ServerLimits) -> VideoOptions:
