@@ -80,7 +80,9 @@ def test_a_square_has_its_size_and_its_faces_lie_on_it(size, data, count, seed):
     assert (faces.boxes >= 0).all() and (faces.boxes <= size).all()
     assert (faces.boxes[:, 2:] > faces.boxes[:, :2]).all()
     for box, mask in zip(faces.boxes.tolist(), faces.masks, strict=True):
-        np.testing.assert_allclose(mask_bounds(mask), box, atol=1.001)
+        # Of a face that is thinner than a pixel, corners of the mask may fill no pixel
+        thin = min(box[2] - box[0], box[3] - box[1]) < 1
+        np.testing.assert_allclose(mask_bounds(mask), box, atol=2.001 if thin else 1.001)
 
 
 @settings(max_examples=30, deadline=None)
