@@ -57,8 +57,8 @@ def evaluate_predictions(
     identity: Mapping[str, str] | None = None,
 ) -> bool:
     """AUC, EER and the rest of a CSV of P(fake)."""
+    from comics.evaluation.tables import markdown_table
     from comics.pages import classification_report as reports
-    from comics.pages.evaluation_report import markdown_table
 
     report = reports.build_classification_report(load_predictions(path), by)
     for caption, table in reports.classification_tables(report).items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from comics.errors import error_text
+
 
 def stop(options: argparse.Namespace, message: object, code: int) -> int:
     """Print "program: message" on stderr; returns the exit code.
@@ -14,6 +16,5 @@ def stop(options: argparse.Namespace, message: object, code: int) -> int:
         message: what is wrong; of a ``KeyError`` its text without quotes.
         code: the exit code.
     """
-    text = message.args[0] if isinstance(message, KeyError) and message.args else message
-    print(f"{options.program}: {text}", file=sys.stderr)
+    print(f"{options.program}: {error_text(message)}", file=sys.stderr)
     return code

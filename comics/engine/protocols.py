@@ -48,6 +48,7 @@ from comics.data.faces.manifest import Manifest
 from comics.data.faces.needs import FaceNeeds
 from comics.data.records import DatasetError
 from comics.engine.tasks import FACES
+from comics.errors import error_text
 from comics.modeling.faces.build import build_face_method
 
 KEYS = (
@@ -246,8 +247,7 @@ def check_protocol(
         try:
             trained = _trained(protocol, run, more, label, faults)
         except (OSError, KeyError, ValueError) as error:
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            faults.append(f"{label}: {text}")
+            faults.append(f"{label}: {error_text(error)}")
             continue
         for column in protocol.columns:
             own = protocol.training(run.row, column, run.seed, folder).folder == run.folder
@@ -265,8 +265,7 @@ def _tested(
         found = load_faces(cfg, entry)
         require_both_classes(found, f"column {column.name!r}")
     except (OSError, KeyError, ValueError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        faults.append(f"column {column.name!r}: {text}")
+        faults.append(f"column {column.name!r}: {error_text(error)}")
         return None
     if protocol.level == "video" and not (found.codes["video"] >= 0).any():
         faults.append(f"column {column.name!r}: {entry}: no video is known, and the level is video")

@@ -36,6 +36,7 @@ from comics.engine.tasks import (
     task_of,
 )
 from comics.engine.trainer import Trainer, TrainingResult
+from comics.errors import error_text
 from comics.files import write_text
 from comics.modeling.build import FAST_LAYOUT, build_model
 from comics.modeling.life_cycle import TrainingLifeCycle
@@ -193,9 +194,7 @@ def setup_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, ImportError, CheckpointError) as error:
-        # A KeyError's text is the repr of its message
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise SetupError(str(text)) from error
+        raise SetupError(error_text(error)) from error
 
 
 def _assemble(

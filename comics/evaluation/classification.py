@@ -243,18 +243,38 @@ def bootstrap_interval(
         (low, high); (NaN, NaN) if the metric is undefined in most resamples.
     """
     labels, scores = check_scores(labels, scores)
-    members = [np.array([i]) for i in range(len(labels))]
-    if clusters is not None:
-        gathered: dict[Hashable, list[int]] = {}
-        for position, cluster in enumerate(clusters):
-            gathered.setdefault(cluster, []).append(position)
-        members = [np.array(positions) for positions in gathered.values()]
+    return resampled_interval(
+        lambda chosen: metric(labels[chosen], scores[chosen]),
+        range(len(labels)) if clusters is None else clusters,
+        samples,
+        confidence,
+        seed,
+    )
+
+
+def resampled_interval(
+    figure: Callable[[np.ndarray], float],
+    clusters: Sequence[Hashable],
+    samples: int = BOOTSTRAP_SAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a figure of rows; see ``bootstrap_interval``.
+
+    Args:
+        figure: of the positions of rows, of which some come more than once.
+        clusters: [N] of each row, what is drawn as a whole.
+        samples, confidence, seed: likewise.
+    """
+    gathered: dict[Hashable, list[int]] = {}
+    for position, cluster in enumerate(clusters):
+        gathered.setdefault(cluster, []).append(position)
+    members = [np.array(positions) for positions in gathered.values()]
     rng = np.random.default_rng(seed)
     figures = []
     for _ in range(samples):
         drawn = rng.integers(0, len(members), len(members))
-        chosen = np.concatenate([members[i] for i in drawn])
-        figures.append(metric(labels[chosen], scores[chosen]))
+        figures.append(figure(np.concatenate([members[i] for i in drawn])))
     defined = np.array(figures)[~np.isnan(figures)]
     if len(defined) <= samples / 2:
         return math.nan, math.nan

@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from comics.evaluation.classification import BOOTSTRAP_SAMPLES, CONFIDENCE, auc, group_mean
+from comics.evaluation.classification import (
+    BOOTSTRAP_SAMPLES,
+    CONFIDENCE,
+    auc,
+    group_mean,
+    resampled_interval,
+)
 from comics.evaluation.predictions import LEVELS, SOURCE, Predictions, metrics_at
+from comics.evaluation.tables import markdown_table
 
 PAIRED = "AUC"  # the figure that rows are compared by
 
@@ -62,18 +69,22 @@ class ProtocolTable:
 
     def markdown(self) -> str:
         """The table x100, mean ± standard deviation; then what differs from the baseline."""
-        parts = [_markdown(self._heading(self.metrics), [self._line(row) for row in self.rows])]
+        parts = [
+            markdown_table(self._heading(self.metrics), [self._line(row) for row in self.rows])
+        ]
         if self.differences:
             parts.append(
                 f"Difference of the {PAIRED} to {self.baseline}, points, with "
                 f"{100 * CONFIDENCE:.0f} % intervals: the same faces, resampled by groups"
             )
             compared = [row for row in self.rows if row[1] != self.baseline]
-            parts.append(_markdown(self._heading([]), [self._compared(row) for row in compared]))
+            parts.append(
+                markdown_table(self._heading([]), [self._compared(row) for row in compared])
+            )
         if self.published:
             parts.append("As the paper prints it")
             lines = [self._printed(row) for row in self.published]
-            parts.append(_markdown(self._heading(self.metrics), lines))
+            parts.append(markdown_table(self._heading(self.metrics), lines))
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
@@ -178,23 +189,11 @@ def paired_difference(
     reference = first[0]
     if any(one.names != reference.names for one in (*first, *second)):
         raise ValueError("they were not asked of the same faces")
-    members: dict[Hashable, list[int]] = {}
-    for place, cluster in enumerate(reference.clusters):
-        members.setdefault(cluster, []).append(place)
-    places = [np.array(found) for found in members.values()]
-    rng = np.random.default_rng(seed)
-    everything = np.arange(len(reference.labels))
-    drawn = []
-    for _ in range(samples):
-        chosen = np.concatenate([places[i] for i in rng.integers(0, len(places), len(places))])
-        drawn.append(_difference(first, second, chosen))
-    defined = np.array(drawn)[~np.isnan(drawn)]
-    mean = _difference(first, second, everything)
-    if len(defined) <= samples / 2:
-        return mean, math.nan, math.nan
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return mean, float(low), float(high)
+    mean = _difference(first, second, np.arange(len(reference.labels)))
+    low, high = resampled_interval(
+        lambda rows: _difference(first, second, rows), reference.clusters, samples, seed=seed
+    )
+    return mean, low, high
 
 
 def _difference(first: Sequence[Scored], second: Sequence[Scored], rows: np.ndarray) -> float:
@@ -214,13 +213,6 @@ def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{mean:.2f}"
     return f"{mean:.2f} ± {100 * float(np.std(values, ddof=1)):.2f}"
-
-
-def _markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heading, ["---"] * len(heading), *lines]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in r)} |" for r in rows
-    )
 
 
 def published_rows(published: Mapping[str, list]) -> dict[tuple[str, str], list]:

@@ -171,3 +171,14 @@ def _cell(value: float) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; what would break it is escaped."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(plain_text(cell) for cell in line) + " |" for line in lines)
+
+
+def plain_text(text: str) -> str:
+    """Text without what Markdown would take for a cell's end, a tag or a line's end."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -53,13 +53,11 @@ def load_predictor(
     if asked == "onnx":
         return _kept(path, device, report, options)
     if asked == "auto" and _onnx_suits(device, options):
-        from comics.inference.onnx.export import DifferenceError
-
         try:
             return _kept(path, device, report, options)
         except FileNotFoundError:
             raise
-        except (ValueError, OSError, DifferenceError) as error:  # PyTorch may still run it
+        except (ValueError, OSError) as error:  # PyTorch may still run it
             logger.info("PyTorch runs the model, since ONNX Runtime does not: %s", error)
     from comics.inference.predictor import Predictor
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from comics.ops.recording import is_recorded
+
 # Numerators and divisor of each 5x5 filter
 SRM_FILTERS = (
     (  # KB: second order, 3x3
@@ -101,8 +103,7 @@ def _reflect_pad(image: Tensor, padding: int) -> Tensor:
     An exported graph, which takes images of any size, gathers; otherwise padding is faster.
     """
     height, width = image.shape[-2:]
-    exported = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not exported and min(height, width) > padding:
+    if not is_recorded() and min(height, width) > padding:
         return functional.pad(image, (padding,) * 4, mode="reflect")
     rows = _reflected_positions(height, padding, image.device)
     columns = _reflected_positions(width, padding, image.device)

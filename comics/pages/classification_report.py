@@ -17,9 +17,10 @@ from markupsafe import Markup
 import comics
 from comics.evaluation.classification import ClassificationMetrics
 from comics.evaluation.predictions import LEVELS, Predictions, metrics_at, metrics_by
+from comics.evaluation.tables import markdown_table
 from comics.files import write_bytes
 from comics.pages import evaluation_charts as charts
-from comics.pages.evaluation_report import SCHEMA_VERSION, markdown_table, render
+from comics.pages.evaluation_report import SCHEMA_VERSION, render
 
 TEMPLATE = "classification.html"
 COUNTS = ("n", "n_real", "n_fake")

@@ -31,7 +31,7 @@ from comics.evaluation.faces import (
 )
 from comics.evaluation.metrics import COLUMNS, MODES, Metrics
 from comics.evaluation.robustness import CLEAN, RobustnessTable
-from comics.evaluation.tables import percent
+from comics.evaluation.tables import markdown_table, percent, plain_text
 from comics.files import write_bytes
 from comics.pages import evaluation_charts as charts
 from comics.pages import html_pages
@@ -207,7 +207,10 @@ def render(template: str, **content: Any) -> str:
 
 def report_markdown(report: Report) -> str:
     """The tables as Markdown."""
-    parts = [f"# {_plain(report.title)}", "Figures x100; oLRP, Loc, FP and FN: lower is better."]
+    parts = [
+        f"# {plain_text(report.title)}",
+        "Figures x100; oLRP, Loc, FP and FN: lower is better.",
+    ]
     parts.append(markdown_table(*_headline(report.metrics)))
     parts.append("\n".join(f"* {mode}: {MODES[mode]}" for mode in report.metrics.modes))
     heading, rows = _thresholds(report.metrics)
@@ -221,8 +224,10 @@ def report_markdown(report: Report) -> str:
     if report.robustness is not None:
         parts += ["## Robustness", report.robustness.markdown(report.robustness_metrics)]
     if report.notes:
-        parts += ["## Notes", "\n".join(f"* {_plain(note)}" for note in report.notes)]
-    origin = [f"* {_plain(name)}: {_plain(value)}" for name, value in report.provenance.items()]
+        parts += ["## Notes", "\n".join(f"* {plain_text(note)}" for note in report.notes)]
+    origin = [
+        f"* {plain_text(name)}: {plain_text(value)}" for name, value in report.provenance.items()
+    ]
     parts += ["## Where these results come from", "\n".join(origin)]
     return "\n\n".join(parts) + "\n"
 
@@ -340,13 +345,3 @@ def _charts(report: Report) -> dict[str, str]:
         clean = series.pop(CLEAN)[0][1]
         drawn[f"Robustness, {metric}"] = charts.robustness_chart(series, metric, clean)
     return drawn
-
-
-def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; what would break it is escaped."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "comics"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
-    "config": 0, "registry": 0, "ops": 0, "files": 0,
+    "config": 0, "errors": 0, "registry": 0, "ops": 0, "files": 0,
     "structures": 1,
     "data": 2, "modeling": 2,
     "evaluation": 3, "engine": 3, "inference": 3, "pipeline": 3,

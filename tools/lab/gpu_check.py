@@ -41,6 +41,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +50,26 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "lab")]
+
+from benchmark_model import calibrate, make_scene  # noqa: E402
+
+from comics.structures import Faces  # noqa: E402
+
 CONFIGS = ROOT / "configs"
 EXIT_FAULTS = 1
 # Networks of parity checks: a shallow ResNet shows the same operators
 SHALLOW = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
-           "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNETS.NORM", "BN"]  # fmt: skip
+           "MODEL.BACKBONE.FREEZE_AT", "0"]  # fmt: skip
+CALIBRATED_SIDE = 128  # pixels of the picture that frozen norms get their statistics from
 FACE_METHOD = ["MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallResNet"]
 NO_FILES = ["MODEL.WEIGHTS", "", "MODEL.MEInst.PATH_COMPONENTS", ""]
 SAME = 1e-3  # largest difference of float32 maps, as a share of the largest value (TF32 is off)
 # Mean difference in mixed precision, ten and seven bits of mantissa, through some fifty layers
 SAME_HALF, SAME_BFLOAT = 0.02, 0.15
 TIMED = ("BlendMask/R_50_1x.yaml", "COMICS-BlendMask/R_50_1x.yaml")
+PRECISE = ("BlendMask", "COMICS-BlendMask", "COMICS-Mask-RCNN")  # compared in mixed precision
+MOST_WAITS = 20  # synchronisations of a training step
 BACKWARD_SHARE = 2.0  # of a forward pass's operations, a backward pass needs so many times more
 
 
@@ -228,31 +237,28 @@ Work = Iterator[tuple[str, Callable[[], None]]]
 
 def machine(bench: Bench) -> Work:
     """Names, versions, and what the floor is."""
-
-    def describe() -> None:
-        add = bench.record.add
-        add(
-            "machine",
-            "software",
-            "PyTorch",
-            f"{torch.__version__}, Python {platform.python_version()}",
-        )
-        add("machine", "software", "commit", _commit())
-        if bench.cuda:
-            properties = torch.cuda.get_device_properties(bench.device)
-            add("machine", properties.name, "memory", properties.total_memory / 2**30, "GiB")
-            add("machine", properties.name, "CUDA", str(torch.version.cuda))
-        add("machine", "CPU", "threads", float(torch.get_num_threads()))
-
-    yield "software", describe
+    yield "software", partial(_describe, bench)
     for name, dtype, tf32 in _precisions(bench):
+        subject = f"matrix product, {name}"
+        yield subject, partial(_measure_product, bench, subject, dtype, tf32)
 
-        def rate(name: str = name, dtype: torch.dtype = dtype, tf32: bool = tf32) -> None:
-            with _tf32(tf32):
-                found = matmul_rate(bench, dtype)
-            bench.record.add("machine", f"matrix product, {name}", "rate", found / 1e12, "TFLOP/s")
 
-        yield f"matrix product, {name}", rate
+def _describe(bench: Bench) -> None:
+    add = bench.record.add
+    python = f"{torch.__version__}, Python {platform.python_version()}"
+    add("machine", "software", "PyTorch", python)
+    add("machine", "software", "commit", _commit())
+    if bench.cuda:
+        properties = torch.cuda.get_device_properties(bench.device)
+        add("machine", properties.name, "memory", properties.total_memory / 2**30, "GiB")
+        add("machine", properties.name, "CUDA", str(torch.version.cuda))
+    add("machine", "CPU", "threads", float(torch.get_num_threads()))
+
+
+def _measure_product(bench: Bench, subject: str, dtype: torch.dtype, tf32: bool) -> None:
+    with _tf32(tf32):
+        found = matmul_rate(bench, dtype)
+    bench.record.add("machine", subject, "rate", found / 1e12, "TFLOP/s")
 
 
 def _commit() -> str:
@@ -299,26 +305,26 @@ def _autocast(bench: Bench, dtype: torch.dtype) -> contextlib.AbstractContextMan
 
 def nccl(bench: Bench) -> Work:
     """A group of one process."""
+    yield "group", partial(_exchange, bench)
 
-    def group() -> None:
-        import torch.distributed as dist
 
-        name = "nccl" if bench.cuda else "gloo"
-        with tempfile.TemporaryDirectory() as folder:
-            dist.init_process_group(name, f"file://{folder}/group", rank=0, world_size=1)
-            try:
-                values = torch.arange(5.0, device=bench.device)
-                total = values.clone()
-                dist.all_reduce(total)
-                gathered = [torch.empty_like(values)]
-                dist.all_gather(gathered, values)
-                dist.barrier()
-                same = torch.equal(total, values) and torch.equal(gathered[0], values)
-                bench.record.add("nccl", name, "sum and gather of one process", "done", right=same)
-            finally:
-                dist.destroy_process_group()
+def _exchange(bench: Bench) -> None:
+    import torch.distributed as dist
 
-    yield "group", group
+    name = "nccl" if bench.cuda else "gloo"
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(name, f"file://{folder}/group", rank=0, world_size=1)
+        try:
+            values = torch.arange(5.0, device=bench.device)
+            total = values.clone()
+            dist.all_reduce(total)
+            gathered = [torch.empty_like(values)]
+            dist.all_gather(gathered, values)
+            dist.barrier()
+            same = torch.equal(total, values) and torch.equal(gathered[0], values)
+            bench.record.add("nccl", name, "sum and gather of one process", "done", right=same)
+        finally:
+            dist.destroy_process_group()
 
 
 # --- models --------------------------------------------------------------------------------------
@@ -341,53 +347,15 @@ def make_detector(path: Path, *words: str) -> nn.Module:
 
     torch.manual_seed(0)
     model = build_model(load_config(path, [*NO_FILES, *words]))
-    settle_norms(model)
+    calibrate(model, make_scene(CALIBRATED_SIDE, 0)[0])
     model.prepare_training()
     return model
 
 
-@torch.no_grad()
-def settle_norms(model: nn.Module, side: int = 128) -> None:
-    """Give norms the statistics of noise; those of a deep random network let values explode."""
-    norms = []
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            norms.append(module)
-            module.momentum, momentum = None, module.momentum
-            module.before = momentum
-            module.reset_running_stats()
-            module.train()
-    detector = getattr(model, "detector", model)
-    images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
-    backbone_input = detector.preprocess(images)
-    detector.extract_features(backbone_input)
-    for module in norms:
-        module.momentum = module.before
-        del module.before
-
-
-def scenes(side: int, count: int) -> tuple[list[Tensor], list]:
-    """Pictures [3, side, side] uint8 of noise with round faces, real and fake, and their faces."""
-    from comics.structures import Faces
-
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:side, :side]
-    images, targets = [], []
-    for _ in range(count):
-        images.append(torch.from_numpy(rng.integers(0, 256, (3, side, side), dtype=np.uint8)))
-        centres = rng.uniform(0.2, 0.8, (4, 2)) * side
-        half = 0.14 * side
-        boxes = [[x - half, y - half, x + half, y + half] for x, y in centres]
-        masks = [(columns - x) ** 2 + (rows - y) ** 2 < half**2 for x, y in centres]
-        targets.append(
-            Faces(
-                torch.tensor(boxes, dtype=torch.float32).clamp(0, side),
-                (side, side),
-                torch.arange(4) % 2,
-                masks=torch.from_numpy(np.stack(masks)),
-            )
-        )
-    return images, targets
+def scenes(side: int, count: int) -> tuple[list[Tensor], list[Faces]]:
+    """Pictures [3, side, side] uint8 with round faces, real and forged, and their faces."""
+    images, targets = zip(*(make_scene(side, seed) for seed in range(count)), strict=True)
+    return list(images), list(targets)
 
 
 @torch.no_grad()
@@ -450,73 +418,66 @@ def on(device: torch.device, images: list[Tensor], targets: list) -> tuple[list[
 def detectors(bench: Bench) -> Work:
     """Every detector on both devices."""
     for name, path in published().items():
+        yield name, partial(_compare_detector, bench, name, path)
 
-        def compare(name: str = name, path: Path = path) -> None:
-            model = make_detector(path, *SHALLOW)
-            images, targets = scenes(bench.scale.side, 2)
-            wanted = dense_maps(model, images)
-            model.to(bench.device)
-            here, faces = on(bench.device, images, targets)
-            worst = difference(dense_maps(model, here), wanted)
-            bench.record.add("detectors", name, "largest difference from the CPU", worst,
-                             right=worst < SAME)  # fmt: skip
-            losses = training_step(model, here, faces)
-            finite = all(bool(loss.isfinite()) for loss in losses.values())
-            bench.record.add("detectors", name, "losses of a training step",
-                             float(sum(losses.values())), right=finite)  # fmt: skip
 
-        yield name, compare
+def _compare_detector(bench: Bench, name: str, path: Path) -> None:
+    add = partial(bench.record.add, "detectors", name)
+    model = make_detector(path, *SHALLOW)
+    images, targets = scenes(bench.scale.side, 2)
+    wanted = dense_maps(model, images)
+    model.to(bench.device)
+    here, faces = on(bench.device, images, targets)
+    worst = difference(dense_maps(model, here), wanted)
+    add("largest difference from the CPU", worst, right=worst < SAME)
+    losses = training_step(model, here, faces)
+    finite = all(bool(loss.isfinite()) for loss in losses.values())
+    add("losses of a training step", float(sum(losses.values())), right=finite)
 
 
 def faces(bench: Bench) -> Work:
     """Every face method on both devices."""
     import comics.modeling.faces  # noqa: F401  registers them
-    from comics.config import load_config
-    from comics.modeling.build import build_model
     from comics.registry import FACE_METHODS
 
     for name in sorted(name for name, _ in FACE_METHODS):
+        yield name, partial(_compare_face_method, bench, name)
 
-        def compare(name: str = name) -> None:
-            torch.manual_seed(0)
-            side = min(bench.scale.side, 128)
-            words = [*FACE_METHOD, "MODEL.FACE.METHOD", name, "MODEL.FACE.CROP_SIZE", str(side)]
-            method = build_model(load_config(overrides=words)).eval()
-            crops = torch.rand(bench.scale.crops, 3, side, side) * 255
-            with torch.no_grad():
-                wanted = method(crops)
-                found = method.to(bench.device)(crops.to(bench.device)).cpu()
-            worst = difference({"logits": found}, {"logits": wanted})
-            bench.record.add("faces", name, "largest difference from the CPU", worst,
-                             right=worst < SAME)  # fmt: skip
 
-        yield name, compare
+def _compare_face_method(bench: Bench, name: str) -> None:
+    from comics.config import load_config
+    from comics.modeling.build import build_model
+
+    torch.manual_seed(0)
+    side = min(bench.scale.side, 128)
+    words = [*FACE_METHOD, "MODEL.FACE.METHOD", name, "MODEL.FACE.CROP_SIZE", str(side)]
+    method = build_model(load_config(overrides=words)).eval()
+    crops = torch.rand(bench.scale.crops, 3, side, side) * 255
+    with torch.no_grad():
+        wanted = method(crops)
+        found = method.to(bench.device)(crops.to(bench.device)).cpu()
+    worst = difference({"logits": found}, {"logits": wanted})
+    bench.record.add("faces", name, "largest difference from the CPU", worst, right=worst < SAME)
 
 
 def precision(bench: Bench) -> Work:
     """Maps in mixed precision against float32, on the device."""
     for name, path in published().items():
-        if name not in ("BlendMask", "COMICS-BlendMask", "COMICS-Mask-RCNN"):
-            continue
         for kind, dtype, _ in _precisions(bench):
-            if dtype == torch.float32:
-                continue
-            limit = SAME_HALF if dtype == torch.float16 else SAME_BFLOAT
+            if name in PRECISE and dtype != torch.float32:
+                subject = f"{name}, {kind}"
+                yield subject, partial(_compare_precision, bench, subject, path, dtype)
 
-            def compare(
-                name: str = name, path: Path = path, kind: str = kind,
-                dtype: torch.dtype = dtype, limit: float = limit,
-            ) -> None:  # fmt: skip
-                model = make_detector(path, *SHALLOW).to(bench.device)
-                images, _ = on(bench.device, *scenes(bench.scale.side, 1))
-                wanted = dense_maps(model, images)
-                with _autocast(bench, dtype):
-                    found = dense_maps(model, images)
-                worst = mean_difference(found, wanted)
-                bench.record.add("precision", f"{name}, {kind}", "mean difference", worst,
-                                 right=worst < limit)  # fmt: skip
 
-            yield f"{name}, {kind}", compare
+def _compare_precision(bench: Bench, subject: str, path: Path, dtype: torch.dtype) -> None:
+    model = make_detector(path, *SHALLOW).to(bench.device)
+    images, _ = on(bench.device, *scenes(bench.scale.side, 1))
+    wanted = dense_maps(model, images)
+    with _autocast(bench, dtype):
+        found = dense_maps(model, images)
+    worst = mean_difference(found, wanted)
+    right = worst < (SAME_HALF if dtype == torch.float16 else SAME_BFLOAT)
+    bench.record.add("precision", subject, "mean difference", worst, right=right)
 
 
 # --- speed ---------------------------------------------------------------------------------------
@@ -526,22 +487,20 @@ def speed(bench: Bench) -> Work:
     """Pictures a second, memory, and the share of the floor."""
     for file in TIMED:
         for kind, dtype, tf32 in _precisions(bench):
-            if not bench.cuda and dtype != torch.float32:
-                continue
-            subject = f"{Path(file).parent.name}, {kind}"
-
-            def measure(
-                file: str = file, dtype: torch.dtype = dtype, tf32: bool = tf32,
-                subject: str = subject,
-            ) -> None:  # fmt: skip
-                with _tf32(tf32):
-                    _measure_speed(bench, CONFIGS / file, dtype, subject)
-
-            yield subject, measure
+            if bench.cuda or dtype == torch.float32:
+                subject = f"{Path(file).parent.name}, {kind}"
+                yield subject, partial(_measure_speed, bench, CONFIGS / file, dtype, tf32, subject)
 
 
-def _measure_speed(bench: Bench, path: Path, dtype: torch.dtype, subject: str) -> None:
-    scale, add = bench.scale, bench.record.add
+def _measure_speed(bench: Bench, path: Path, dtype: torch.dtype, tf32: bool, subject: str) -> None:
+    with _tf32(tf32):
+        _measure_inference_and_training(bench, path, dtype, subject)
+
+
+def _measure_inference_and_training(
+    bench: Bench, path: Path, dtype: torch.dtype, subject: str
+) -> None:
+    scale, add = bench.scale, partial(bench.record.add, "speed", subject)
     model = make_detector(path, *(SHALLOW if scale.shallow else [])).to(bench.device)
     images, targets = on(bench.device, *scenes(scale.timed_side, scale.batch))
     floor = matmul_rate(bench, dtype)
@@ -553,97 +512,95 @@ def _measure_speed(bench: Bench, path: Path, dtype: torch.dtype, subject: str) -
         torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode(), _autocast(bench, dtype):
         seconds = bench.seconds(lambda: model(images[:1]))
-    add("speed", subject, "inference, one picture", 1 / seconds, "pictures/s")
-    add("speed", subject, "inference, share of the floor", operations / floor / seconds)
+    add("inference, one picture", 1 / seconds, "pictures/s")
+    add("inference, share of the floor", operations / floor / seconds)
 
     def step() -> None:
         with _autocast(bench, dtype):
             losses = training_losses(model, images, targets)
-        (sum(losses.values()) * 1.0).backward()
+        sum(losses.values()).backward()
         model.zero_grad()
         model.after_optimizer_step()
 
     seconds = bench.seconds(step)
     wanted = operations * scale.batch * (1 + BACKWARD_SHARE)
-    add("speed", subject, f"training, batch {scale.batch}", scale.batch / seconds, "pictures/s")
-    add("speed", subject, "training, share of the floor", wanted / floor / seconds)
+    add(f"training, batch {scale.batch}", scale.batch / seconds, "pictures/s")
+    add("training, share of the floor", wanted / floor / seconds)
     if bench.cuda:
         peak = torch.cuda.max_memory_allocated() / 2**30
-        add("speed", subject, f"peak memory, batch {scale.batch}", peak, "GiB")
+        add(f"peak memory, batch {scale.batch}", peak, "GiB")
 
 
 def waits(bench: Bench) -> Work:
     """How often a training step waits for the GPU."""
-    if not bench.cuda:
-        return
-    for file in TIMED:
+    for file in TIMED if bench.cuda else ():
+        yield Path(file).parent.name, partial(_count_waits, bench, CONFIGS / file)
 
-        def count(file: str = file) -> None:
-            model = make_detector(CONFIGS / file).to(bench.device)
-            images, targets = on(bench.device, *scenes(bench.scale.timed_side, 2))
+
+def _count_waits(bench: Bench, path: Path) -> None:
+    model = make_detector(path).to(bench.device)
+    images, targets = on(bench.device, *scenes(bench.scale.timed_side, 2))
+    training_step(model, images, targets)
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             training_step(model, images, targets)
-            torch.cuda.synchronize()
-            with warnings.catch_warnings(record=True) as seen:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-                try:
-                    training_step(model, images, targets)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-            found = sum("synchroniz" in str(one.message) for one in seen)
-            bench.record.add("waits", Path(file).parent.name, "synchronisations of a step",
-                             float(found), right=found <= 20)  # fmt: skip
-
-        yield Path(file).parent.name, count
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    found = sum("synchroniz" in str(one.message) for one in seen)
+    bench.record.add("waits", path.parent.name, "synchronisations of a step", float(found),
+                     right=found <= MOST_WAITS)  # fmt: skip
 
 
 def compiled(bench: Bench) -> Work:
     """The compiled backbone."""
+    yield "BlendMask", partial(_measure_compiled, bench, "BlendMask")
 
-    def measure() -> None:
-        from comics.inference.acceleration import compile_backbones
 
-        path = CONFIGS / TIMED[0]
-        model = make_detector(path, *(SHALLOW if bench.scale.shallow else [])).to(bench.device)
-        images, _ = on(bench.device, *scenes(bench.scale.timed_side, 1))
-        wanted = dense_maps(model, images)
-        with torch.inference_mode():
-            before = bench.seconds(lambda: model(images))
-        start = time.perf_counter()
-        compile_backbones(model, bench.device)
-        worst = difference(dense_maps(model, images), wanted)
-        add, name = bench.record.add, "BlendMask"
-        add("compile", name, "time to compile", time.perf_counter() - start, "s")
-        add("compile", name, "largest difference", worst, right=worst < SAME)
-        with torch.inference_mode():
-            after = bench.seconds(lambda: model(images))
-        add("compile", name, "times as quick as before", before / after)
+def _measure_compiled(bench: Bench, name: str) -> None:
+    from comics.inference.acceleration import compile_backbones
 
-    yield "BlendMask", measure
+    add = partial(bench.record.add, "compile", name)
+    path = CONFIGS / TIMED[0]
+    model = make_detector(path, *(SHALLOW if bench.scale.shallow else [])).to(bench.device)
+    images, _ = on(bench.device, *scenes(bench.scale.timed_side, 1))
+    wanted = dense_maps(model, images)
+    with torch.inference_mode():
+        before = bench.seconds(lambda: model(images))
+    start = time.perf_counter()
+    compile_backbones(model, bench.device)
+    worst = difference(dense_maps(model, images), wanted)
+    add("time to compile", time.perf_counter() - start, "s")
+    add("largest difference", worst, right=worst < SAME)
+    with torch.inference_mode():
+        after = bench.seconds(lambda: model(images))
+    add("times as quick as before", before / after)
 
 
 def video(bench: Bench) -> Work:
     """A clip through decoder, model and encoder."""
+    yield "shipped model", partial(_measure_video, bench, "shipped model")
 
-    def through() -> None:
-        import comics
-        from comics.runs.inputs import expand_inputs
-        from comics.runs.options import RunOptions
-        from comics.runs.run import run_inference
 
-        with tempfile.TemporaryDirectory() as folder:
-            clip = Path(folder) / "clip.mp4"
-            _write_clip(clip, bench.scale)
-            predictor = comics.load(device=str(bench.device), runtime="torch").predictor
-            start = time.perf_counter()
-            options = RunOptions(output=Path(folder) / "out")
-            run_inference(predictor, expand_inputs([str(clip)]), options, lambda line: None)
-            seconds = time.perf_counter() - start
-            done = (options.output / "results.json").is_file()
-        rate = bench.scale.frames / seconds
-        bench.record.add("video", "shipped model", "frames a second", rate, "frames/s", right=done)
+def _measure_video(bench: Bench, name: str) -> None:
+    import comics
+    from comics.runs.inputs import expand_inputs
+    from comics.runs.options import RunOptions
+    from comics.runs.run import run_inference
 
-    yield "shipped model", through
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        _write_clip(clip, bench.scale)
+        predictor = comics.load(device=str(bench.device), runtime="torch").predictor
+        start = time.perf_counter()
+        options = RunOptions(output=Path(folder) / "out")
+        run_inference(predictor, expand_inputs([str(clip)]), options, lambda line: None)
+        seconds = time.perf_counter() - start
+        done = (options.output / "results.json").is_file()
+    rate = bench.scale.frames / seconds
+    bench.record.add("video", name, "frames a second", rate, "frames/s", right=done)
 
 
 def _write_clip(path: Path, scale: Scale) -> None:

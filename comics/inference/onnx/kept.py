@@ -14,7 +14,6 @@ from typing import Any
 
 import comics
 from comics.files import file_sha256
-from comics.inference.onnx.export import export_model
 from comics.inference.onnx.predictor import OnnxPredictor
 from comics.inference.remote_weights import cache_folder
 
@@ -34,9 +33,8 @@ def kept_predictor(
         options: thresholds and tiling, as of ``Predictor.from_file``.
 
     Raises:
-        FileNotFoundError, ValueError: if the model file is absent or broken, or its model cannot be
-            exported.
-        DifferenceError: if a graph does not compute what the model does.
+        FileNotFoundError, ValueError: if the model file is absent or broken, its model cannot be
+            exported, or a graph does not compute what the model does.
         OSError: if the files cannot be kept.
     """
     if not Path(weights).is_file():
@@ -49,5 +47,11 @@ def kept_predictor(
         except (FileNotFoundError, ValueError):  # damaged, or made half
             shutil.rmtree(path.parent, ignore_errors=True)
     report(f"making ONNX files of {Path(weights).name} for ONNX Runtime, once:")
-    export_model(weights, path, report=report)
+    # What is needed once is not imported at every start
+    from comics.inference.onnx.export import DifferenceError, export_model
+
+    try:
+        export_model(weights, path, report=report)
+    except DifferenceError as error:
+        raise ValueError(str(error)) from error
     return OnnxPredictor.from_file(path, "cpu", source=weights, **options)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 
 from comics.modeling.detectors.base import LevelBoxes, LevelProposals
 from comics.ops.boxes import box_iou
@@ -97,6 +98,19 @@ def assign_anchors(
 def per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
     """Per level [B, A * width, h, w] to [B, R, width]."""
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps], dim=1)
+
+
+def decoded_boxes(coder: BoxCoder, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
+    """Predicted boxes [B, R, 4] without gradient, pixels.
+
+    Args:
+        coder: of the deltas.
+        deltas: per level [B, 4 A, h, w].
+        anchors: [R, 4], the same for all images.
+    """
+    flat = per_anchor(deltas, anchors.shape[1]).detach()
+    every = anchors.expand(len(flat), -1, -1).flatten(0, 1)
+    return coder.decode_single(flat.flatten(0, 1), every).view_as(flat)
 
 
 def anchor_proposals(

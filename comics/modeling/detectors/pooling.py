@@ -45,6 +45,27 @@ def pool_map(feature: Tensor, boxes: Sequence[Tensor], size: int, scale: float) 
     )
 
 
+def pool_by_reach(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    bounds: Sequence[float],
+    boxes: Sequence[Tensor],
+    *,
+    size: int,
+) -> Tensor:
+    """Each box from the first level whose bound reaches from its centre to its sides.
+
+    Args:
+        maps, strides, boxes, size: as of ``pool_by_level``.
+        bounds: pixels, of each level but the last.
+    """
+    every = torch.cat(list(boxes)).float()
+    reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
+    limits = torch.tensor(bounds, device=every.device)
+    level = torch.bucketize(reach, limits.to(reach.dtype))
+    return pool_by_level(maps, strides, boxes, level, size=size)
+
+
 def pool_by_level(
     maps: Sequence[Tensor],
     strides: Sequence[int],

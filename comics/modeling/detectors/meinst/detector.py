@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,7 +33,7 @@ from comics.modeling.detectors.fcos import (
     detected_cells,
 )
 from comics.modeling.detectors.meinst.coding import MaskCoding
-from comics.modeling.detectors.pooling import pool_by_level
+from comics.modeling.detectors.pooling import pool_by_reach
 from comics.modeling.detectors.target_masks import require_masks, target_masks
 from comics.modeling.detectors.towers import (
     DeformableTowers,
@@ -279,11 +278,8 @@ class MEInst(SquareMaskFCOS):
         (docs/methods.md#comics-pixel-maps): the first whose
         bound of ``SIZES_OF_INTEREST`` reaches from the box's centre to its sides.
         """
-        every = torch.cat(list(boxes)).float()
-        reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
-        bounds = torch.tensor(self.assigner.sizes_of_interest, device=every.device)
-        level = torch.bucketize(reach, bounds.to(reach.dtype))
-        return pool_by_level(output.mask_features, self.assigner.strides, boxes, level, size=size)
+        bounds, strides = self.assigner.sizes_of_interest, self.assigner.strides
+        return pool_by_reach(output.mask_features, strides, bounds, boxes, size=size)
 
     def _mask_loss(self, dense: DenseTraining, targets: Sequence[Faces]) -> Tensor:
         """Centre-ness-weighted mean of the positives' errors: of codes (eq. 6), or of pixels.

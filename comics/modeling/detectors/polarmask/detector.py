@@ -37,7 +37,7 @@ from comics.modeling.detectors.polarmask.rays import (
     polar_iou_loss,
     ray_lengths,
 )
-from comics.modeling.detectors.pooling import pool_by_level
+from comics.modeling.detectors.pooling import pool_by_reach
 from comics.modeling.detectors.target_masks import bitmaps, require_masks
 from comics.modeling.detectors.towers import initialise_convs
 from comics.ops.losses import focal_loss
@@ -235,8 +235,5 @@ class PolarMask(FCOS):
         Each box reads the level that answers for a face of its size, as MEInst's
         (docs/methods.md#comics-pixel-maps).
         """
-        every = torch.cat(list(boxes)).float()
-        reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
-        bounds = torch.tensor(self.assigner.sizes_of_interest, device=every.device)
-        level = torch.bucketize(reach, bounds.to(reach.dtype))
-        return pool_by_level(output.mask_features, self.assigner.strides, boxes, level, size=size)
+        bounds, strides = self.assigner.sizes_of_interest, self.assigner.strides
+        return pool_by_reach(output.mask_features, strides, bounds, boxes, size=size)

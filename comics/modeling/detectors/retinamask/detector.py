@@ -26,6 +26,7 @@ from comics.modeling.detectors.anchor_targets import (
     AnchorTargets,
     anchor_proposals,
     assign_anchors,
+    decoded_boxes,
     every_anchor,
     per_anchor,
 )
@@ -273,7 +274,7 @@ class RetinaMask(PooledMaskDetector):
             foreground=self.foreground,
         )
         losses = self.dense_losses(logits, deltas, anchors, assigned)
-        boxes = self.decoded(deltas, anchors)
+        boxes = decoded_boxes(self.coder, deltas, anchors)
         with torch.no_grad():
             found = self.box_detections(logits, boxes, batch.sizes)
         positive = self.trained_boxes([one.boxes for one in found], batch.sizes, targets)
@@ -335,7 +336,7 @@ class RetinaMask(PooledMaskDetector):
         """See ``Detector.select``."""
         logits = levels_named(dense, "class_logits", self.levels)
         deltas = levels_named(dense, "deltas", self.levels)
-        boxes = self.decoded(deltas, self.anchors.of_image(logits))
+        boxes = decoded_boxes(self.coder, deltas, self.anchors.of_image(logits))
         detections = self.box_detections(logits, boxes, sizes)
         pooled = self.mask_pooler.levels if self.mask_on else ()
         features = dict(zip(pooled, levels_named(dense, "features", pooled), strict=True))
@@ -347,17 +348,11 @@ class RetinaMask(PooledMaskDetector):
         """Every anchor, with the box predicted there."""
         logits, deltas = self.head([features[level] for level in self.levels])
         return every_anchor(
-            self.decoded(deltas, self.anchors.of_image(logits)),
+            decoded_boxes(self.coder, deltas, self.anchors.of_image(logits)),
             self.levels,
             [(m.shape[-2], m.shape[-1]) for m in logits],
             self.anchors.num_anchors_per_location()[0],
         )
-
-    def decoded(self, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
-        """Predicted boxes [B, R, 4] without gradient, pixels."""
-        flat = per_anchor(deltas, BOX).detach()
-        every = anchors.expand(len(flat), -1, -1).reshape(-1, BOX)
-        return self.coder.decode_single(flat.flatten(0, 1), every).view_as(flat)
 
     def box_detections(
         self, logits: Sequence[Tensor], boxes: Tensor, sizes: Sequence[tuple[int, int]]

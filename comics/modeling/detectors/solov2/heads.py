@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from comics.config import CfgNode
 from comics.modeling.layers import ConvNorm, fill_bias
+from comics.ops.recording import is_recorded
 
 INITIAL_STD = 0.01  # of the initial weights of all convolutions
 COORDINATES = 2  # channels: x, y
@@ -198,7 +199,7 @@ def with_coordinates(feature: Tensor) -> Tensor:
 def _even_steps(count: int, like: Tensor) -> Tensor:
     """[count] from -1 to 1, or -1 alone."""
     options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if not is_recorded():
         return torch.linspace(-1, 1, count, **options)
     # An exported graph would keep the count that linspace was traced with
     index = torch.arange(count, **options)

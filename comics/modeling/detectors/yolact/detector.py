@@ -21,6 +21,7 @@ from comics.modeling.detectors.anchor_targets import (
     AnchorTargets,
     anchor_proposals,
     assign_anchors,
+    decoded_boxes,
     every_anchor,
     per_anchor,
 )
@@ -203,7 +204,7 @@ class YOLACT(Detector):
         losses["loss_sem"] = self.semantic_weight * semantic
         proposals = anchor_proposals(
             assigned,
-            self.decoded(output.deltas, anchors),
+            decoded_boxes(self.coder, output.deltas, anchors),
             self.levels,
             [(m.shape[-2], m.shape[-1]) for m in output.deltas],
             self.anchors.num_anchors_per_location()[0],
@@ -301,7 +302,7 @@ class YOLACT(Detector):
         """See ``Detector.select``."""
         logits = per_anchor(levels_named(dense, "class_logits", self.levels), self.num_classes + 1)
         deltas = levels_named(dense, "deltas", self.levels)
-        boxes = self.decoded(deltas, self.anchors.of_image(deltas))
+        boxes = decoded_boxes(self.coder, deltas, self.anchors.of_image(deltas))
         scores = logits.softmax(dim=2)[..., :-1]
         coefficients = None
         if self.mask_on:
@@ -345,17 +346,11 @@ class YOLACT(Detector):
         """Every anchor, with the box predicted there."""
         deltas = self.head([features[level] for level in self.levels]).deltas
         return every_anchor(
-            self.decoded(deltas, self.anchors.of_image(deltas)),
+            decoded_boxes(self.coder, deltas, self.anchors.of_image(deltas)),
             self.levels,
             [(m.shape[-2], m.shape[-1]) for m in deltas],
             self.anchors.num_anchors_per_location()[0],
         )
-
-    def decoded(self, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
-        """Predicted boxes [B, R, 4] without gradient, pixels."""
-        flat = per_anchor(deltas, BOX).detach()
-        every = anchors.expand(len(flat), -1, -1).reshape(-1, BOX)
-        return self.coder.decode_single(flat.flatten(0, 1), every).view_as(flat)
 
     def roi_mask_features(
         self, output: TrainingOutput, boxes: Sequence[Tensor], size: int

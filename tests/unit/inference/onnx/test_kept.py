@@ -16,7 +16,7 @@ from comics.pipeline import combine_files
 pytest.importorskip("onnx", reason="exporting needs the extra 'onnx'")
 pytest.importorskip("onnxruntime", reason="exported models need ONNX Runtime")
 
-from comics.inference.onnx import kept  # noqa: E402
+from comics.inference.onnx import export  # noqa: E402
 from comics.inference.onnx.predictor import OnnxPredictor  # noqa: E402
 
 FACE = ["MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.ENCODER", "SmallResNet",
@@ -69,7 +69,7 @@ def test_it_says_the_same_names_the_model_file_and_is_made_once(weights, cache, 
     expected = theirs.heat_maps(image, wanted)
     torch.testing.assert_close(maps, expected[0])
     assert torch.equal(windows, expected[1])
-    monkeypatch.setattr(kept, "export_model", None)  # it is not needed again
+    monkeypatch.setattr(export, "export_model", None)  # it is not needed again
     assert isinstance(load_predictor(weights), OnnxPredictor)  # auto, where there is no GPU
     (folder,) = cache.iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["model.face.onnx", "model.onnx"]
@@ -89,7 +89,7 @@ def test_auto_is_pytorch_where_onnx_runtime_cannot(weights, cache, monkeypatch, 
     def fails(*arguments, **options):
         raise ValueError("no such operator")
 
-    monkeypatch.setattr(kept, "export_model", fails)
+    monkeypatch.setattr(export, "export_model", fails)
     with caplog.at_level(logging.INFO, "comics"):
         assert type(load_predictor(weights)) is Predictor
     assert "no such operator" in caplog.text
