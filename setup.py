@@ -27,6 +27,9 @@ class BuildWithConfigs(build_py):
 SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22"]
 C2PA = ["c2pa-python>=0.38,<1"]
+PYARROW = ["pyarrow>=16"]
+# moto's own extra "server" brings what S3 does not need
+STORE_TESTS = ["moto[s3]>=5", "flask", "flask-cors"]
 EXTRAS = {
     "tables": ["pandas>=2"],
     "heic": ["pillow-heif"],
@@ -35,10 +38,15 @@ EXTRAS = {
     "onnx": ONNX,
     "serve": SERVE,
     "tensorboard": ["tensorboard"],
+    # Object stores, Parquet, and a cluster; fsspec, by which further stores come, is PyTorch's too
+    "scale": [*PYARROW, "ray[data,default]>=2.40"],
     "dev": [
         *SERVE,
         *ONNX,
         *C2PA,
+        *PYARROW,
+        *STORE_TESTS,
+        "ray[data,default]>=2.40",
         "httpx2",
         "hypothesis",
         "mkdocs-material",

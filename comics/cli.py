@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 COMMANDS = {
     "detect": "find the faces in pictures and videos, and say which are forged",
     "video": "follow the faces through videos, and say which are forged",
+    "scale": "the same for millions of files on many machines: Ray, object stores, Parquet",
     "report": "write report.html of a run: pictures, tables to sort and filter, timelines",
     "compare": "show a picture beside its original, and where they differ",
     "annotations": "a run's faces as COCO annotations, for CVAT, Label Studio and FiftyOne",

@@ -12,6 +12,8 @@ Measure: AP and oLRP of boxes and masks, AUC of faces, robustness, calibration, 
 
   results of any tool, in COCO's format, against a ground truth:
     {prog} --ground-truth test.json --results results.json --report out
+  the outputs of comics scale (a folder or address) over the ground truth's images:
+    {prog} --ground-truth test.json --results s3://results/test --report out
   a model file on data sets (registered names or annotation files; default DATASETS.TEST):
     {prog} --weights model.safetensors --dataset test_dev.json --report out
     {prog} --weights model.safetensors --dataset test_dev.json --robustness jpeg h264
@@ -45,7 +47,12 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION.replace("{prog}", parser.prog)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--results", nargs="+", metavar="FILE", help="COCO results files")
+    what.add_argument(
+        "--results",
+        nargs="+",
+        metavar="FILE",
+        help="COCO results files, or outputs of comics scale",
+    )
     what.add_argument("--weights", metavar="FILE", help="model file (.safetensors)")
     what.add_argument("--predictions", metavar="CSV", help="P(fake) per face or frame")
     what.add_argument("--protocol", metavar="FILE", help="of rows to train and columns to test")

@@ -89,7 +89,7 @@ def evaluate_results(
     clean = True
     for number, path in enumerate(results):
         try:
-            metrics = evaluate(truth, path, iou_types, id_zero_unmatched)
+            metrics = evaluate(truth, _results(path, truth), iou_types, id_zero_unmatched)
         except (OSError, ValueError) as error:
             if len(results) == 1:
                 raise
@@ -103,6 +103,17 @@ def evaluate_results(
             heading = title or f"Evaluation of {Path(path).name}"
             _report(metrics, place, heading, image_root=root, identity=identity)
     return clean
+
+
+def _results(path: str, truth: GroundTruth) -> str | list[dict[str, Any]]:
+    """A results file as it is; of the outputs of comics scale, its faces as results."""
+    from comics.scale.reader import ScaleOutput, is_scale_output
+
+    if not is_scale_output(path):
+        return path
+    from comics.scale.coco_results import coco_results
+
+    return coco_results(ScaleOutput(path), truth.file_names, truth.image_ids.tolist())
 
 
 def evaluate_weights(

@@ -384,6 +384,11 @@ def _read_video(
     """Fill in what a video's tracks file says."""
     if row.entry.get("fake_probability") is not None:
         row.probability = _share(row.entry["fake_probability"])
+    if row.entry.get("tracks_file") is None and "track_verdicts" in row.entry:  # of comics scale
+        row.probabilities = [
+            (_share(track["fake_probability"]), False) for track in row.entry["track_verdicts"]
+        ][:MAX_PROBABILITIES]
+        return
     path = inner_path(folder, row.entry.get("tracks_file"))
     if path is None or path.stat().st_size > MAX_TRACKS_BYTES:
         why = "absent" if path is None else "too large for this page"

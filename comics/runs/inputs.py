@@ -36,16 +36,21 @@ class InputFile:
         relative: its name below the folder that was asked for; outputs mirror it.
         live: the source to be opened where it is no file: "webcam:0", "rtsp://..."; None: a file.
         shard_name: what decides on the shard it belongs to: see ``comics.runs.shards``.
+        shown: what it is called where ``path`` is only a copy, as of a file that was fetched; None:
+            as ``path``.
     """
 
     path: Path
     relative: PurePath
     live: str | None = None
     shard_name: str = ""
+    shown: str | None = None
 
     @property
     def name(self) -> str:
         """What outputs call it: printable, and without the credentials of an address."""
+        if self.shown is not None:
+            return display_name(self.shown)
         return display_name(self.path if self.live is None else CREDENTIALS.sub("", self.live))
 
 

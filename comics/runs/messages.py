@@ -7,6 +7,8 @@ from pathlib import Path
 
 from comics.inference.files import display_name
 from comics.runs.outputs import FAILED, FileStatus
+from comics.runs.summary_text import count
+from comics.runs.summary_text import describe_summary as describe_summary
 from comics.structures import FAKE, VERDICTS
 from comics.video.track_verdicts import clock
 
@@ -24,7 +26,7 @@ def describe(status: FileStatus) -> str:
     else:
         text = _told(status.faces, status.forged_faces, status.unclear_faces)
     if status.kind == "video":
-        analysed = _count(status.analysed_frames or 0, "analysed frame")
+        analysed = count(status.analysed_frames or 0, "analysed frame")
         text += f" in {analysed} of {status.frames}"
         text += "".join(f"; {moment}" for moment in forged_tracks(status)[:SHOWN_NAMES])
     if status.reason:
@@ -48,18 +50,8 @@ def _moment(start: float, end: float) -> str:
 
 
 def _told(faces: int, forged: int, unclear: int) -> str:
-    text = f"{_count(faces, 'face')}, {forged or 'none'} forged"
+    text = f"{count(faces, 'face')}, {forged or 'none'} forged"
     return f"{text}, {unclear} unclear" if unclear else text
-
-
-def describe_summary(summary: dict[str, int]) -> str:
-    """The end of a run, for people; ``summary`` as ``outputs.summarise`` makes it."""
-    return (
-        f"{_count(summary['files'], 'file')}: {summary['forged_face_found']} with a forged face, "
-        f"{summary['unclear']} unclear, {summary['no_forgery_found']} in which no forgery was "
-        f"found, {summary['no_face_found']} without a face; {summary['partial']} read in part, "
-        f"{summary['failed']} failed."
-    )
 
 
 def describe_passed_over(passed_over: Sequence[tuple[Path, str]]) -> str:
@@ -72,7 +64,3 @@ def describe_passed_over(passed_over: Sequence[tuple[Path, str]]) -> str:
         more = ", ..." if len(names) > SHOWN_NAMES else ""
         texts.append(f"{len(names)} ({reason}): {', '.join(names[:SHOWN_NAMES])}{more}")
     return "Passed over " + "; ".join(texts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -27,6 +27,7 @@ class RunOptions:
         stability: of each face of a picture, P(fake) after JPEG 75, JPEG 50 and at half size; three
             more passes of the model for each picture with faces.
         crops: also write a picture of every face.
+        tracks: also write the tracks of each video, and their timeline.
         shard: the part of the inputs that is processed.
         overwrite: forget what an earlier run finished in that folder.
         decoding_threads: pictures that are decoded at once.
@@ -44,6 +45,7 @@ class RunOptions:
     heat_in_results: bool = False
     stability: bool = False
     crops: bool = False
+    tracks: bool = True
     shard: Shard = field(default_factory=Shard)
     overwrite: bool = False
     decoding_threads: int = DECODING_THREADS

@@ -234,8 +234,13 @@ class TrackPeaks:
         return risen
 
 
-class _VideoPredictor:
-    """A predictor for videos: ends them where the run is to stop, and makes do with less memory."""
+class VideoPredictor:
+    """A predictor for videos: ends them where the run is to stop, and makes do with less memory.
+
+    Args:
+        predictor: forms the verdicts.
+        stop: asked before each batch.
+    """
 
     def __init__(self, predictor: FacePredictor, stop: Callable[[], bool]) -> None:
         self.max_pixels = predictor.max_pixels
@@ -465,7 +470,7 @@ class _Run:
 
         # A live source has no end but this one: what came until then counts
         is_live = job.file.live is not None
-        predictor = _VideoPredictor(self._predictor, (lambda: False) if is_live else self._stop)
+        predictor = VideoPredictor(self._predictor, (lambda: False) if is_live else self._stop)
         try:
             status = run_video(
                 job.file,
@@ -475,8 +480,10 @@ class _Run:
                 VideoOutputs(
                     folder=options.output,
                     media=outputs.name(MEDIA_FOLDER, ".mp4") if options.write_media else None,
-                    tracks=outputs.name(VIDEOS_FOLDER, ".json"),
-                    timeline=outputs.name(VIDEOS_FOLDER, ".timeline.svg"),
+                    tracks=outputs.name(VIDEOS_FOLDER, ".json") if options.tracks else None,
+                    timeline=outputs.name(VIDEOS_FOLDER, ".timeline.svg")
+                    if options.tracks
+                    else None,
                 ),
                 self._stop,
             )

@@ -126,7 +126,7 @@ def run_video(
     media = None if outputs.media is None else refuse_links(outputs.folder, outputs.media)
     live = file.live is not None
     with TrackRecorder(options.rule, keep_masks=media is not None and not live) as recorder:
-        following = _Following(options.rule, recorder, add_frame, draws=live and media is not None)
+        following = Following(options.rule, recorder, add_frame, draws=live and media is not None)
         try:
             outcome = process_video(
                 file.path if file.live is None else LiveSource(file.live),
@@ -144,7 +144,9 @@ def run_video(
         tracks = recorder.tracks()
         if media is not None and not live:
             outcome = _annotated(file, outcome, recorder, tracks, media, options, predictor, stop)
-        return _finish(file, options, outputs, outcome, recorder, tracks, following.counts)
+        return video_status(
+            file.name, options, outputs, outcome, recorder, tracks, following.counts
+        )
 
 
 def _annotated(
@@ -176,8 +178,18 @@ def _annotated(
     return replace(outcome, note="; ".join(notes) or None, output_fault=fault)
 
 
-class _Following:
-    """What is done with each analysed frame: faces are followed, noted and counted."""
+class Following:
+    """What is done with each analysed frame: faces are followed, noted and counted.
+
+    Args:
+        rule: how faces are followed.
+        recorder: notes them.
+        add_frame: takes each frame with its faces and their tracks.
+        draws: return what is drawn, the tracks' verdicts so far.
+
+    Attributes:
+        counts: faces, forged, unclear; frames with_faces, with_forged.
+    """
 
     def __init__(
         self, rule: VideoRule, recorder: TrackRecorder, add_frame: AddFrame, draws: bool
@@ -240,8 +252,8 @@ def _draw(image: np.ndarray, shown: tuple[Faces, list[str]]) -> np.ndarray:
     return draw_faces(image, faces, names=names)
 
 
-def _finish(
-    file: InputFile,
+def video_status(
+    name: str,
     options: VideoOptions,
     outputs: VideoOutputs,
     outcome: VideoReport,
@@ -249,7 +261,18 @@ def _finish(
     tracks: Sequence[Track],
     counts: Counter,
 ) -> FileStatus:
-    """Judge the video, and write what is told of its tracks."""
+    """Judge a video, and write what is told of its tracks.
+
+    Args:
+        name: of the video.
+        options: with which it was analysed.
+        outputs: where they go.
+        outcome: how reading it went.
+        recorder, tracks, counts: of its faces, after the last frame.
+
+    Raises:
+        OSError: if an output cannot be written.
+    """
     rule = options.rule
     probability = recorder.video_probability(tracks)
     verdict = verdict_of(recorder.video_verdicts(tracks))
@@ -259,7 +282,7 @@ def _finish(
     if outputs.tracks is not None:
         selection = asdict(options.selection)
         header = {
-            "file_name": file.name,
+            "file_name": name,
             "width": outcome.width,
             "height": outcome.height,
             "frames": outcome.frames,
@@ -273,12 +296,10 @@ def _finish(
     if outputs.timeline is not None:
         from comics.pages.timeline import timeline_svg  # matplotlib takes a second to import
 
-        svg = timeline_svg(
-            file.name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds
-        )
+        svg = timeline_svg(name, tracks, recorder.points, rule.fake_threshold, rule.lost_seconds)
         write_bytes(refuse_links(outputs.folder, outputs.timeline), svg.encode("utf-8"))
     return FileStatus(
-        file_name=file.name,
+        file_name=name,
         kind="video",
         status=PARTIAL if outcome.fault or outcome.output_fault else OK,
         verdict=verdict,

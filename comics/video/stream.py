@@ -116,7 +116,7 @@ def process_video(
             raise Stopped
         loop.flush()
         if not loop.frames:
-            raise VideoError(path, reader.fault or _no_frame(selection))
+            raise VideoError(path, reader.fault or no_frame(selection))
         if annotated is not None:
             annotated.finish()
         return loop.report(reader)
@@ -191,7 +191,8 @@ def open_reader(
     return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
 
 
-def _no_frame(selection: Selection) -> str:
+def no_frame(selection: Selection) -> str:
+    """What is said of a video that has no frame in the part that is looked at."""
     if not selection.start_s:
         return "no frame in the video stream"
     return f"no frame from {selection.start_s:g} s on"

@@ -1,0 +1,159 @@
+"""comics scale on a real Ray cluster of two nodes on this machine; workers and drivers are killed.
+
+The scanner has no model (tests/processes/fake_scanner.py): what is tested is what lies around it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_scanner import log_of, read_rows, rows, write_files
+
+pytest.importorskip("ray", reason='pip install "comics-forensics[scale]"')
+pytest.importorskip("pyarrow", reason='pip install "comics-forensics[scale]"')
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = ROOT / "tests" / "processes"
+STORE_BYTES = 80 << 20  # of shared memory for each node; numbers of shards need next to none
+FAKE = {"scanner_class": "fake_scanner:FakeScanner", "pause_s": 0.01, "shard_files": 2}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(PROCESSES), str(ROOT)]))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        from ray.cluster_utils import Cluster
+
+        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        made.add_node(**node)
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Sixteen files that take a moment each."""
+    return write_files(tmp_path / "in", {f"{n:02}.jpg": "slow 0.1" for n in range(16)})
+
+
+def request_of(tmp_path, pictures, **more):
+    from comics.scale.job import JobRequest
+
+    log = {"log": str(tmp_path / "log")}
+    return JobRequest(str(tmp_path / "out"), [str(pictures)], scanner=log, **FAKE | more)
+
+
+def check_rows(tmp_path, pictures):
+    """Every file once, in its order, as one process would have it."""
+    expected = [rows(f"{pictures}/{n:02}.jpg", 1) for n in range(16)]
+    assert read_rows(tmp_path / "out", "files") == [each["row"] for each in expected]
+    assert read_rows(tmp_path / "out", "faces") == [f for each in expected for f in each["faces"]]
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_workers_are_killed_and_no_row_is_lost_or_doubled(cluster, tmp_path, pictures):
+    from comics.scale.engines.on_ray import RayEngine
+    from comics.scale.job import run_job
+
+    pids = []
+
+    class Killing(RayEngine):
+        """Ends the worker that is the first to have done something."""
+
+        def run(self, settings, tasks):
+            for outcome in super().run(settings, tasks):
+                if outcome:
+                    if not pids:
+                        os.kill(outcome["pid"], signal.SIGKILL)
+                    pids.append(outcome["pid"])
+                yield outcome
+
+    engine = Killing(cluster.address)
+    try:
+        assert engine.workers == 2  # one on each node
+        outcome = run_job(request_of(tmp_path, pictures), engine, lambda line: None)
+    finally:
+        engine.close()
+    assert outcome.undone == 0 and outcome.summary["files"] == 16
+    assert len(set(pids)) == 3  # two, and one in the place of the first
+    check_rows(tmp_path, pictures)
+
+
+DRIVER = """
+import sys
+from comics.scale.engines.on_ray import RayEngine
+from comics.scale.job import JobRequest, run_job
+address, output, inputs, log = sys.argv[1:]
+request = JobRequest(output, [inputs], scanner={"log": log},
+                     scanner_class="fake_scanner:FakeScanner", pause_s=0.01, shard_files=2)
+run_job(request, RayEngine(address), lambda line: None)
+"""
+
+
+def test_the_driver_is_killed_and_another_goes_on(cluster, tmp_path, pictures):
+    from comics.scale.engines.on_ray import RayEngine
+    from comics.scale.job import run_job
+
+    words = [cluster.address, tmp_path / "out", pictures, tmp_path / "log"]
+    with subprocess.Popen([sys.executable, "-c", DRIVER, *map(str, words)]) as driver:
+        _wait(lambda: len(list((tmp_path / "out" / "files").glob("part-*"))) > 2)
+        driver.kill()
+    done = {path.name for path in (tmp_path / "out" / "files").glob("part-*")}
+    before = len(log_of(tmp_path / "log"))
+    engine = RayEngine(cluster.address)
+    try:
+        outcome = run_job(request_of(tmp_path, pictures), engine, lambda line: None)
+    finally:
+        engine.close()
+    assert outcome.undone == 0
+    check_rows(tmp_path, pictures)
+    again = {Path(name).name for name in log_of(tmp_path / "log")[before:]}
+    first = {f"{2 * int(part[5:11]) + n:02}.jpg" for part in done for n in (0, 1)}
+    assert not again & first  # what was done when the driver went was not done again
+
+
+def test_a_node_of_another_version_is_named_and_nothing_is_written(cluster, tmp_path, pictures):
+    from comics.scale.engines.on_ray import RayEngine
+    from comics.scale.job import SetupError, run_job
+
+    package = tmp_path / "other" / "comics"
+    package.mkdir(parents=True)
+    real = ROOT / "comics"
+    (package / "__init__.py").write_text(
+        f"exec(open({str(real / '__init__.py')!r}).read())\n"
+        f"__path__ = [{str(real)!r}]\n__version__ = '0.0.1'\n"
+    )
+    path = os.pathsep.join([str(package.parent), str(PROCESSES)])
+    node = cluster.add_node(
+        num_cpus=1, object_store_memory=STORE_BYTES, env_vars={"PYTHONPATH": path}
+    )
+    engine = RayEngine(cluster.address)
+    try:
+        assert engine.workers == 3
+        with pytest.raises(SetupError, match="runs comics 0.0.1, the job"):
+            run_job(request_of(tmp_path, pictures), engine, lambda line: None)
+    finally:
+        engine.close()
+        cluster.remove_node(node)
+    assert not list((tmp_path / "out").rglob("summary.json"))
+
+
+def test_a_cluster_that_is_not_there_is_told(tmp_path):
+    from comics.scale.engines.on_ray import RayEngine, RayFault
+
+    with pytest.raises(RayFault, match="no Ray cluster"):
+        RayEngine("127.0.0.1:1")
+
+
+def _wait(condition, seconds=240.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
