@@ -158,7 +158,7 @@ class FaceScanner:
         max_length_s: float | None,
         alive: Callable[[], object],
     ) -> list[dict[str, Any]]:
-        """The same as JSON: items have "path" and "name"; the answers "row", "faces", "length_s"."""
+        """The same as JSON: of "path" and "name" to "row", "faces", "length_s"."""
         files = [input_file(item["path"], item["name"], n) for n, item in enumerate(items)]
         return [each._asdict() for each in self.scan(files, max_length_s, alive)]
 

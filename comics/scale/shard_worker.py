@@ -141,6 +141,7 @@ class ShardWorker:
         counts: dict[str, int] = {}
         state, reason = DONE, None
         try:
+            self._scanner()  # whether this worker can do anything at all
             counts = {SCAN: self._scan, CLIPS: self._clips, JOIN: self._join}[stage](shard)
             state = DONE if counts else SKIPPED
             self._pause_s = self._settings.pause_s

@@ -67,8 +67,9 @@ def rows(name, count):
     image = {"file_name": name, "width": 64, "height": 48}
     faces = [
         {"category_id": n % 2, "bbox": [float(n), 2.0, 3.5, 4.25], "score": 0.9,
-         "segmentation": {"size": [48, 64], "counts": "abc"}, "fake_probability": 0.5 + 0.4 * (n % 2),
-         "file_name": name, "verdict": ("real", "fake")[n % 2]}
+         "segmentation": {"size": [48, 64], "counts": "abc"},
+         "fake_probability": 0.5 + 0.4 * (n % 2), "file_name": name,
+         "verdict": ("real", "fake")[n % 2]}
         for n in range(count)
     ]  # fmt: skip
     forged = count // 2

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def fake(monkeypatch, tmp_path):
     path = os.pathsep.join([str(PROCESSES), str(ROOT)])
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert sys.executable
     return {"scanner_class": "fake_scanner:FakeScanner", "pause_s": 0.01}
 

@@ -133,12 +133,11 @@ def test_a_worker_that_goes_down_with_a_file_leaves_word_of_it(fake, pictures, t
         "import json, sys; from comics.scale.shard_worker import ShardWorker; "
         "print(json.dumps(ShardWorker(json.loads(sys.argv[1])).work('files', 0)))"
     )
-    for _ in range(3):  # the first does them together, and nobody knows which file it was
+    for attempt in range(3):  # the first does them together, and nobody knows which file it was
         with subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(settings)], stdout=subprocess.PIPE
         ) as worker:
-            before = log_of(tmp_path / "log").count(f"{pictures}/05.jpg")
-            _wait(lambda: log_of(tmp_path / "log").count(f"{pictures}/05.jpg") > before)
+            _wait(lambda n=attempt: log_of(tmp_path / "log").count(f"{pictures}/05.jpg") > n)
             worker.send_signal(signal.SIGKILL)
     worker = ShardWorker(settings)
     outcome = worker.work("files", 0)
