@@ -17,7 +17,7 @@ import comics
 from comics.data.custody.facts import utc_text
 from comics.runs.history import shown_command
 from comics.scale.engines import Engine, Task
-from comics.scale.listing import Found, list_inputs
+from comics.scale.listing import Found, check_inputs, list_inputs
 from comics.scale.plan import FILES, JobError, JobFolder
 from comics.scale.scanner_process import SCANNER
 from comics.scale.shard_worker import CLIPS, DONE, FATAL, FAULT, JOIN, SCAN, SKIPPED
@@ -229,6 +229,7 @@ class _Job:
                 f"{self._folder.root.name} holds outputs, but no job that they are of: choose "
                 "another folder, or --overwrite"
             )
+        check_inputs(request.inputs)
         told = self._engine.describe(self._settings(None, comics.__version__))
         if "reason" in told:
             raise SetupError(told["reason"])

@@ -105,6 +105,28 @@ def list_inputs(
     yield from _once((_named(name) for name in listed), seen, found)
 
 
+def check_inputs(arguments: Sequence[str]) -> None:
+    """Make sure that the inputs are there, before anything that takes time.
+
+    Raises:
+        ListingError: naming one that is not, or may not be looked at.
+    """
+    for argument in arguments:
+        _existing(argument)
+
+
+def _existing(argument: str) -> tuple[Location, str]:
+    """Where an input is, and what."""
+    try:
+        location = locate(argument)
+        kind = kind_of(location)
+    except (StorageError, ValueError) as error:
+        raise ListingError(str(error)) from error
+    if kind is None:
+        raise ListingError(f"{location.name}: no such file or folder")
+    return location, kind
+
+
 def _once(items: Iterator[Item], seen: _Seen | None, found: Found) -> Iterator[Item]:
     for item in items:
         if seen is None or seen.add(item):
@@ -132,11 +154,8 @@ class _Seen:
 def _of_argument(
     argument: str, column: str | None, exclude: Location | None, found: Found
 ) -> Iterator[Item]:
+    location, kind = _existing(argument)
     try:
-        location = locate(argument)
-        kind = kind_of(location)
-        if kind is None:
-            raise ListingError(f"{location.name}: no such file or folder")
         if argument.endswith(TABLE):
             yield from _of_tables(location, kind, column)
         elif kind == "file":
@@ -146,8 +165,6 @@ def _of_argument(
         else:
             yield from _walk_store(location, exclude, found)
     except StorageError as error:
-        raise ListingError(str(error)) from error
-    except ValueError as error:
         raise ListingError(str(error)) from error
 
 
