@@ -256,7 +256,10 @@ class _SignsOfLife:
 
 
 def _end_with_parent() -> None:
-    """Die when the parent dies, and, where memory is short, before it. Linux only."""
+    """Die when the parent dies, and, where memory is short, before it (Linux); on Ctrl-C, which a
+    terminal sends to all, leave it to the parent to end the work.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not sys.platform.startswith("linux"):
         return  # elsewhere the next answer finds nobody to take it
     import ctypes

@@ -387,6 +387,8 @@ class ShardWorker:
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         process = self._scanner()
+        if self._stopping:
+            raise PlaceFault("stopped")
         try:
             answer = process.ask(request)
         except ScannerDied:

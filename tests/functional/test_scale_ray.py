@@ -3,8 +3,10 @@
 The scanner has no model (tests/processes/fake_scanner.py): what is tested is what lies around it.
 """
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,20 @@ STORE_BYTES = 80 << 20  # of shared memory for each node; numbers of shards need
 FAKE = {"scanner_class": "fake_scanner:FakeScanner", "pause_s": 0.01, "shard_files": 2}
 
 
+def node():
+    """Arguments of a node of one core. Its ports are chosen here: a node waits only some seconds
+    for its agents to tell theirs, which on a busy machine take longer to start.
+    """
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+             "runtime_env_agent_port")  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = {n: s.getsockname()[1] for n, s in zip(names, sockets, strict=True)}
+    return {"num_cpus": 1, "object_store_memory": STORE_BYTES, **ports}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
@@ -30,9 +46,8 @@ def cluster():
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-        made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-        made.add_node(**node)
+        made = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
+        made.add_node(**node())
         yield made
         made.shutdown()
 
@@ -131,9 +146,7 @@ def test_a_node_of_another_version_is_named_and_nothing_is_written(cluster, tmp_
         f"__path__ = [{str(real)!r}]\n__version__ = '0.0.1'\n"
     )
     path = os.pathsep.join([str(package.parent), str(PROCESSES)])
-    node = cluster.add_node(
-        num_cpus=1, object_store_memory=STORE_BYTES, env_vars={"PYTHONPATH": path}
-    )
+    other = cluster.add_node(**node(), env_vars={"PYTHONPATH": path})
     engine = RayEngine(cluster.address)
     try:
         assert engine.workers == 3
@@ -141,7 +154,7 @@ def test_a_node_of_another_version_is_named_and_nothing_is_written(cluster, tmp_
             run_job(request_of(tmp_path, pictures), engine, lambda line: None)
     finally:
         engine.close()
-        cluster.remove_node(node)
+        cluster.remove_node(other)
     assert not list((tmp_path / "out").rglob("summary.json"))
 
 

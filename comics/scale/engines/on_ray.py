@@ -69,7 +69,7 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 **options,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # which is what it raises, among others
             raise RayFault(f"no Ray cluster: {_first_line(error)}") from error
         self.dashboard_url = context.dashboard_url or None
         possible = self._possible()
