@@ -96,7 +96,7 @@ def browser():
 
 def pytest_xdist_auto_num_workers():
     """One more than cores: tests wait for processes, browsers and pauses."""
-    return len(os.sched_getaffinity(0)) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):
