@@ -4,6 +4,7 @@ The scanner has no model (tests/processes/fake_scanner.py): what is tested is wh
 """
 
 import contextlib
+import inspect
 import os
 import signal
 import socket
@@ -21,21 +22,37 @@ pytest.importorskip("pyarrow", reason='pip install "comics-forensics[scale]"')
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = ROOT / "tests" / "processes"
 STORE_BYTES = 80 << 20  # of shared memory for each node; numbers of shards need next to none
+STARTS = 3
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+         "runtime_env_agent_port")  # fmt: skip
 FAKE = {"scanner_class": "fake_scanner:FakeScanner", "pause_s": 0.01, "shard_files": 2}
 
 
 def node():
-    """Arguments of a node of one core. Its ports are chosen here: a node waits only some seconds
-    for its agents to tell theirs, which on a busy machine take longer to start.
-    """
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
-             "runtime_env_agent_port")  # fmt: skip
+    """Arguments of a node of one core, without what is not tested here."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        sockets = [stack.enter_context(socket.socket()) for _ in PORTS]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        ports = {n: s.getsockname()[1] for n, s in zip(names, sockets, strict=True)}
-    return {"num_cpus": 1, "object_store_memory": STORE_BYTES, **ports}
+        ports = {n: s.getsockname()[1] for n, s in zip(PORTS, sockets, strict=True)}
+    unneeded = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    return {"num_cpus": 1, "object_store_memory": STORE_BYTES, **unneeded, **ports}
+
+
+def without_waiting(start):
+    """Start a node with its agents' ports on disk. They are chosen before; still a node waits some
+    seconds for its agents to write them, and gives up where these take longer to start.
+    """
+    signature = inspect.signature(start)
+
+    def start_raylet(*values, **named):
+        told = signature.bind(*values, **named).arguments
+        for name in PORTS:
+            path = Path(told["session_dir"], f"{name}_{told['node_id']}")
+            path.write_text(str(told[name]))
+        return start(*values, **named)
+
+    return start_raylet
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +61,30 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PROCESSES), str(ROOT)]))
         patch.delenv("RAY_ADDRESS", raising=False)
-        from ray.cluster_utils import Cluster
+        from ray._private import services, utils
 
-        made = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
-        made.add_node(**node())
+        # Agents as of an installation without the dashboard: quicker to start
+        patch.setattr(utils, "get_dashboard_dependency_error", lambda: ImportError("not wanted"))
+        patch.setattr(services, "start_raylet", without_waiting(services.start_raylet))
+        made = two_nodes()
         yield made
         made.shutdown()
+
+
+def two_nodes():
+    """A cluster; Ray gives a node half a minute, which a busy machine may need several times."""
+    from ray.cluster_utils import Cluster
+
+    for _ in range(STARTS):
+        made = Cluster()
+        try:
+            made.add_node(**node())
+            made.add_node(**node())
+            return made
+        except Exception as error:
+            fault = error
+            made.shutdown()
+    return pytest.skip(f"no Ray cluster starts on this machine: {fault}")
 
 
 @pytest.fixture
