@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 SCANNER = "comics.scale.scanner:FaceScanner"
@@ -25,7 +26,8 @@ START_SECONDS = 1800.0  # the first start may export and compile a model
 ALIVE_SECONDS = 5.0  # between signs of life
 READ_BYTES = 1 << 20
 STDERR_TAIL = 4096  # bytes of what a dead process last said
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
+PR_SET_PDEATHSIG = 1  # of Linux' prctl; it means the thread that started the process, so:
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="start-scanner")  # lives as long as this one
 OOM_SCORE = "/proc/self/oom_score_adj"
 
 
@@ -78,13 +80,7 @@ class ScannerProcess:
             environment["TMPDIR"] = os.fspath(folder)
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "comics.scale.scanner_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-        )
+        self._process = _STARTER.submit(_start, environment, self._errors).result()
         self._rest = b""
         try:
             hello = self.ask({"scanner": scanner, "settings": dict(settings)}, START_SECONDS)
@@ -176,6 +172,16 @@ class ScannerProcess:
             told = [line.strip() for line in lines if line.strip()]
             return f": {told[-1][:200]}" if told else ""
         return ""
+
+
+def _start(environment: Mapping[str, str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "comics.scale.scanner_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+    )
 
 
 # --- in the process ------------------------------------------------------------------------------
