@@ -252,6 +252,19 @@ def _draw(image: np.ndarray, shown: tuple[Faces, list[str]]) -> np.ndarray:
     return draw_faces(image, faces, names=names)
 
 
+def _header(name: str, options: VideoOptions, outcome: VideoReport) -> dict[str, object]:
+    """What a tracks file says of the video before its verdict."""
+    return {
+        "file_name": name,
+        "width": outcome.width,
+        "height": outcome.height,
+        "frames": outcome.frames,
+        "analysed_frames": outcome.analysed_frames,
+        "duration_s": round(max(0.0, outcome.end_s - options.start_s), TIME_DECIMALS),
+        "selection": asdict(options.selection),
+    }
+
+
 def video_status(
     name: str,
     options: VideoOptions,
@@ -280,18 +293,8 @@ def video_status(
     if probability is not None:
         probability = round(probability, SCORE_DECIMALS)
     if outputs.tracks is not None:
-        selection = asdict(options.selection)
-        header = {
-            "file_name": name,
-            "width": outcome.width,
-            "height": outcome.height,
-            "frames": outcome.frames,
-            "analysed_frames": outcome.analysed_frames,
-            "duration_s": round(max(0.0, outcome.end_s - options.start_s), TIME_DECIMALS),
-            "selection": selection,
-            "verdict": verdict,
-            "fake_probability": probability,
-        }
+        said = {"verdict": verdict, "fake_probability": probability}
+        header = _header(name, options, outcome) | said
         recorder.write(refuse_links(outputs.folder, outputs.tracks), header, tracks)
     if outputs.timeline is not None:
         from comics.pages.timeline import timeline_svg  # matplotlib takes a second to import
