@@ -23,6 +23,7 @@ from comics.scale.requirements import require
 from comics.scale.shard_worker import ShardWorker
 
 MAX_BLOCKS = 10_000  # that the tasks of a stage are cut into; Ray keeps account of each
+BLOCK_BYTES = 1 << 20  # of rows
 WAIT_S = 0.5  # between looks at whether the job is to stop
 LOCALHOST = "127.0.0.1"  # the dashboard has no password
 RAY_ERRORS_SHOWN = 300  # characters
@@ -133,6 +134,9 @@ class RayEngine:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        # Rows are numbers of shards and a few words: without this, Ray keeps room for blocks of
+        # 128 MiB, and a node with a small store never gets to work
+        context.target_max_block_size = BLOCK_BYTES
         rows = [{"stage": stage, "shard": shard} for stage, shard in tasks]
         dataset = data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
         found = dataset.map_batches(
