@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comics.inference.load import RUNTIMES
+from comics.inference.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from comics.inference.predictor import Predictor
@@ -91,10 +91,10 @@ def add_runtime_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        help="what the networks run in: torch; onnx: ONNX Runtime on the CPU, about twice as "
-        "quick, with files that are made at the first use, in seconds, and kept in $COMICS_CACHE "
-        "or ~/.cache/comics; auto: that where it is installed and there is no GPU, else PyTorch "
-        "(default: $COMICS_RUNTIME, else auto)",
+        help="what the networks run in: torch; onnx (ONNX Runtime) or openvino: on the CPU, two to "
+        "three times as quick, with files that are made at the first use, in seconds, and kept in "
+        "$COMICS_CACHE or ~/.cache/comics; auto: the quickest that is installed where there is no "
+        "GPU, else PyTorch (default: $COMICS_RUNTIME, else auto)",
     )
 
 
