@@ -7,4 +7,4 @@ RUNTIMES = (AUTO, TORCH, ONNX_RUNTIME, OPENVINO)
 # Packages of the extra of the same name: both run ONNX files, which the package "onnx" makes
 PACKAGES = {ONNX_RUNTIME: ("onnx", "onnxruntime"), OPENVINO: ("onnx", "openvino")}
 # What "auto" tries on a CPU, the quickest first: docs/benchmarks.md#runtimes
-QUICKEST = (OPENVINO, ONNX_RUNTIME)
+QUICKEST = (ONNX_RUNTIME, OPENVINO)

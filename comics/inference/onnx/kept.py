@@ -24,7 +24,7 @@ from comics.inference.onnx.sessions import Opener, opener, version_of
 from comics.inference.remote_weights import cache_folder
 from comics.inference.runtimes import ONNX_RUNTIME
 
-REVISION = 2  # of how graphs are made; raised where the same version makes others
+REVISION = 3  # of how graphs are made; raised where the same version makes others
 NAME = "model.onnx"
 HASH_DIGITS = 32  # of a folder's name: enough to tell model files apart
 

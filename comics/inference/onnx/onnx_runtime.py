@@ -18,8 +18,6 @@ except ImportError as error:  # an extra of the package
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 3  # onnxruntime's log level "error"
-# Threads that wait for the next operation in a loop take the CPU from whoever else has work
-NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
 
 
 def providers_for(device: str) -> list[tuple[str, dict]]:

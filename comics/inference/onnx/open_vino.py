@@ -10,7 +10,6 @@ import os
 import threading
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,14 +51,15 @@ class OpenVinoSession:
         core = openvino.Core()
         try:
             model = core.read_model(os.fspath(path))
-            told = model.rt_info[METADATA].value if METADATA in model.rt_info else {}
+            told = dict(model.rt_info.items()).get(METADATA, {})
+            # Before it is compiled: then they have further names
+            self.inputs = tuple(one.get_any_name() for one in model.inputs)
+            self.outputs = tuple(one.get_any_name() for one in model.outputs)
             self._compiled = core.compile_model(model, DEVICE, settings)
         except RuntimeError as error:
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"{path} is not a readable ONNX file: {first[-1].strip()}") from error
-        self.metadata: dict[str, str] = {name: str(text.value) for name, text in told.items()}
-        self.inputs = tuple(one.get_any_name() for one in self._compiled.inputs)
-        self.outputs = tuple(one.get_any_name() for one in self._compiled.outputs)
+        self.metadata: dict[str, str] = {name: text.astype(str) for name, text in told.items()}
         self._own = threading.local()  # a request of each thread: one holds one thread's tensors
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -68,5 +68,4 @@ class OpenVinoSession:
             self._own.request = self._compiled.create_infer_request()
         feeds = [one.detach().cpu().contiguous().numpy() for one in inputs]
         found = self._own.request.infer(dict(enumerate(feeds)), share_inputs=True)
-        # Copies: the next run writes where these lie
-        return tuple(torch.from_numpy(np.array(found[i])) for i in range(len(self.outputs)))
+        return tuple(torch.from_numpy(found[position]) for position in range(len(self.outputs)))
