@@ -91,8 +91,8 @@ def add_runtime_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        help="what the networks run in: torch; onnx (ONNX Runtime) or openvino: on the CPU, two to "
-        "three times as quick, with files that are made at the first use, in seconds, and kept in "
+        help="what the networks run in: torch; onnx (ONNX Runtime) or openvino: on the CPU, about "
+        "twice as quick, with files that are made at the first use, in seconds, and kept in "
         "$COMICS_CACHE or ~/.cache/comics; auto: the quickest that is installed where there is no "
         "GPU, else PyTorch (default: $COMICS_RUNTIME, else auto)",
     )

@@ -32,7 +32,7 @@ def load_predictor(
     Args:
         path: a model file, or an ONNX file of ``comics export``.
         device: "auto", "cpu", "cuda", ...
-        runtime: "torch"; "onnx" (ONNX Runtime) or "openvino": on the CPU, two to three times as
+        runtime: "torch"; "onnx" (ONNX Runtime) or "openvino": on the CPU, about twice as
             quick, verdicts within 1e-3 of PyTorch's, with ONNX files that are made at the first use
             and kept; "auto": the quickest that is installed and can, where the device is the CPU,
             and PyTorch else; None: what $COMICS_RUNTIME says, else "auto".
