@@ -18,15 +18,17 @@ class Session(Protocol):
     """A graph, ready to run on tensors.
 
     Attributes:
-        metadata: of the graph's file, text by name.
         device: "cpu" or "cuda".
         inputs, outputs: their names.
     """
 
-    metadata: Mapping[str, str]
     device: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Of the graph's file, text by name."""
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The graph's outputs, on the CPU, for its inputs, in its order."""
