@@ -56,7 +56,8 @@ class OpenVinoSession:
             self.inputs = tuple(one.get_any_name() for one in model.inputs)
             self.outputs = tuple(one.get_any_name() for one in model.outputs)
             self._compiled = core.compile_model(model, DEVICE, settings)
-        except RuntimeError as error:
+        # Faults of files and of operations surface as several classes
+        except Exception as error:
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"{path} is not a readable ONNX file: {first[-1].strip()}") from error
         self.metadata: dict[str, str] = {name: text.astype(str) for name, text in told.items()}
