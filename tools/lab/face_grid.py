@@ -25,28 +25,24 @@ def read_portraits(folder: Path) -> list[np.ndarray]:
     return [read_image(path) for path in paths]
 
 
-def face_grid(
-    portraits: list[np.ndarray], faces: int, height: int, width: int, smallest: int = 1
-) -> np.ndarray:
+def face_grid(portraits: list[np.ndarray], faces: int, height: int, width: int) -> np.ndarray:
     """A picture [height, width, 3] of portraits in rows; what is left is grey.
 
     Args:
         portraits: used in turn.
         faces: how many.
         height, width: pixels.
-        smallest: pixels; the least side of a cell, which is never larger than the picture.
     """
-    columns = math.ceil(math.sqrt(faces * width / height))
+    columns = max(1, round(math.sqrt(faces * width / height)))
     rows = math.ceil(faces / columns)
-    cell = max(min(height // rows, width // columns), smallest)
+    cell = min(height // rows, width // columns)
     picture = np.full((height, width, 3), 127, np.uint8)
     for number in range(faces):
         own = _square(portraits[number % len(portraits)])
         row, column = divmod(number, columns)
         top, left = row * height // rows, column * width // columns
-        part = picture[top : top + cell, left : left + cell]
         resized = cv2.resize(own, (cell, cell), interpolation=cv2.INTER_AREA)
-        part[:] = resized[: part.shape[0], : part.shape[1]]
+        picture[top : top + cell, left : left + cell] = resized
     return picture
 
 
