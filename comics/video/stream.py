@@ -27,6 +27,7 @@ __all__ = ["Stopped", "VideoError", "VideoReport", "process_video"]
 
 Predict = Callable[[list[np.ndarray]], list[Faces]]
 OnFrame = Callable[[Frame, Faces], Any]
+Progress = Callable[[int, int | None], object]  # frames done, of about how many (None: not known)
 FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
 # Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
 # through the model before it is full
@@ -72,6 +73,7 @@ def process_video(
     output: str | os.PathLike | None = None,
     annotate: Annotate | None = None,
     stop: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda done, total: None,
 ) -> VideoReport:
     """Find the faces in the selected frames of a video or animation; memory does not grow.
 
@@ -88,6 +90,7 @@ def process_video(
         annotate: draws on a frame; called in a thread of its own.
         stop: asked after each batch; once it says True, a live source ends. Also asked while no
             frame comes; a file is then given up.
+        progress: told after each batch.
 
     Raises:
         Stopped: if ``stop`` returned True.
@@ -108,13 +111,15 @@ def process_video(
         loop = _Loop(predict, on_frame, annotated, batch_size)
         is_stopped = reader.watch(stop)
         for item in reader:
-            loop.add(item)
+            if loop.add(item):
+                progress(loop.done, reader.expected_frames)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if reader.is_live and stop():
                 reader.stop()
         if not reader.is_live and is_stopped():
             raise Stopped
         loop.flush()
+        progress(loop.done, reader.expected_frames)
         if not loop.frames:
             raise VideoError(path, reader.fault or _no_frame(selection))
         if annotated is not None:
@@ -132,6 +137,7 @@ def annotate_video(
     selection: Selection = Selection(),  # noqa: B008  (it is frozen)
     ahead: int = FRAMES_AHEAD,
     stop: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[str | None, str | None]:
     """Write the annotated video of one that has been analysed: what is drawn is known by now.
 
@@ -145,6 +151,7 @@ def annotate_video(
         selection: with which the video was analysed.
         ahead: frames held at once, at most, by the decoder and by the encoder.
         stop: asked while no frame comes; the video is then given up.
+        progress: told after each frame.
 
     Returns:
         What was left out of the annotated video, and why there is none; each None if nothing.
@@ -162,6 +169,8 @@ def annotate_video(
             if isinstance(item, Frame) and item.analysed:
                 last = _LastDrawn(drawn(item), item.image.shape[:2])
             annotated.put(last.on(item) if isinstance(item, Frame) else item)
+            if isinstance(item, Frame):
+                progress(item.index + 1, reader.expected_frames)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if stop():
                 raise Stopped
@@ -220,6 +229,7 @@ class _Loop:
         batch_size: int,
     ) -> None:
         self.frames = 0  # that came
+        self.done = 0  # frames of the part up to the last one that is done with
         self._analysed_frames = 0
         self._first_size = (0, 0)
         self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
@@ -229,14 +239,14 @@ class _Loop:
         self._held_bytes = 0
         self._last = _LastDrawn()
 
-    def add(self, item: Frame | av.Packet) -> None:
-        """Take the next frame or packet of sound; a full batch is analysed."""
+    def add(self, item: Frame | av.Packet) -> bool:
+        """Take the next frame or packet of sound; a full batch is analysed: whether it was."""
         if not isinstance(item, Frame):
             if self._pending:  # its place is behind them
                 self._pending.append(item)
             elif self._annotated is not None:
                 self._annotated.put(item)
-            return
+            return False
         self._pending.append(item)
         if not self.frames:
             self._first_size = item.image.shape[:2]
@@ -246,6 +256,7 @@ class _Loop:
             self._batch.append(item)
         if len(self._batch) == self._batch_size or self._held_bytes >= MAX_HELD_BYTES:
             self.flush()
+        return not self._pending
 
     def flush(self) -> None:
         """Analyse the waiting frames, and pass everything on in its original order."""
@@ -253,6 +264,8 @@ class _Loop:
         self._pending, self._batch, self._held_bytes = [], [], 0
         found = iter(predict_frames(self._predict, batch) if batch else ())
         for item in pending:
+            if isinstance(item, Frame):
+                self.done = item.index + 1
             if isinstance(item, Frame) and item.analysed:
                 self._analysed_frames += 1
                 faces = next(found)

@@ -28,13 +28,13 @@ FACE = [
 SHAPES = [(90, 110), (110, 90), (90, 110), (64, 200), (90, 111), (90, 110)]
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_config):
+@pytest.fixture(scope="module", params=[0.0, 0.08], ids=["pixels", "grid"])
+def predictor(tiny_config, request):
     torch.manual_seed(0)
     words = ["MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "12"]
     detector = build_model(tiny_config("COMICSBlendMask", *words))
     face = build_face_method(load_config(overrides=FACE))
-    model = FaceForensics(detector, face, mirror=True)
+    model = FaceForensics(detector, face, mirror=True, crop_grid=request.param)
     rule = VerdictRule(score_threshold=0.01)
     return Predictor(model, rule, min_size=64, max_size=128, max_pixels=10**6)
 
