@@ -6,7 +6,7 @@ when the same command is given again.
 
 The folder of a run::
 
-    results.json   every face, every file, what said so and when: see comics.runs.outputs
+    results.json   every face, every file, which model judged and when: comics.runs.outputs
     results.csv    a line per face         files.csv   a line per input file
     media/         annotated pictures and videos, heat maps
     crops/         a picture per face, where asked for
