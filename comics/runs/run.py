@@ -342,9 +342,7 @@ class _Run:
         return jobs
 
     def _is_intact(self, finished: FinishedFile) -> bool:
-        status = finished.status
-        names = _files_of(status)
-        return all((self._options.output / name).exists() for name in names if name is not None)
+        return all((self._options.output / n).exists() for n in _files_of(finished.status))
 
     def _pictures(self, todo: Sequence[_Job]) -> list[_Job]:
         """Process the pictures; returns the videos among them, which come later."""

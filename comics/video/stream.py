@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import av
@@ -108,18 +109,17 @@ def process_video(
         if output is not None:
             assert annotate is not None  # which goes with output
             annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
-        loop = _Loop(predict, on_frame, annotated, batch_size)
+        tell = partial(_tell, progress, reader)
+        loop = _Loop(predict, on_frame, annotated, batch_size, tell)
         is_stopped = reader.watch(stop)
         for item in reader:
-            if loop.add(item):
-                progress(loop.done, reader.expected_frames)
+            loop.add(item)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if reader.is_live and stop():
                 reader.stop()
         if not reader.is_live and is_stopped():
             raise Stopped
         loop.flush()
-        progress(loop.done, reader.expected_frames)
         if not loop.frames:
             raise VideoError(path, reader.fault or _no_frame(selection))
         if annotated is not None:
@@ -170,7 +170,7 @@ def annotate_video(
                 last = _LastDrawn(drawn(item), item.image.shape[:2])
             annotated.put(last.on(item) if isinstance(item, Frame) else item)
             if isinstance(item, Frame):
-                progress(item.index + 1, reader.expected_frames)
+                _tell(progress, reader, item.index + 1)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if stop():
                 raise Stopped
@@ -200,6 +200,10 @@ def open_reader(
     return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
 
 
+def _tell(progress: Progress, reader: VideoReader | AnimationReader, done: int) -> None:
+    progress(done, reader.expected_frames)
+
+
 def _no_frame(selection: Selection) -> str:
     if not selection.start_s:
         return "no frame in the video stream"
@@ -227,9 +231,10 @@ class _Loop:
         on_frame: OnFrame,
         annotated: AnnotatedVideo | None,
         batch_size: int,
+        tell: Callable[[int], None],
     ) -> None:
         self.frames = 0  # that came
-        self.done = 0  # frames of the part up to the last one that is done with
+        self._tell, self._done = tell, 0  # frames of the part, up to the last one handed on
         self._analysed_frames = 0
         self._first_size = (0, 0)
         self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
@@ -239,14 +244,14 @@ class _Loop:
         self._held_bytes = 0
         self._last = _LastDrawn()
 
-    def add(self, item: Frame | av.Packet) -> bool:
-        """Take the next frame or packet of sound; a full batch is analysed: whether it was."""
+    def add(self, item: Frame | av.Packet) -> None:
+        """Take the next frame or packet of sound; a full batch is analysed."""
         if not isinstance(item, Frame):
             if self._pending:  # its place is behind them
                 self._pending.append(item)
             elif self._annotated is not None:
                 self._annotated.put(item)
-            return False
+            return
         self._pending.append(item)
         if not self.frames:
             self._first_size = item.image.shape[:2]
@@ -256,7 +261,6 @@ class _Loop:
             self._batch.append(item)
         if len(self._batch) == self._batch_size or self._held_bytes >= MAX_HELD_BYTES:
             self.flush()
-        return not self._pending
 
     def flush(self) -> None:
         """Analyse the waiting frames, and pass everything on in its original order."""
@@ -265,7 +269,7 @@ class _Loop:
         found = iter(predict_frames(self._predict, batch) if batch else ())
         for item in pending:
             if isinstance(item, Frame):
-                self.done = item.index + 1
+                self._done = item.index + 1
             if isinstance(item, Frame) and item.analysed:
                 self._analysed_frames += 1
                 faces = next(found)
@@ -273,6 +277,7 @@ class _Loop:
                 self._last = _LastDrawn(faces if drawn is None else drawn, faces.image_size)
             if self._annotated is not None:
                 self._annotated.put(self._last.on(item) if isinstance(item, Frame) else item)
+        self._tell(self._done)
 
     def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
         """What was read, analysed and left out; after the last ``flush``."""
