@@ -89,8 +89,7 @@ def process_video(
         output: annotated MP4 with every frame of that part; one that was not analysed shows the
             faces of the analysed one before it. Needs ``annotate``. None writes nothing.
         annotate: draws on a frame; called in a thread of its own.
-        stop: asked after each batch; once it says True, a live source ends. Also asked while no
-            frame comes; a file is then given up.
+        stop: after each batch, True ends a live source; while no frame comes, it gives up a file.
         progress: told after each batch.
 
     Raises:
@@ -109,8 +108,7 @@ def process_video(
         if output is not None:
             assert annotate is not None  # which goes with output
             annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
-        tell = partial(_tell, progress, reader)
-        loop = _Loop(predict, on_frame, annotated, batch_size, tell)
+        loop = _Loop(predict, on_frame, annotated, batch_size, partial(_tell, progress, reader))
         is_stopped = reader.watch(stop)
         for item in reader:
             loop.add(item)
