@@ -102,7 +102,8 @@ def crop_faces(
     Raises:
         ValueError: for another border.
     """
-    windows = square_windows(usable_boxes(boxes, image.shape[-2:]), margin, grid)
+    size_of_image = (image.shape[-2], image.shape[-1])
+    windows = square_windows(usable_boxes(boxes, size_of_image), margin, grid)
     return crop_windows(image, windows, size, border)
 
 
