@@ -164,13 +164,15 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--heat-maps",
         action="store_true",
-        help="for pictures: where the face method sees forgery in each face",
+        help="where the face method sees forgery in each face; of a video, in the frame that is "
+        "shown for each person",
     )
     group.add_argument(
         "--stability",
         action="store_true",
-        help="for pictures: also P(fake) of each face after the picture was saved as JPEG of "
-        "quality 75 and 50, and at half its size; a picture with faces takes four times as long",
+        help="also P(fake) of each face after the picture was saved as JPEG of quality 75 and 50, "
+        "and at half its size; of a video, in the frame that is shown for each person. A picture "
+        "with faces takes four times as long",
     )
     add_trust_argument(group)
     group.add_argument("--crops", action="store_true", help="also write a picture of every face")
