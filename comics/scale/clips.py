@@ -21,6 +21,7 @@ import torch
 
 from comics.data.custody.credentials import CredentialsReader
 from comics.data.custody.facts import FileFacts, read_facts
+from comics.ops.masks import rle_to_bitmap
 from comics.runs.outputs import FAILED, FileStatus, faces_to_entries, file_entry, image_entry
 from comics.runs.run import OUT_OF_MEMORY, VideoPredictor
 from comics.runs.video import Following, VideoOptions, VideoOutputs, video_status
@@ -143,14 +144,16 @@ def _frame_payload(frame: Frame, faces: Faces, name: str) -> dict[str, Any]:
 
 
 def _faces(payload: dict[str, Any]) -> Faces:
-    """The faces of a frame, without their masks, which nothing here needs."""
+    """The faces of a frame."""
     doubts = payload["doubts"]
     height, width = payload["size"]
+    rles = [entry["segmentation"] for entry in payload["entries"] if "segmentation" in entry]
     return Faces(
         boxes=torch.tensor(payload["boxes"], dtype=torch.float32).reshape(-1, 4),
         image_size=(height, width),
         labels=torch.tensor(payload["labels"], dtype=torch.int64),
         scores=torch.tensor(payload["scores"], dtype=torch.float32),
+        masks=torch.stack([rle_to_bitmap(rle) for rle in rles]) if rles else None,
         fake_probability=torch.tensor(payload["fake_probability"], dtype=torch.float32),
         doubts=None if doubts is None else torch.tensor(doubts, dtype=torch.int64),
     )
