@@ -164,9 +164,7 @@ def run_video(
                 file, outcome, recorder, tracks, media, options, predictor.max_pixels, stop,
                 partial(progress, ANNOTATED),
             )  # fmt: skip
-        return video_status(
-            file.name, options, outputs, outcome, recorder, tracks, following.counts
-        )
+        return judge_video(file.name, options, outputs, outcome, recorder, tracks, following.counts)
 
 
 def _annotated(
@@ -290,7 +288,7 @@ def _header(name: str, options: VideoOptions, outcome: VideoReport) -> dict[str,
     }
 
 
-def video_status(
+def judge_video(
     name: str,
     options: VideoOptions,
     outputs: VideoOutputs,

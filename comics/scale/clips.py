@@ -24,7 +24,7 @@ from comics.data.custody.facts import FileFacts, read_facts
 from comics.ops.masks import rle_to_bitmap
 from comics.runs.outputs import FAILED, FileStatus, faces_to_entries, file_entry, image_entry
 from comics.runs.run import OUT_OF_MEMORY, VideoPredictor
-from comics.runs.video import Following, VideoOptions, VideoOutputs, video_status
+from comics.runs.video import Following, VideoOptions, VideoOutputs, judge_video
 from comics.scale.scanner import FaceScanner, Scanned
 from comics.scale.tables import face_row, file_row
 from comics.structures import Faces, NotFiniteError
@@ -179,7 +179,7 @@ def _status(
         fault="; ".join(faults) or None,
         end_s=reports[-1].end_s,
     )
-    return video_status(
+    return judge_video(
         name, options, VideoOutputs(Path()), outcome, recorder, recorder.tracks(), following.counts
     )
 
