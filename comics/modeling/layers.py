@@ -5,10 +5,14 @@ Shape letters: B images; C, O input and output channels; h, w of a map.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
+
+from comics.ops.recording import is_recorded
 
 GROUP_NORM_GROUPS = 32  # Wu and He 2018, and every published configuration
 NO_NORM = ("", "none")
@@ -83,7 +87,9 @@ class ConvNorm(nn.Module):
     """Convolution with "same" padding, then a normalisation and a ReLU if asked for.
 
     A frozen batch norm is a constant scale and shift, so it is folded into the convolution: one
-    pass over the activations less, and the same gradients.
+    pass over the activations less, and the same gradients. Scale and shift are computed once, and
+    where no gradient is asked for, also the folded weights, from the second time on that these are
+    the same; a change of any weight or buffer in place, by loading or by moving is noticed.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups: of the convolution (odd kernel).
@@ -116,6 +122,8 @@ class ConvNorm(nn.Module):
         )
         self.norm = make_norm(norm, out_channels)
         self.activation = activation
+        self._affine: tuple[tuple, tuple[Tensor, Tensor]] | None = None  # what it is of, and it
+        self._folded_weight: tuple[tuple, Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h / stride, w / stride], rounded up."""
@@ -128,12 +136,47 @@ class ConvNorm(nn.Module):
 
     def _folded(self, x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
         conv = self.conv
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        scale, shift = self._scale_and_shift(norm)
         if conv.bias is not None:
             shift = shift + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
+        weight = self._scaled_weight(scale)
         return functional.conv2d(x, weight, shift, conv.stride, conv.padding, 1, conv.groups)
+
+    def _scale_and_shift(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+        """[O] each: what the norm multiplies with, and what it adds then."""
+        key = _state_of(norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        if self._affine is not None and key is not None and self._affine[0] == key:
+            return self._affine[1]
+        # No tensors of inference mode: training may come to use them
+        with nullcontext() if key is None else torch.inference_mode(False):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+        self._affine = None if key is None else (key, (scale, shift))
+        return scale, shift
+
+    def _scaled_weight(self, scale: Tensor) -> Tensor:
+        """The convolution's weights times [O]."""
+        weight = self.conv.weight
+        trained = torch.is_grad_enabled() and weight.requires_grad
+        key = None if trained or self._affine is None else _state_of(weight, scale)
+        if key is None:
+            self._folded_weight = None
+            return weight * scale[:, None, None, None]
+        known, folded = self._folded_weight or (None, None)
+        if known == key and folded is not None:
+            return folded
+        with torch.no_grad(), torch.inference_mode(False):
+            folded = weight * scale[:, None, None, None]
+        # Kept if it is asked for again: the weights of a key encoder move with every step
+        self._folded_weight = (key, folded if known == key else None)
+        return folded
+
+
+def _state_of(*tensors: Tensor) -> tuple | None:
+    """Differs whenever a value of the tensors may; None where that cannot be told."""
+    if is_recorded() or any(tensor.is_inference() for tensor in tensors):
+        return None
+    return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
 
 
 class DeformableConv(nn.Module):

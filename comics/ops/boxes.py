@@ -6,10 +6,14 @@ Shape letters: N, M boxes.
 from __future__ import annotations
 
 import torch
+import torchvision.ops
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
+from comics.ops.transfers import on_device
+
 __all__ = [
+    "batched_nms",
     "box_area",
     "box_iou",
     "clip_boxes",
@@ -34,12 +38,37 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
 
 def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
     """Multiply the x coordinates of [N, 4] boxes by ``scale_x``, the y ones by ``scale_y``."""
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    return boxes * on_device([scale_x, scale_y] * 2, boxes.device, boxes.dtype)
 
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Clip [N, 4] boxes to an image of (height, width)."""
     return clip_boxes_to_image(boxes, image_size)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, group: Tensor, threshold: float) -> Tensor:
+    """Positions of the boxes that survive greedy suppression within their group, best first.
+
+    On a GPU torchvision's function waits for it a second time, or once per group; this one waits
+    once, for the number of survivors.
+
+    Args:
+        boxes: [N, 4].
+        scores: [N].
+        group: [N] int64: boxes of different ones leave each other alone.
+        threshold: a box goes whose IoU with a better one is above it.
+    """
+    if not len(boxes):
+        return group
+    if boxes.device.type == "cpu":
+        return torchvision.ops.batched_nms(boxes, scores, group, threshold)
+    return _shifted_nms(boxes, scores, group, threshold)
+
+
+def _shifted_nms(boxes: Tensor, scores: Tensor, group: Tensor, threshold: float) -> Tensor:
+    """Suppression of all groups at once, each moved to where no other's boxes are."""
+    shift = group.to(boxes) * (boxes.max() + 1)
+    return torchvision.ops.nms(boxes + shift[:, None], scores, threshold)
 
 
 def nonempty(boxes: Tensor) -> Tensor:

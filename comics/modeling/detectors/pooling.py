@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_area, roi_align
 
 from comics.modeling.detectors.cells import by_level, image_of_each
+from comics.ops.transfers import on_device
 
 CANONICAL_SIZE = 224  # side in pixels of a box that belongs to CANONICAL_LEVEL: ImageNet's
 CANONICAL_LEVEL = 4
@@ -61,8 +62,8 @@ def pool_by_reach(
     """
     every = torch.cat(list(boxes)).float()
     reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
-    limits = torch.tensor(bounds, device=every.device)
-    level = torch.bucketize(reach, limits.to(reach.dtype))
+    limits = on_device(list(bounds), every.device, reach.dtype)
+    level = torch.bucketize(reach, limits)
     return pool_by_level(maps, strides, boxes, level, size=size)
 
 
