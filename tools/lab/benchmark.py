@@ -19,10 +19,21 @@ import json
 import time
 
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
-from benchmark_faces import benchmark_faces
+from benchmark_faces import PARTS, benchmark_faces
 from benchmark_inference import benchmark_inference
-from benchmark_model import MODELS, benchmark_model, run_model_worker
+from benchmark_model import (
+    CLOCKS,
+    DEFAULT,
+    DETECTRON2,
+    OWN,
+    SETTINGS,
+    TORCHVISION,
+    benchmark_model,
+    run_model_worker,
+)
 from benchmark_sizes import benchmark_sizes
+
+WHAT = ("inference", "training")
 
 
 def benchmark_loader(arguments: argparse.Namespace) -> None:
@@ -57,7 +68,7 @@ def benchmark_loader(arguments: argparse.Namespace) -> None:
 def run_worker(arguments: argparse.Namespace) -> None:
     """One measurement; the last line of output is JSON."""
     figures = run_model_worker(arguments.worker, *arguments.words)
-    print(json.dumps({"figures": figures, "megabytes": peak_megabytes()}))
+    print(json.dumps({"figures": figures, "megabytes": peak_megabytes(), **figures}))
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -77,11 +88,16 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     model.add_argument(
         "--models",
         nargs="+",
-        default=MODELS,
-        choices=MODELS,
+        default=DEFAULT,
         metavar="NAME",
-        help=f"the first is what the others are compared with: {', '.join(MODELS)}",
+        help="the first is what the others are compared with; after an @ how it is run: "
+        f"{', '.join(SETTINGS)}; names: {', '.join([*OWN, TORCHVISION, DETECTRON2])}",
     )
+    model.add_argument("--what", nargs="+", default=WHAT, choices=WHAT)
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    model.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the process")
+    model.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    model.add_argument("--overrides", nargs="+", default=[], metavar="KEY VALUE", help="of ours")
     model.set_defaults(run=benchmark_model)
     loader = commands.add_parser("loader", help="images per second of the training loader")
     loader.add_argument("dataset", help="annotation file, e.g. output/train_demo/data/train.json")
@@ -95,6 +111,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     faces.add_argument("--size", type=int, default=224, help="side of a crop, pixels")
     faces.add_argument("--batch", type=int, default=8, help="faces of a training step")
     faces.add_argument("--threads", type=int, default=2)
+    faces.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    faces.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the process")
+    faces.add_argument("--methods", nargs="+", help="beside CrossEntropy; default: every one")
+    faces.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     faces.add_argument("--rounds", type=int, default=7)
     faces.set_defaults(run=benchmark_faces)
     sizes = commands.add_parser("sizes", help="parameters and arithmetic of configurations")

@@ -31,8 +31,8 @@ sys.path[:0] = [str(ROOT)]
 
 # Operations whose result, or the size of it, the host must know before it goes on
 WAITING = {
-    "_local_scalar_dense",  # item, int, float, bool
-    "nonzero", "masked_select", "bincount", "equal", "is_nonzero",
+    "_local_scalar_dense", "item", "is_nonzero", "equal",  # also int, float, bool
+    "nonzero", "nonzero_numpy", "argwhere", "masked_select", "bincount",
     "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
     "nms",  # torchvision's
 }  # fmt: skip
@@ -74,7 +74,9 @@ class Waits(TorchDispatchMode):
         """Note what waits, then do it."""
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
-        if name in WAITING or name == "repeat_interleave" and kwargs.get("output_size") is None:
+        sized = name == "repeat_interleave" and kwargs.get("output_size") is None
+        found = name == "where" and len(args) == 1
+        if name in WAITING or sized or found:
             self._note(name)
         elif name in MASKED and not _fills(name, args):
             for index in args[1]:
