@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import masks_to_boxes
 
+from comics.ops.transfers import on_device
 from comics.ops.upsampling import aligned_upsample
 
 
@@ -57,17 +57,23 @@ def part_boxes(parts: Sequence[MaskPart], device: torch.device | str = "cpu") ->
     boxes = torch.zeros((len(parts), 4), device=device)
     for box, part in zip(boxes, parts, strict=True):
         if part.bitmap.numel():
-            place = box.new_tensor([part.left, part.top, part.left, part.top])
+            place = on_device([part.left, part.top] * 2, box.device, box.dtype)
             box.copy_(mask_boxes(part.bitmap[None])[0] + place)
     return boxes
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Tight boxes of masks [N, H, W] bool, edges exclusive: [N, 4] float; zeros where empty."""
-    found = masks.flatten(1).any(dim=1)
-    boxes = torch.zeros((len(masks), 4), device=masks.device)
-    boxes[found] = masks_to_boxes(masks[found]) + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return boxes
+    if not masks.numel():
+        return torch.zeros((len(masks), 4), device=masks.device)
+    rows, columns = masks.any(dim=2).int(), masks.any(dim=1).int()
+    sides = (  # of equal values argmax takes the first
+        columns.argmax(dim=1),
+        rows.argmax(dim=1),
+        masks.shape[2] - columns.flip(1).argmax(dim=1),
+        masks.shape[1] - rows.flip(1).argmax(dim=1),
+    )
+    return torch.stack(sides, dim=1) * rows.amax(dim=1, keepdim=True).float()
 
 
 def grid_parts(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure speed and memory; every figure is compared with a peer's in the same run.
 
-  tools/lab/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside pycocotools
+  tools/lab/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside others
   tools/lab/benchmark.py model        BlendMask, COMICS-BlendMask and torchvision's Mask R-CNN
   tools/lab/benchmark.py loader       images per second by workers, and memory over an epoch
   tools/lab/benchmark.py inference    a video from file to file, beside the model's own speed
@@ -80,6 +80,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     evaluation = commands.add_parser("evaluation", help="AP and oLRP at OpenForensics' scale")
     evaluation.add_argument("--seed", type=int, default=2021)
     evaluation.add_argument("--scale", type=float, default=1.0, help="share of the full size")
+    evaluation.add_argument(
+        "--peers", action=argparse.BooleanOptionalAction, default=True, help="measure them too"
+    )
     evaluation.set_defaults(run=benchmark_evaluation)
     model = commands.add_parser("model", help="inference and training of detectors")
     model.add_argument("--size", type=int, default=512, help="side of the picture, pixels")
