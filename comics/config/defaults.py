@@ -238,8 +238,8 @@ _C.SOLVER.CHANNELS_LAST = True
 # of mantissa. Inference never does: what a picture gets must not depend on the device
 _C.SOLVER.TF32 = False
 # Several processes: look for parameters that a step gives no gradient, which costs a walk through
-# the graph. No model here needs it (each loss reaches all its parameters, faces or not); one of
-# another package may
+# the graph. Of the models here each loss reaches all its parameters, faces or not, and those that
+# train in stages say so themselves; True: look in any case, for a model of another package
 _C.SOLVER.FIND_UNUSED_PARAMETERS = False
 
 _C.LOG = CfgNode()

@@ -66,13 +66,15 @@ class LossModel(nn.Module):
 def distribute(model: LossModel, find_unused: bool = False) -> nn.Module:
     """The model, with gradients averaged over the processes when there are several.
 
-    With ``find_unused`` a step may leave parameters without a gradient.
+    A step may leave parameters without a gradient with ``find_unused``, or if the model says so
+    (``TrainingLifeCycle.skips_parameters``).
 
     Buffers are not broadcast: banks and prototypes are kept identical by gathering their keys, and
     the statistics of batch normalisation stay local unless the model asks for SyncBN.
     """
     if distributed.world_size() == 1:
         return model
+    find_unused = find_unused or getattr(model.model, "skips_parameters", False)
     return DistributedDataParallel(
         model, broadcast_buffers=False, find_unused_parameters=find_unused
     )

@@ -5,8 +5,6 @@ Shape letters: B images; C, O input and output channels; h, w of a map.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,21 +143,20 @@ class ConvNorm(nn.Module):
     def _scale_and_shift(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
         """[O] each: what the norm multiplies with, and what it adds then."""
         key = _state_of(norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if self._affine is not None and key is not None and self._affine[0] == key:
-            return self._affine[1]
-        # No tensors of inference mode: training may come to use them
-        with nullcontext() if key is None else torch.inference_mode(False):
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            shift = norm.bias - norm.running_mean * scale
-        self._affine = None if key is None else (key, (scale, shift))
-        return scale, shift
+        if key is None:
+            return _affine_of(norm)
+        if self._affine is None or self._affine[0] != key:
+            with torch.inference_mode(False):  # training may come to use what is kept
+                self._affine = (key, _affine_of(norm))
+        return self._affine[1]
 
     def _scaled_weight(self, scale: Tensor) -> Tensor:
         """The convolution's weights times [O]."""
         weight = self.conv.weight
-        trained = torch.is_grad_enabled() and weight.requires_grad
-        key = None if trained or self._affine is None else _state_of(weight, scale)
+        key = _state_of(weight, scale)
         if key is None:
+            return weight * scale[:, None, None, None]
+        if torch.is_grad_enabled() and weight.requires_grad:
             self._folded_weight = None
             return weight * scale[:, None, None, None]
         known, folded = self._folded_weight or (None, None)
@@ -172,8 +169,16 @@ class ConvNorm(nn.Module):
         return folded
 
 
+def _affine_of(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def _state_of(*tensors: Tensor) -> tuple | None:
-    """Differs whenever a value of the tensors may; None where that cannot be told."""
+    """Differs whenever a value of the tensors may; None where that cannot be told.
+
+    Nor where a graph is recorded: what is kept would be a part of it.
+    """
     if is_recorded() or any(tensor.is_inference() for tensor in tensors):
         return None
     return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)

@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
 from benchmark_faces import PARTS, benchmark_faces
@@ -33,13 +35,17 @@ from benchmark_model import (
 )
 from benchmark_sizes import benchmark_sizes
 
+if TYPE_CHECKING:
+    from comics.config import CfgNode
+
 WHAT = ("inference", "training")
 
 
 def benchmark_loader(arguments: argparse.Namespace) -> None:
-    """Images per second of the training loader by workers, and memory along an epoch."""
-    import psutil
+    """Images per second of the training loader by workers, its memory, and the model's own speed.
 
+    Seconds of CPU say how many workers keep up with a model, whatever else the machine does.
+    """
     from comics.config import load_config
     from comics.data.loader import build_train_loader
 
@@ -51,18 +57,66 @@ def benchmark_loader(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
         loader = iter(build_train_loader(cfg, 0))
         next(loader)
-        start, memory = time.perf_counter(), []
+        start, before, memory = time.perf_counter(), _cpu_seconds(), []
         for step in range(arguments.batches):
             next(loader)
             if step % max(1, arguments.batches // 4) == 0:
-                me = psutil.Process()
-                memory.append(
-                    sum(p.memory_full_info().pss for p in [me, *me.children(recursive=True)])
-                )
-        rate = arguments.batches * cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start)
+                memory.append(sum(p.memory_full_info().pss for p in _processes()))
+        images = arguments.batches * cfg.SOLVER.IMS_PER_BATCH
+        rate = images / (time.perf_counter() - start)
+        cpu = images / (_cpu_seconds() - before)
         megabytes = ", ".join(f"{value / 2**20:.0f}" for value in memory)
-        print(f"{workers} workers: {rate:.1f} images/s; memory of all processes {megabytes} MB")
+        print(
+            f"{workers} workers: {rate:.1f} images/s, {cpu:.1f} a second of CPU; memory of all "
+            f"processes {megabytes} MB",
+            flush=True,
+        )
+        if arguments.steps:
+            _measure_steps(cfg, loader, arguments.steps)
         del loader
+
+
+def _measure_steps(cfg: CfgNode, loader: Iterator, steps: int) -> None:
+    """Images a second of training steps of the configured model, on the loader's pictures."""
+    import torch
+
+    from comics.engine.step import TrainingStep
+    from comics.engine.train import amp_dtype
+    from comics.modeling.build import FAST_LAYOUT, build_model, choose_device
+
+    device = choose_device(cfg.MODEL.DEVICE)
+    model = build_model(cfg).to(device).to(memory_format=FAST_LAYOUT).train()
+    model.prepare_training()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    step = TrainingStep(model, optimizer, device=device, amp_dtype=amp_dtype(cfg))
+    batches = [next(loader) for _ in range(steps + 1)]
+    for number, batch in enumerate(batches):
+        if number == 1:  # the first warms up
+            start, before = time.perf_counter(), time.process_time()
+        step.backward([batch])
+        step.apply()
+        model.after_optimizer_step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    images = steps * len(batches[0])
+    print(
+        f"  model: {images / (time.perf_counter() - start):.2f} images/s, "
+        f"{images / (time.process_time() - before):.2f} a second of CPU",
+        flush=True,
+    )
+
+
+def _processes() -> list:
+    import psutil
+
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that are still there."""
+    times = [process.cpu_times() for process in _processes()]
+    return sum(one.user + one.system for one in times)
 
 
 def run_worker(arguments: argparse.Namespace) -> None:
@@ -107,6 +161,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     loader.add_argument("--config-file", help="YAML; default: comics/config/defaults.py")
     loader.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     loader.add_argument("--batches", type=int, default=100)
+    loader.add_argument("--steps", type=int, default=0, help="training steps to compare with")
     loader.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     loader.set_defaults(run=benchmark_loader)
     faces = commands.add_parser("faces", help="face methods: batching, training step, banks")
