@@ -81,7 +81,8 @@ class Matches:
 
     Attributes:
         ranked: the detections it is about.
-        face: [A, T, D] int32, the matched face's position in ``GroundTruth``, -1 for none.
+        face: [A, D] int32, position in ``GroundTruth`` of the face matched at the lowest threshold,
+            -1 for none.
         true_positive: [A, T, D] bool, matched to a face that counts.
         ignored: [A, T, D] bool, neither right nor wrong; all others are false positives.
         iou: [A, D] float64, IoU with the face matched at the lowest threshold, else 0.
@@ -209,7 +210,8 @@ def _outcome(
     counted = [
         np.bincount(ground_truth.category[~ignore], minlength=categories) for ignore in face_ignored
     ]
-    return Matches(ranked, face, found & ~ignored, ignored, iou, np.stack(counted))
+    lowest = face[:, 0].copy()  # the other thresholds' are not asked for again
+    return Matches(ranked, lowest, found & ~ignored, ignored, iou, np.stack(counted))
 
 
 def _choose(

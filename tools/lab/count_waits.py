@@ -20,11 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import boxes
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -60,9 +62,14 @@ class Waits(TorchDispatchMode):
         super().__init__()
         self.places: Counter[str] = Counter()
         self._methods = _Methods(self._note)
+        # On a CPU torchvision suppresses many boxes class by class, on a GPU all at once
+        self._as_on_a_gpu = patch.object(
+            boxes, "_batched_nms_vanilla", boxes._batched_nms_coordinate_trick
+        )
 
     def __enter__(self) -> Waits:
         """Start to count."""
+        self._as_on_a_gpu.start()
         self._methods.__enter__()
         super().__enter__()
         return self
@@ -76,6 +83,7 @@ class Waits(TorchDispatchMode):
         """Count no longer."""
         super().__exit__(kind, error, trace)
         self._methods.__exit__(kind, error, trace)
+        self._as_on_a_gpu.stop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence = (), kwargs: dict | None = None
