@@ -9,6 +9,8 @@ import gc
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,22 @@ def decode_json(data: bytes) -> Any:
         raise ValueError("the file is empty")
     text = data.decode(json.detect_encoding(data))
     del data  # else both are held while the content is made
-    collecting = gc.isenabled()
-    gc.disable()  # nothing of what is made can be collected yet; looking takes a third of the time
     try:
-        return json.loads(text)
+        with collection_paused():
+            return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Python looks for no cycles to collect: among a million new objects it would look in vain,
+    again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()

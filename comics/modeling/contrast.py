@@ -300,12 +300,12 @@ class ProposalContrast(nn.Module):
         keys = torch.cat([key for _, key, _ in scales.values()])
         labels = torch.cat([labels for *_, labels in scales.values()])
         counts = [len(labels) for *_, labels in scales.values()]
-        number = on_device(np.repeat(np.arange(len(scales)), counts), labels.device)
-        keys, labels, number = gather_rows(keys, labels, number)
+        scale_index = on_device(np.repeat(np.arange(len(scales)), counts), labels.device)
+        keys, labels, scale_index = gather_rows(keys, labels, scale_index)
         # An overflow in one step must not stay in the banks
-        finite, known, number = on_host(keys.isfinite().all(dim=1), labels, number)
+        finite, known, scales_known = on_host(keys.isfinite().all(dim=1), labels, scale_index)
         for index, scale in enumerate(scales):
-            here = (number == index) & (finite > 0)
+            here = (scales_known == index) & (finite > 0)
             groups = [
                 keys[on_device(np.flatnonzero(here & (known == label)), keys.device)]
                 for label in range(len(CLASS_NAMES))
