@@ -116,14 +116,8 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.step = TrainingStep(
-            model,
-            optimizer,
-            device=device,
-            clip_norm=clip_norm,
-            amp_dtype=amp_dtype,
-            find_unused=find_unused,
-        )
+        how: dict[str, Any] = {"clip_norm": clip_norm, "amp_dtype": amp_dtype}
+        self.step = TrainingStep(model, optimizer, device=device, find_unused=find_unused, **how)
         if self.step.scaler.is_enabled():  # it may skip steps while it looks for a scale
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
         self.batches = batches
