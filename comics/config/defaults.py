@@ -231,6 +231,16 @@ _C.SOLVER.AMP.PRECISION = "bfloat16"  # or "float16", with loss scaling
 # torch.compile what turns pictures into features: quicker steps after a minute of compiling, where
 # training pictures are of one size (crops, mosaics)
 _C.SOLVER.COMPILE = False
+# Weights and maps with their channels side by side, which convolutions on the CPU and mixed
+# precision on a GPU are quicker with (docs/benchmarks.md)
+_C.SOLVER.CHANNELS_LAST = True
+# Matrix products and convolutions of float32 in TF32 on a GPU that has it: quicker, with ten bits
+# of mantissa. Inference never does: what a picture gets must not depend on the device
+_C.SOLVER.TF32 = False
+# Several processes: look for parameters that a step gives no gradient, which costs a walk through
+# the graph. Of the models here each loss reaches all its parameters, faces or not, and those that
+# train in stages say so themselves; True: look in any case, for a model of another package
+_C.SOLVER.FIND_UNUSED_PARAMETERS = False
 
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 20  # iterations between lines of metrics.jsonl

@@ -87,6 +87,10 @@ class LoadedBatch:
     batch: Any
     broken: list[tuple[int, ImageError]]
 
+    def pin_memory(self) -> LoadedBatch:
+        """The batch in page-locked memory; a loader of PyTorch's calls this."""
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
 
 def read_record(record: ImageRecord, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Decode a record's image: [H, W, 3] uint8 RGB.

@@ -274,12 +274,13 @@ def make_data_loader(
     """A loader with ``DATALOADER``'s workers.
 
     Args:
-        cfg: DATALOADER and SEED are read.
+        cfg: DATALOADER, MODEL.DEVICE and SEED are read.
         dataset: what the workers read.
         collate: samples to a batch.
         batches: ``batch_sampler`` or ``batch_size``.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
+    on_cuda = cfg.MODEL.DEVICE == "auto" or cfg.MODEL.DEVICE.startswith("cuda")
     loader = DataLoader(
         dataset,
         collate_fn=collate,
@@ -287,6 +288,8 @@ def make_data_loader(
         worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         prefetch_factor=PREFETCH if workers else None,
+        # Else a copy to the GPU waits for it, also one that asks not to
+        pin_memory=on_cuda and torch.cuda.is_available(),
         # Its own generator: starting workers must not move the model's random numbers
         generator=torch.Generator().manual_seed(cfg.SEED),
         **batches,
