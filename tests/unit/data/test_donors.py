@@ -8,6 +8,7 @@ from comics.data.forgery import describe_face
 from comics.data.forgery.donors import (
     FFHQ_BOX,
     FFHQ_TEMPLATE,
+    DonorFile,
     GeneratedDonors,
     PoseRegression,
     align,
@@ -50,26 +51,26 @@ def face_of(image, **known):
 
 @pytest.mark.parametrize("level", [90, 150, 220])
 def test_the_donor_is_as_bright_as_the_face(bright_and_dark, level):
-    donors = GeneratedDonors([(path, ("train",)) for path in bright_and_dark], SPLITS)
+    donors = GeneratedDonors([DonorFile(path, ("train",)) for path in bright_and_dark], SPLITS)
     chosen = donors.choose(face_of(drawn_face(level, seed=5)), "train", np.random.default_rng(0))
-    cheek = chosen.image[75:80, 48:54].mean()
+    cheek = chosen.face.image[75:80, 48:54].mean()
     assert abs(cheek - level) < 15
 
 
 def test_the_seed_decides_and_splits_are_kept(bright_and_dark):
-    files = [(bright_and_dark[0], ("train",)), (bright_and_dark[1], ("val",))]
+    files = [DonorFile(bright_and_dark[0], ("train",)), DonorFile(bright_and_dark[1], ("val",))]
     donors = GeneratedDonors(files, SPLITS)
     face = face_of(drawn_face(70))
     for _ in range(2):
         chosen = donors.choose(face, "train", np.random.default_rng(3))
-        assert chosen.image.mean() < 100  # the dark one is the only one of train
+        assert chosen.face.image.mean() < 100  # the dark one is the only one of train
     # The bright one is the only one of val, and no match for a dark face
     assert donors.choose(face, "val", np.random.default_rng(3)) is None
     assert donors.arguments["counts"] == {"train": 1, "val": 1}
 
 
 def test_files_without_a_split_get_one_by_their_name(tmp_path):
-    files = [(write(tmp_path, f"{i}.png", drawn_face(size=32)), ()) for i in range(60)]
+    files = [DonorFile(write(tmp_path, f"{i}.png", drawn_face(size=32))) for i in range(60)]
     donors, again = GeneratedDonors(files, SPLITS), GeneratedDonors(files[::-1], SPLITS)
     counts = donors.arguments["counts"]
     assert sum(counts.values()) == 60
@@ -81,13 +82,13 @@ def test_unreadable_donors_are_named_and_passed_over(bright_and_dark, tmp_path):
     broken, wide = tmp_path / "broken.png", tmp_path / "wide.png"
     broken.write_bytes(b"no picture")
     Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(wide)
-    files = [(path, ("train",)) for path in [*bright_and_dark, broken, wide, tmp_path / "gone.png"]]
+    files = [DonorFile(path, ("train",)) for path in [*bright_and_dark, broken, wide, tmp_path / "gone.png"]]
     donors = GeneratedDonors(files, SPLITS)
     assert donors.arguments["counts"]["train"] == 3
-    assert [path for path, _ in donors.skipped] == [str(p) for p, _ in sorted(files[3:])]
+    assert [path for path, _ in donors.skipped] == sorted(str(file.path) for file in files[3:])
     assert "square" in dict(donors.skipped)[str(wide)]
     with pytest.raises(ValueError, match=r"none of 1 donors can be read; the first: .*broken.png"):
-        GeneratedDonors([(broken, ())], SPLITS)
+        GeneratedDonors([DonorFile(broken)], SPLITS)
 
 
 def test_folders(tmp_path):
@@ -103,7 +104,7 @@ def test_folders(tmp_path):
 
 
 def test_faces_that_no_donor_fits(bright_and_dark):
-    donors = GeneratedDonors([(path, ("train",)) for path in bright_and_dark], SPLITS)
+    donors = GeneratedDonors([DonorFile(path, ("train",)) for path in bright_and_dark], SPLITS)
     image = drawn_face(150)
     rng = np.random.default_rng(0)
     assert donors.choose(face_of(image), "train", rng) is not None
