@@ -136,9 +136,22 @@ def apply_mixture(
     return image
 
 
-def corrupt_by_levels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A drawn mixture of a drawn level: [H, W, 3] uint8, same size."""
-    return apply_mixture(image, draw_mixture(rng)[1], rng)
+@dataclass(frozen=True)
+class ChallengeView:
+    """A training view that knows the test: an oracle, to be compared with, is trained on it.
+
+    Attributes:
+        share: probability of a mixture, of a drawn one of ``SUBSETS``; else the image stays.
+    """
+
+    share: float
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One view of [H, W, 3] uint8 RGB, same size."""
+        if rng.random() >= self.share:
+            return image
+        tags = list(SUBSETS.values())[int(rng.integers(len(SUBSETS)))]
+        return apply_mixture(image, draw_mixture(rng, tags=tags)[1], rng)
 
 
 # -- drawing --------------------------------------------------------------------------------------
