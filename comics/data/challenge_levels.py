@@ -123,9 +123,7 @@ def draw_mixture(
             return level, steps
 
 
-def apply_mixture(
-    image: np.ndarray, steps: Sequence[Step], rng: np.random.Generator
-) -> np.ndarray:
+def apply_mixture(image: np.ndarray, steps: Sequence[Step], rng: np.random.Generator) -> np.ndarray:
     """The steps one after the other: [H, W, 3] uint8, same size; ``image`` is not changed.
 
     Raises:

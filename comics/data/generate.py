@@ -92,7 +92,9 @@ class Settings:
         if not 0 < self.strength <= 3:
             raise ValueError(f"strength must be in (0, 3], got {self.strength}")
         if self.mixed and not 0 < self.fake_share < 1:
-            raise ValueError(f"mixed photos need a fake_share between 0 and 1, got {self.fake_share}")
+            raise ValueError(
+                f"mixed photos need a fake_share between 0 and 1, got {self.fake_share}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if not self.methods_of("train"):

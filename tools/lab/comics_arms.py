@@ -140,7 +140,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run what is not done; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    needed = [options.data / "train.json", *(options.data / f"{name}.json" for name in options.sets)]
+    needed = [
+        options.data / "train.json",
+        *(options.data / f"{name}.json" for name in options.sets),
+    ]
     absent = [path for path in needed if not path.is_file()]
     if not options.table and not (options.imagenet and options.imagenet.is_file()):
         absent.insert(0, options.imagenet or Path("--imagenet"))

@@ -270,9 +270,7 @@ def donor_files(folder: Path) -> list[Path]:
     return files
 
 
-def listed_donors(
-    manifest: Manifest, splits: Mapping[str, tuple[str, ...]]
-) -> list[DonorFile]:
+def listed_donors(manifest: Manifest, splits: Mapping[str, tuple[str, ...]]) -> list[DonorFile]:
     """The rows of a manifest as donors; ``method`` is their kind.
 
     Args:
