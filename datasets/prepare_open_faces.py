@@ -7,9 +7,9 @@ compression, pooling) and test_challenge_weather.json; card.md and card.json say
 
 Most photos show several people, real and forged ones side by side. A face is replaced by a
 generated one that fits in light, colour and pose; one that none fits is self-blended, so that fit
-does not tell the label. Photos are split by identity or file, donors by their manifest or file. With
---network, faces of a second and a third family (donors redrawn by an autoencoder, and mixtures of two
-donors' latents) are in the photos of the tests alone.
+does not tell the label. Photos are split by identity or file, donors by their manifest or file.
+With --network, faces of a second and a third family (donors redrawn by an autoencoder, and mixtures
+of two donors' latents) are in the photos of the tests alone.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _write_card(
         for name, fact in facts.items()
     ]  # fmt: skip
     heading = ["file", "photos", "faces", "real", "forged", "photos with both", "forged by",
-               "kinds of donors", "donors", "side of faces, px: least, quartiles, most"]  # fmt: skip
+               "kinds of donors", "donors", "sides, px: least, quartiles, most"]  # fmt: skip
     command = ["datasets/prepare_open_faces.py", "--photos", options.photos.name, "--donors",
                Path(options.donors).name, "--seed", str(options.seed)]  # fmt: skip
     lines = [

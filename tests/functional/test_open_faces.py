@@ -147,8 +147,8 @@ def test_arms_differ_in_their_switches_alone(arm, recipe):
     cfg = load_config(arms.CONFIGS / f"{arm}.yaml", list(arms.RECIPES[recipe]))
     switches = arms.ARMS[arm]
     comics = cfg.MODEL.META_ARCHITECTURE == "COMICSBlendMask"
-    additions = (comics and cfg.MODEL.COMICS.FEA.ENABLED, comics and cfg.MODEL.COMICS.PROPOSAL.ENABLED,
-                 comics and cfg.MODEL.COMICS.PIXEL.ENABLED)  # fmt: skip
+    parts = (cfg.MODEL.COMICS.FEA, cfg.MODEL.COMICS.PROPOSAL, cfg.MODEL.COMICS.PIXEL)
+    additions = tuple(comics and part.ENABLED for part in parts)
     if switches is None:
         assert cfg.INPUT.VIEWS.CHALLENGE_PROB > 0 and not any(additions)
         return
