@@ -64,7 +64,7 @@ LEAST_FITTING, MOST_UNFIT = 2, 0.34  # faces that donors may replace; share of t
 LONE_SHARE = 0.125  # of the photos show one face
 POSE_FACES = 800  # of the photos, from which the pose of generated faces is learned
 # Families that only the tests have, and the side of the pictures that the network works at
-ROUND_TRIP, MIXTURE, NETWORK_SIDE = "redrawn by an autoencoder", "mixture of two latents", 192
+ROUND_TRIP, MIXTURE, NETWORK_SIDE = "redrawn by an autoencoder", "mixture of two latents", 160
 GENERATED = "generated"  # kind of donors whose manifest says none
 CHALLENGE = "test_challenge"
 
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="ONNX: an autoencoder, for families of donors that only the tests have",
     )  # fmt: skip
     parser.add_argument(
-        "--unseen-donors", type=int, default=40, metavar="N", help="of each such family (40)"
+        "--unseen-donors", type=int, default=24, metavar="N", help="of each such family (24)"
     )
     parser.add_argument("--seed", type=int, default=0, help="one seed, one set (0)")
     parser.add_argument("--size", type=int, default=SIZE, help=f"most of a long side ({SIZE})")
