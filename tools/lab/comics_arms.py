@@ -31,8 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from comics.evaluation.metrics import Metrics
+    from comics.evaluation.paired_detection import Difference
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "Arms"
@@ -227,36 +230,40 @@ def results_of(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Measured:
-    """Every run that is done: arm -> seed -> set -> figures' source."""
+    """A run on a set.
 
-    runs: Mapping[str, Mapping[int, Mapping[str, Metrics]]]
+    Attributes:
+        figures: every figure, 0 to 1.
+        resampled: those of ``COMPARED``, for all photos and for each resample of them.
+    """
 
-    def metrics(self, arm: str, name: str) -> list[Metrics]:
-        """Of an arm on a set, one for each seed that is done."""
-        return [sets[name] for sets in self.runs.get(arm, {}).values() if name in sets]
-
-    def pairs(self, arm: str, name: str) -> tuple[list[Metrics], list[Metrics]]:
-        """Of an arm and of the baseline, the seeds that both have."""
-        own, base = self.runs.get(arm, {}), self.runs.get(BASELINE, {})
-        shared = [s for s in own if s in base and name in own[s] and name in base[s]]
-        return [own[s][name] for s in shared], [base[s][name] for s in shared]
+    figures: dict[str, float]
+    resampled: dict[str, np.ndarray]
 
 
-def read_runs(options: argparse.Namespace) -> Measured:
+Runs = dict[str, dict[str, dict[int, Measured]]]  # arm -> set -> seed
+
+
+def read_runs(options: argparse.Namespace) -> Runs:
     """The runs whose results are there, measured again from these."""
     from comics.evaluation.ground_truth import load_ground_truth
     from comics.evaluation.metrics import evaluate
+    from comics.evaluation.paired_detection import photo_weights, weighted_figure
 
-    truths = {name: load_ground_truth(options.data / f"{name}.json") for name in options.sets}
-    runs: dict[str, dict[int, dict[str, Metrics]]] = {}
-    for arm in ARMS:
-        for seed in options.seeds:
-            folder = run_folder(options.output, arm, seed)
-            for name, truth in truths.items():
-                if results_of(folder, name).is_file():
-                    found = evaluate(truth, results_of(folder, name))
-                    runs.setdefault(arm, {}).setdefault(seed, {})[name] = found
-    return Measured(runs)
+    runs: Runs = {}
+    for name in options.sets:
+        truth = load_ground_truth(options.data / f"{name}.json")
+        weights = photo_weights(len(truth.image_ids), options.samples)
+        for arm in ARMS:
+            for seed in options.seeds:
+                results = results_of(run_folder(options.output, arm, seed), name)
+                if not results.is_file():
+                    continue
+                metrics = evaluate(truth, results)
+                resampled = {key: weighted_figure(metrics, key, weights) for key in COMPARED}
+                own = runs.setdefault(arm, {}).setdefault(name, {})
+                own[seed] = Measured(figures_of(metrics), resampled)
+    return runs
 
 
 def figures_of(metrics: Metrics) -> dict[str, float]:
@@ -273,30 +280,12 @@ def figures_of(metrics: Metrics) -> dict[str, float]:
 
 def write_tables(options: argparse.Namespace) -> None:
     """arms.md and arms.json of what is done; the former is printed too."""
-    from comics.evaluation.paired_detection import Figure, paired_differences
-
-    measured = read_runs(options)
+    runs = read_runs(options)
     figures = {
-        arm: {
-            name: [figures_of(metrics) for metrics in measured.metrics(arm, name)]
-            for name in options.sets
-        }
-        for arm in measured.runs
+        arm: {name: [one.figures for one in seeds.values()] for name, seeds in sets.items()}
+        for arm, sets in runs.items()
     }
-    differences: dict[str, dict[str, dict]] = {}
-    for arm in measured.runs:
-        for name in options.sets:
-            own, base = measured.pairs(arm, name)
-            if arm == BASELINE or not own:
-                continue
-            differences.setdefault(arm, {})[name] = {
-                figure: paired_differences(
-                    [Figure(m, figure) for m in own],
-                    [Figure(m, figure) for m in base],
-                    options.samples,
-                )
-                for figure in COMPARED
-            }
+    differences = {arm: found for arm in runs if arm != BASELINE and (found := gains(runs, arm))}
     parts = ["# Arms of COMICS", *(set_table(figures, name) for name in options.sets),
              difference_table(differences, options.sets),
              *(verdict(arm, figures, differences) for arm in ("DA", "Bi"))]  # fmt: skip
@@ -313,6 +302,25 @@ def write_tables(options: argparse.Namespace) -> None:
     }  # fmt: skip
     (options.output / "arms.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     print(text, flush=True)
+
+
+def gains(runs: Runs, arm: str) -> dict[str, dict[str, Difference]]:
+    """Set -> figure -> what an arm has more than the baseline, over the seeds that both have."""
+    from comics.evaluation.paired_detection import paired_difference
+
+    found: dict[str, dict[str, Difference]] = {}
+    for name, own in runs[arm].items():
+        base = runs.get(BASELINE, {}).get(name, {})
+        shared = [seed for seed in own if seed in base]
+        if shared:
+            found[name] = {
+                key: paired_difference(
+                    [own[seed].resampled[key] for seed in shared],
+                    [base[seed].resampled[key] for seed in shared],
+                )
+                for key in COMPARED
+            }
+    return found
 
 
 def set_table(figures: Mapping[str, Mapping[str, Sequence[Mapping]]], name: str) -> str:

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
+from comics.evaluation.faces import face_metrics, face_verdicts
 from comics.evaluation.metrics import evaluate
-from comics.evaluation.paired_detection import AUC, Figure, paired_differences, weighted_ap
+from comics.evaluation.paired_detection import (
+    AUC,
+    paired_difference,
+    photo_weights,
+    weighted_figure,
+)
 
 CATEGORIES = [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}]
 
@@ -31,11 +37,13 @@ def measured(photos=12, quality=0.8, seed=0):
     return evaluate(*truth_and_results(photos, quality, seed), ["bbox"])
 
 
-def test_weights_of_one_give_cocos_ap():
+def test_weights_of_one_give_the_usual_figures():
     metrics = measured()
-    assert weighted_ap(metrics, "bbox", np.ones(12)) == pytest.approx(
-        metrics.flat()["bbox/AP"], abs=1e-12
-    )
+    ones = np.ones((1, 12))
+    wanted = metrics.flat()["bbox/AP"]
+    assert weighted_figure(metrics, "bbox/AP", ones)[0] == pytest.approx(wanted, abs=1e-12)
+    wanted = face_metrics(face_verdicts(metrics, "bbox")).values["AUC_all"]
+    assert weighted_figure(metrics, AUC, ones)[0] == pytest.approx(wanted, abs=1e-12)
 
 
 def test_weights_are_repetitions_of_photos():
@@ -52,27 +60,40 @@ def test_weights_are_repetitions_of_photos():
                     one = {**face, "image_id": number, "id": len(repeated["annotations"]) + 1}
                     repeated["annotations"].append(one)
             copies += [{**r, "image_id": number} for r in results if r["image_id"] == photo]
-    wanted = evaluate(repeated, copies, ["bbox"]).flat()["bbox/AP"]
-    # Copies tie in score, and a tie's order is the file's: AP may differ within the tied block
-    found = weighted_ap(evaluate(truth, results, ["bbox"]), "bbox", weights)
-    assert found == pytest.approx(wanted, abs=0.03)
+    wanted = evaluate(repeated, copies, ["bbox"])
+    found = evaluate(truth, results, ["bbox"])
+    # Copies tie in score and are taken together here, one by one there: no recall between them
+    value = weighted_figure(found, "bbox/AP", weights[None])[0]
+    assert value == pytest.approx(wanted.flat()["bbox/AP"], abs=0.02)
+    aucs = face_metrics(face_verdicts(wanted, "bbox")).values["AUC_all"]
+    assert weighted_figure(found, AUC, weights[None])[0] == pytest.approx(aucs, abs=1e-12)
+
+
+def test_photos_that_were_not_drawn_leave_figures_undefined():
+    metrics = measured(4)
+    assert np.isnan(weighted_figure(metrics, AUC, np.zeros((1, 4)))).all()
+    assert np.isnan(weighted_figure(metrics, "bbox/AP", np.zeros((1, 4)))).all()
 
 
 def test_a_better_model_is_seen_and_the_same_one_is_not():
     better, worse = measured(40, 0.95, seed=1), measured(40, 0.55, seed=2)
+    weights = photo_weights(40, 200)
+    assert weights.shape == (201, 40) and (weights.sum(axis=1) == 40).all()
     for name in ("bbox/AP", AUC):
-        found = paired_differences([Figure(better, name)], [Figure(worse, name)], samples=200)
-        assert found.low > 0 and found.low < found.mean < found.high
-        assert found.by_seed == (pytest.approx(found.mean),)
-        same = paired_differences([Figure(better, name)] * 2, [Figure(better, name)] * 2, 50)
+        first, second = (weighted_figure(m, name, weights) for m in (better, worse))
+        found = paired_difference([first], [second])
+        assert 0 < found.low < found.mean < found.high
+        assert found.by_seed == (pytest.approx(first[0] - second[0]),)
+        same = paired_difference([first, second], [first, second])
         assert (same.mean, same.low, same.high) == (0, 0, 0)
+        assert found.text.startswith("+")
 
 
 def test_what_cannot_be_paired():
-    one, other = Figure(measured(12), "bbox/AP"), Figure(measured(11), "bbox/AP")
+    one, other = np.zeros(5), np.zeros(6)
     with pytest.raises(ValueError, match="same photos"):
-        paired_differences([one], [other])
+        paired_difference([one], [other])
     with pytest.raises(ValueError, match="pairs of one seed"):
-        paired_differences([one, one], [one])
+        paired_difference([one, one], [one])
     with pytest.raises(ValueError, match="pairs of one seed"):
-        paired_differences([], [])
+        paired_difference([], [])
