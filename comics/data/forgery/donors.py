@@ -55,6 +55,8 @@ class Fit:
             are aligned, share of an aligned side: a head that is turned brings the eyes together.
         side: of the face, pixels; a smaller one shows too little of a donor.
         landmarks: whether the face's keypoints must be known, not guessed from its box.
+        patch: difference in lightness (CIE L) that a tenth of the thumbnail may exceed: sunglasses
+            and hands over a face are blended into smears.
     """
 
     candidates: int = 80
@@ -63,6 +65,7 @@ class Fit:
     shape: float = float("inf")
     side: float = 0.0
     landmarks: bool = False
+    patch: float = float("inf")
 
     def faces_camera(self, keypoints: np.ndarray) -> bool:
         """Whether keypoints [5, 2] are those of a face that is turned to the camera."""
@@ -142,6 +145,10 @@ class Look:
         light = np.sqrt(((self.thumb - other.thumb) ** 2).mean()) / LIGHT_UNIT
         return float(light + np.abs(self.nose - other.nose).max() / NOSE_UNIT)
 
+    def patch(self, other: Look) -> float:
+        """Difference in lightness that a tenth of the thumbnail exceeds."""
+        return float(np.quantile(np.abs(self.thumb[..., 0] - other.thumb[..., 0]), 0.9))
+
 
 class GeneratedDonors:
     """Aligned generated faces, by split.
@@ -220,7 +227,8 @@ class GeneratedDonors:
             return None
         misfits = [wanted.misfit(donors[number][1]) for number in drawn]
         best = int(np.argmin(misfits))
-        if misfits[best] > self.fit.misfit:
+        look = donors[drawn[best]][1]
+        if misfits[best] > self.fit.misfit or wanted.patch(look) > self.fit.patch:
             return None
         file = donors[drawn[best]][0]
         return ChosenDonor(file, read_donor(file.path), misfits[best])
