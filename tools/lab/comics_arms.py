@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -203,13 +204,13 @@ def _run_arm(options: argparse.Namespace, arm: str, seed: int) -> int:
 def _predict(weights: Path, options: argparse.Namespace, folder: Path) -> None:
     """Results files of every set that has none yet."""
     from comics.evaluation.detector import PREDICTIONS, evaluate_entry
-    from comics.modeling.build import load_model
+    from comics.modeling.build import choose_device, load_model
 
     missing = [name for name in options.sets if not results_of(folder, name).is_file()]
     if not missing:
         return
-    model, cfg, _ = load_model(str(weights), "auto")
-    device = next(model.parameters()).device
+    device = choose_device("auto")
+    model, cfg, _ = load_model(weights, device)
     for name in missing:
         entry = str((options.data / f"{name}.json").absolute())
         own = folder / f"{name}.tmp"
@@ -300,8 +301,18 @@ def write_tables(options: argparse.Namespace) -> None:
             for arm, sets in differences.items()
         },
     }  # fmt: skip
-    (options.output / "arms.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    stored = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    (options.output / "arms.json").write_text(stored, encoding="utf-8")
     print(text, flush=True)
+
+
+def _without_nan(value):
+    """The same for JSON: null for what is not defined."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def gains(runs: Runs, arm: str) -> dict[str, dict[str, Difference]]:
@@ -345,7 +356,7 @@ def set_table(figures: Mapping[str, Mapping[str, Sequence[Mapping]]], name: str)
 
 
 def _mean(runs: Sequence[Mapping[str, float]], key: str) -> str:
-    values = [100 * run[key] for run in runs if key in run]
+    values = [100 * run[key] for run in runs if key in run and not math.isnan(run[key])]
     return f"{sum(values) / len(values):.1f}" if values else "–"
 
 
@@ -372,7 +383,7 @@ def verdict(arm: str, figures: Mapping, differences: Mapping) -> str:
         return ""
     told = max(
         (100 * run["AUC_all"] for sets in figures.values() for run in sets.get(CLEAN, ())
-         if "AUC_all" in run),
+         if run.get("AUC_all", -1.0) >= 0),
         default=0.0,
     )  # fmt: skip
     said = judge(100 * gain.mean, 100 * gain.low, 100 * best.mean, told)
