@@ -25,8 +25,8 @@ demo: $(STAMP)  ## forge photos, let the model find the forged faces, and write 
 train-demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one page (about 13 minutes on 2 cores)
 	$(BIN)/python tools/lab/train_demo.py --output $(TRAIN_OUTPUT)
 
-test: $(STAMP)  ## the whole test suite, a process for every core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: $(STAMP)  ## the whole test suite, on every core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ EXTRAS = {
         "pandas>=2",
         "psutil",
         "pytest",
+        "pytest-rerunfailures",
         "pytest-timeout",
         "pytest-xdist",
         "ruff",

@@ -4,16 +4,18 @@ Suites of what holds for every entry of a table take ``any_detector``, ``mask_de
 ``face_method`` as an argument: a new entry appears in all of them by being registered.
 """
 
+import contextlib
 import os
-import shutil
 from functools import cache
 from pathlib import Path
 
+import headless
 import hypothesis
 import pytest
 import torch
 import warm_start
 from adelaidet_reference import BASIS, FOLDER, load_components, load_model
+from headless import Headless
 
 from comics.config import load_config
 
@@ -21,7 +23,6 @@ from comics.config import load_config
 hypothesis.settings.register_profile("comics", deadline=None)
 hypothesis.settings.load_profile("comics")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 SHARED = Path(os.environ.get("COMICS_SHARED", BESIDE))  # any absent folder: as in a lone clone
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -87,13 +88,22 @@ def components(adelaidet) -> dict:
 def browser():
     """A headless Chromium, driven by Playwright; the test is skipped where either is absent."""
     playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
+    if headless.CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        # It refuses to run as root inside its sandbox, which is how containers run tests
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with playwright.sync_playwright() as driver, contextlib.closing(Headless(driver)) as launched:
         yield launched
-        launched.close()
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than cores: tests wait for processes, browsers and pauses."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items):
+    """A test whose browser hung and was killed runs once more."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[headless.KILLED]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -172,6 +182,9 @@ def finding_config():
 # --- every registered name -----------------------------------------------------------------------
 
 
+ARGUMENTS = ("any_detector", "mask_detector", "longest_training", "face_method")
+
+
 def registered(argument: str) -> list[str]:
     """The names that an argument of that name stands for."""
     import comics.modeling.build
@@ -187,6 +200,8 @@ def registered(argument: str) -> list[str]:
         for name in plain
         if DETECTORS.get(name).roi_mask_features is not Detector.roi_mask_features
     ]
+    if argument == "longest_training":
+        return [f"COMICS{name}" if name in masked else name for name in plain]
     trained = masked if argument == "mask_detector" else plain
     return [*plain, *(f"COMICS{name}" for name in trained)]
 
@@ -196,10 +211,11 @@ def pytest_generate_tests(metafunc):
 
     ``any_detector``: plain and as COMICS variants; ``mask_detector``: the same without the COMICS
     variants of detectors that have no masks, which cannot be trained with both contrasts;
-    ``face_method``. A module's ``QUICK`` names those that are not slow.
+    ``longest_training``: the COMICS variant, which trains all that the plain one trains, where
+    there is one; ``face_method``. A module's ``QUICK`` names those that are not slow.
     """
     quick = getattr(metafunc.module, "QUICK", None)
-    for argument in {"any_detector", "mask_detector", "face_method"} & set(metafunc.fixturenames):
+    for argument in set(ARGUMENTS) & set(metafunc.fixturenames):
         names = registered(argument)
         marks = [[] if quick in (None, name) else [pytest.mark.slow] for name in names]
         metafunc.parametrize(

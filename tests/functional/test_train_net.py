@@ -1,5 +1,6 @@
 """tools/train_net.py on a set of coloured rectangles, as a user runs it."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
+import warm_start
 
 from comics.engine.checkpoint import load_checkpoint
 from comics.files import hold_folder
@@ -349,7 +352,7 @@ def test_a_lost_process_is_told_in_words(run, call, words, tmp_path):
     options = ("TEST.EVAL_PERIOD", 0, "DATASETS.VAL", "[]")
     process = run("out", "SOLVER.MAX_ITER", 500, *options, launcher=TORCHRUN)
     wait_for(process, tmp_path / "out", "checkpoint_00000002.pt")
-    ranks = children(process.pid)
+    ranks = ranks_of(process.pid)
     os.kill(ranks["1"], signal.SIGKILL)
     output = process.communicate(timeout=240)[0]
     assert process.returncode != 0
@@ -361,17 +364,15 @@ def test_a_lost_process_is_told_in_words(run, call, words, tmp_path):
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def children(parent):
+def ranks_of(launcher):
     """Rank -> process id of what torchrun started."""
     found = {}
-    for place in Path("/proc").iterdir():
-        try:
-            if f"\nPPid:\t{parent}\n" not in (place / "status").read_text():
-                continue
-            environment = (place / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        found |= {e[5:].decode(): int(place.name) for e in environment if e.startswith(b"RANK=")}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith(warm_start.RANK):
+                found[process.name().removeprefix(warm_start.RANK)] = process.pid
+            elif process.ppid() == launcher and "RANK" in process.environ():
+                found[process.environ()["RANK"]] = process.pid
     return found
 
 

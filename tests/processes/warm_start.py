@@ -44,6 +44,7 @@ FORKS_SAFELY = "jemalloc_bg_thd"  # a thread of pyarrow's allocator, which is pr
 WITH_THREADS = "comics.inference.onnx."  # ONNX Runtime starts one, and forks may wait for it
 # Read when an interpreter or a library starts: who wants them otherwise needs a start of its own
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "OPENBLAS_", "ATEN_", "CUDA_", "MALLOC_")
+RANK = "rank "  # how the process of a launcher is named, with its number
 UNUSUAL = ("preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")  # of _execute_child
 
 
@@ -204,6 +205,8 @@ def _watch(connection: socket.socket) -> list[str]:
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        if "RANK" in os.environ:  # the environment that the system shows is the server's
+            Path("/proc/self/comm").write_text(RANK + os.environ["RANK"])
         return request["words"]
     for stream in streams:
         os.close(stream)

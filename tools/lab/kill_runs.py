@@ -50,7 +50,7 @@ MOST_KILLS, MOST_SECONDS = 1000, 7200
 PICTURES, SIDE, VIDEOS = 8, 320, 2
 CLOCKS = ("seconds", "data_seconds")
 DAMAGED_EVERY = 4  # restarts of a training
-START_S = 300.0  # for a run to end, at most
+START_S = 1200.0  # for a run to end, at most; on a busy machine it may take many minutes
 COMPARED = ("results.json", "results.csv", "files.csv")
 
 CONFIG = """

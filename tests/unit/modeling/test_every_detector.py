@@ -130,9 +130,9 @@ def missed(model, images, targets):
 
 
 @pytest.mark.slow
-def test_overfits_a_handful_of_images(mask_detector, prepared):
+def test_overfits_a_handful_of_images(longest_training, prepared):
     """In 70 steps, or fewer where that is enough."""
-    model = prepared(mask_detector)
+    model = prepared(longest_training)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
     images, targets = map(list, zip(*(scene(i) for i in range(4)), strict=True))
     for step in range(1, 71):

@@ -56,7 +56,7 @@ def save_eager(path, cfg, metadata=None, calibrated=False):
         model.encoder.train()
         with torch.no_grad():
             for _ in range(CALIBRATION_STEPS):
-                model.encoder(torch.randn(8, 3, 96, 96))
+                model.encoder(torch.randn(8, 3, 64, 64))
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and any(layer in name for layer in EAGER_LAYERS):
             parameter.data.mul_(5)
@@ -250,7 +250,7 @@ def test_a_face_method_says_the_same(exported_face, method):
     ("encoder", "calibrated"), [("efficientnet_b0", False), ("legacy_xception", True)]
 )
 def test_encoders_of_the_papers(tmp_path, encoder, calibrated):
-    own = ["MODEL.FACE.ENCODER", encoder, "MODEL.FACE.CROP_SIZE", "96"]
+    own = ["MODEL.FACE.ENCODER", encoder, "MODEL.FACE.CROP_SIZE", "64"]
     cfg = load_config(overrides=[*FACE, *own])
     weights = save_eager(tmp_path / "face.safetensors", cfg, calibrated=calibrated)
     (file,) = export_model(weights, tmp_path)
