@@ -139,7 +139,7 @@ def test_a_stricter_fit_refuses_heads_turned_aside_and_guessed_keypoints(bright_
     turned = points.copy()
     turned[[0, 3], 0] += 0.1 * 128  # what is left of the face comes nearer to the middle
     masked = image.copy()
-    masked[54:68, 40:90] = 0  # sunglasses
+    masked[52:72, 36:92] = 0  # sunglasses
     faces = {
         "sunglasses": describe_face(masked, box, keypoints=points),
         "as it is": describe_face(image, box, keypoints=points),
