@@ -132,7 +132,7 @@ def test_too_few_known_faces_fix_no_pose():
 
 def test_a_stricter_fit_refuses_heads_turned_aside_and_guessed_keypoints(bright_and_dark):
     files = [DonorFile(path, ("train",), "drawn") for path in bright_and_dark]
-    strict = GeneratedDonors(files, SPLITS, fit=Fit(shape=0.03, side=30, landmarks=True, patch=25))
+    strict = GeneratedDonors(files, SPLITS, fit=Fit(shape=0.03, side=30, landmarks=True, patch=15))
     loose = GeneratedDonors(files, SPLITS)
     image, box = drawn_face(150), FFHQ_BOX * 128
     points = FFHQ_TEMPLATE * 128
