@@ -26,6 +26,7 @@ class BuildWithConfigs(build_py):
 
 SERVE = ["fastapi>=0.165", "python-multipart>=0.0.18", "uvicorn>=0.30"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22"]
+OPENVINO = ["onnx>=1.18", "openvino>=2025.0"]
 C2PA = ["c2pa-python>=0.38,<1"]
 EXTRAS = {
     "tables": ["pandas>=2"],
@@ -33,11 +34,13 @@ EXTRAS = {
     # Content Credentials; brings a native library of 23 MB
     "c2pa": C2PA,
     "onnx": ONNX,
+    "openvino": OPENVINO,
     "serve": SERVE,
     "tensorboard": ["tensorboard"],
     "dev": [
         *SERVE,
         *ONNX,
+        *OPENVINO,
         *C2PA,
         "httpx2",
         "hypothesis",

@@ -121,10 +121,10 @@ def _print_report(program: str, source: str, report: LoadReport, *, everything: 
     print(f"{source}: recognised as {report.source_format}")
     kinds = {
         "match": report.loaded if everything else [],
-        "of another shape in the source, initialised anew": [
+        "of another shape in the source, freshly initialised": [
             report.reshaped(name) for name in report.misshapen
         ],
-        "not in the source, initialised anew": report.missing,
+        "not in the source, freshly initialised": report.missing,
         "of the source, unmatched": report.unexpected,
     }
     for text, names in kinds.items():

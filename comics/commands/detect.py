@@ -29,12 +29,14 @@ The output folder gets
   media/        the inputs with boxes, masks and labels: blue and solid is real, orange and dashed
                 is forged, the percentage says how probable the label is; videos keep their sound;
                 with --heat-maps also <picture>.heat.jpg: where the face method sees forgery (of a
-                face called real: where it is least sure)
+                face called real: where it is least sure); <video>.<frame>.heat.jpg of the frame
+                that is shown for a person: the one in which the face looks most forged
   videos/       of each video its tracks and their P(fake) over time
   crops/        with --crops: a picture of every face
   report.html   all of it as a page, also to print: a page for each face, with its crop, mask and
                 heat map, and, with --stability, how P(fake) changes when the picture is saved again
-                or shrunk (a picture with faces then takes four times as long; not of videos)
+                or shrunk (a picture with faces then takes four times as long; of a video only the
+                frames that are shown)
 
 A run that was stopped (Ctrl-C, SIGTERM, power cut) continues when the same command is given again:
 what is finished is not done twice. Failed files are tried again.

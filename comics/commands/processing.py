@@ -58,6 +58,7 @@ def process_inputs(options: argparse.Namespace, videos_only: bool = False) -> in
                 write=lambda record: _write_outputs(options.output, record),
                 command=options.command_line,
                 progress=bar.show,
+                frames=bar.show_frames,
             )
         except SettingsError as error:
             return stop(options, error, EXIT_ARGUMENTS)

@@ -1,4 +1,4 @@
-"""What a run prints while it goes on: a line per file, and a bar in a terminal."""
+"""What a run prints while it goes on: a line per file, and bars in a terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Self
 
 from tqdm import tqdm
 
+EVERY_S = 0.1  # between two drawings of the bar of frames
+MAX_NAME = 30  # characters of a video's name, its end
+
 
 class ProgressBar:
     """Files done, of how many, and the time left; on the standard error, and in a terminal only.
 
-    What an earlier run has finished does not count for the time left.
+    What an earlier run has finished does not count for the time left. Below it is a bar of the
+    video at hand: its frames, and the time left where the file says how long it is.
     """
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
+        self._frames: tqdm | None = None
+        self._title = ""
 
     def __enter__(self) -> Self:
         return self
@@ -28,6 +34,7 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end_frames()
         if self._bar is not None:
             self._bar.close()
 
@@ -43,7 +50,41 @@ class ProgressBar:
                 dynamic_ncols=True,
                 disable=None,  # unless it is a terminal
             )
+        self._end_frames()
         self._bar.update(done - self._bar.n)
+
+    def show_frames(self, name: str, what: str, done: int, total: int | None) -> None:
+        """So many frames of a video are done, of about so many.
+
+        Args:
+            name: of the video.
+            what: becomes of them.
+            done: of them.
+            total: None: nobody knows how many there are, and so how long it takes.
+        """
+        title = f"{name[-MAX_NAME:]} {what}"
+        if title != self._title:
+            self._end_frames()
+        if self._frames is None:
+            self._title = title
+            self._frames = tqdm(
+                desc=title,
+                total=total,
+                unit="frame",
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+                position=1,
+                mininterval=EVERY_S,
+                disable=None,
+            )
+        self._frames.total = total  # an animation says it once it is open
+        self._frames.update(done - self._frames.n)
+
+    def _end_frames(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comics.inference.load import RUNTIMES
+from comics.inference.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from comics.inference.predictor import Predictor
@@ -91,10 +91,10 @@ def add_runtime_argument(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        help="what the networks run in: torch; onnx: ONNX Runtime on the CPU, about twice as "
-        "quick, with files that are made at the first use, in seconds, and kept in $COMICS_CACHE "
-        "or ~/.cache/comics; auto: that where it is installed and there is no GPU, else PyTorch "
-        "(default: $COMICS_RUNTIME, else auto)",
+        help="what the networks run in: torch; onnx (ONNX Runtime) or openvino: on the CPU, about "
+        "twice as quick, with files that are made at the first use, in seconds, and kept in "
+        "$COMICS_CACHE or ~/.cache/comics; auto: the quickest that is installed where there is no "
+        "GPU, else PyTorch (default: $COMICS_RUNTIME, else auto)",
     )
 
 
@@ -164,13 +164,15 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--heat-maps",
         action="store_true",
-        help="for pictures: where the face method sees forgery in each face",
+        help="where the face method sees forgery in each face; of a video, in the frame that is "
+        "shown for each person",
     )
     group.add_argument(
         "--stability",
         action="store_true",
-        help="for pictures: also P(fake) of each face after the picture was saved as JPEG of "
-        "quality 75 and 50, and at half its size; a picture with faces takes four times as long",
+        help="also P(fake) of each face after the picture was saved as JPEG of quality 75 and 50, "
+        "and at half its size; of a video, in the frame that is shown for each person. A picture "
+        "with faces takes four times as long",
     )
     add_trust_argument(group)
     group.add_argument("--crops", action="store_true", help="also write a picture of every face")

@@ -28,7 +28,8 @@ Serve a page where one drops photos or short videos and sees the verdicts, and t
 
   POST /api/detect   a form with a field "file"; the answer is the results document that
                      "comics detect" writes, or {"error": {"code", "message"}}; fields "stability"
-                   and "heat_maps" ask for more of each face, ?ticket=TEXT names the upload
+                     and "heat_maps" ask for more of each face, ?ticket=TEXT names the upload
+  POST /api/compare  a form with fields "picture" and "original": how they differ, as a page
   GET  /api/queue/TEXT  how many files come before that upload
   GET  /healthz      whether it works, with which model, how many uploads it holds
   GET  /docs         the API's description, as a page; /openapi.json for programs

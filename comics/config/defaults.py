@@ -311,8 +311,7 @@ def merge_node(cfg: CfgNode, other: CfgNode | dict) -> None:
     Keys of ``comics.config.renamed`` may have their old name.
     """
     other = with_new_names(other if isinstance(other, CfgNode) else CfgNode(other))
-    for key in _leaf_keys(other):
-        _require_known(cfg, key)
+    _require_known(cfg, _leaf_keys(other))
     _require_values(cfg, other)
     cfg.merge_from_other_cfg(other)
 
@@ -322,8 +321,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {overrides}")
     words = words_with_new_names(overrides)
-    for key in words[::2]:
-        _require_known(cfg, key)
+    _require_known(cfg, words[::2])
     cfg.merge_from_list(words)
 
 
@@ -349,9 +347,11 @@ def _require_values(cfg: CfgNode, other: dict, prefix: str = "") -> None:
             _require_values(default, value, f"{prefix}{name}.")
 
 
-def _require_known(cfg: CfgNode, key: str) -> None:
-    known = _leaf_keys(cfg)
-    if key in known or any(name.startswith(key + ".") for name in known):
-        return
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    raise KeyError(f"unknown configuration key {key!r}; the nearest is {nearest!r}")
+def _require_known(cfg: CfgNode, keys: Sequence[str]) -> None:
+    """Raise for the first key that is neither one with a value nor the beginning of such."""
+    known = dict.fromkeys(_leaf_keys(cfg))
+    for key in keys:
+        if key in known or any(name.startswith(key + ".") for name in known):
+            continue
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        raise KeyError(f"unknown configuration key {key!r}; the nearest is {nearest!r}")

@@ -19,8 +19,6 @@ import av
 import numpy as np
 from PIL import Image
 
-from comics.data.forgery.history import jpeg_round_trip
-
 RAW = "raw"
 CRF_RANGE = (0, 51)  # of x264 at 8 bits; 0 is lossless but for the change of colour space
 ENCODER: Final = "libx264"
@@ -111,6 +109,8 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
         ValueError: for a quality outside of 1 to 100.
     """
     _check_quality("JPEG", quality)
+    from comics.data.forgery.history import jpeg_round_trip  # it imports all of forging
+
     return jpeg_round_trip(image, quality)
 
 

@@ -119,7 +119,8 @@ class PhotoSource:
     is in two splits, whatever else the set holds.
 
     Raises:
-        ValueError: if the file is not such a COCO file, or a face in it is labelled forged.
+        ValueError: if the file is not such a COCO file, a face in it is labelled forged, or none of
+            its photos is beside it.
         FileNotFoundError: if it does not exist.
     """
 
@@ -143,6 +144,11 @@ class PhotoSource:
         outside = next((name for name in self.photos if not is_safe_path(name)), None)
         if outside is not None:
             raise ValueError(f"{path}: file_name {outside!r} leaves the folder of the photos")
+        if self.photos and not any((self.folder / name).is_file() for name in self.photos):
+            raise ValueError(
+                f"{path}: none of its {len(self.photos)} photos is below {self.folder}, where a "
+                "file_name begins: the annotation file belongs beside them"
+            )
         self.faces: dict[str, list[dict]] = defaultdict(list)
         names = {record["id"]: str(record["file_name"]) for record in records}
         for annotation in annotations:

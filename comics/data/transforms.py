@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from comics.ops.boxes import box_area, clip_boxes, nonempty, scale_boxes
+from comics.ops.mask_parts import mask_boxes
 from comics.structures import Faces
 
 Geometry = Callable[[np.ndarray, Faces, np.random.Generator], tuple[np.ndarray, Faces]]
@@ -201,8 +201,7 @@ def rotate(
     if masks is not None:
         keep = masks.flatten(1).any(dim=1)
         faces, masks = faces[keep], masks[keep]
-        # masks_to_boxes counts to the last pixel, edges here are exclusive
-        boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
+        boxes = mask_boxes(masks)
     else:
         boxes = _turn_boxes(faces.boxes, torch.from_numpy(at_edges).to(faces.boxes.dtype))
     turned = replace(faces, boxes=clip_boxes(boxes, size), masks=masks)

@@ -155,13 +155,16 @@ def store_metadata(
     Raises:
         FileNotFoundError, ValueError: if there is no such model file, or it is broken.
     """
-    from comics.config import load_config_text
+    from comics.config import CfgNode, load_config_text
     from comics.modeling.weights import read_weights, save_weights
 
     file = read_weights(source)
-    cfg = load_config_text(file.metadata["config"]).clone()
-    cfg.defrost()
-    cfg.merge_from_list([w for name, value in thresholds.items() for w in (f"TEST.{name}", value)])
-    cfg.freeze()
+    cfg: CfgNode | str = file.metadata["config"]  # where no threshold changes, to the letter
+    if thresholds:
+        cfg = load_config_text(file.metadata["config"]).clone()
+        cfg.defrost()
+        words = [w for name, value in thresholds.items() for w in (f"TEST.{name}", value)]
+        cfg.merge_from_list(words)
+        cfg.freeze()
     metadata = {name: text for name, text in file.metadata.items() if name != "config"}
     save_weights(output, file.state, cfg, metadata | dict(added))

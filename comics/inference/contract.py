@@ -28,7 +28,14 @@ class ImagePredictor(Protocol):
         """Verdicts of each [H, W, 3] uint8 RGB image."""
 
 
-class FacePredictor(ImagePredictor, Protocol):
+class HeatPredictor(ImagePredictor, Protocol):
+    """The same, and shows where."""
+
+    def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[Tensor, Tensor]:
+        """[N, h, w] heat of an image's faces and their windows; needs a face method."""
+
+
+class FacePredictor(HeatPredictor, Protocol):
     """The same, and says what it is.
 
     Attributes:
@@ -38,9 +45,6 @@ class FacePredictor(ImagePredictor, Protocol):
     @property
     def provenance(self) -> dict[str, object]:
         """What every output says of the model."""
-
-    def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[Tensor, Tensor]:
-        """[N, h, w] heat of an image's faces and their windows; needs a face method."""
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that the model sees an image of that size at."""

@@ -53,12 +53,16 @@ class ErrorRate:
         """Whether it is about faces whose shorter side has that many pixels."""
         return self.min_side <= side < (math.inf if self.max_side is None else self.max_side)
 
+    def sizes(self) -> str:
+        """Its sides for people, such as "24 to 48"."""
+        upper = "and more" if self.max_side is None else f"to {self.max_side:g}"
+        return f"{self.min_side:g} {upper}"
+
     def sentence(self) -> str:
         """One line for people."""
-        upper = "and more" if self.max_side is None else f"to {self.max_side:g}"
         quality = f", {self.quality}" if self.quality else ""
         return (
-            f"Of faces of {self.min_side:g} {upper} pixels{quality} ({self.measured_on}, "
+            f"Of faces of {self.sizes()} pixels{quality} ({self.measured_on}, "
             f"{self.faces} faces), {100 * self.real_called_forged:.1f} % of the real ones were "
             f"called forged, and {100 * self.forged_called_forged:.1f} % of the forged ones."
         )

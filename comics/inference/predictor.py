@@ -27,7 +27,6 @@ from comics.modeling.build import choose_device
 from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
-from comics.ops.crops import square_windows, usable_boxes
 from comics.ops.verdicts import LOGIT_MARGIN, fuse_probabilities
 from comics.structures import FAKE, REAL, Faces
 
@@ -287,8 +286,7 @@ class Predictor:
             gradient_heat_maps(model.face, model.crops([original], [boxes]))
             for boxes in faces.boxes.split(model.crops_per_forward)
         ]
-        boxes = usable_boxes(faces.boxes.cpu(), faces.image_size)
-        return torch.cat(parts).cpu(), square_windows(boxes, model.margin)
+        return torch.cat(parts).cpu(), model.windows(faces.boxes.cpu(), faces.image_size)
 
     def _detector_rule(self) -> VerdictRule:
         """The rule for the detector's own P(fake)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,6 +46,8 @@ class TimmBackbone(nn.Module):
     """
 
     def __init__(self, name: str, stages: Sequence[str]) -> None:
+        import timm  # takes a second, and a ResNet needs none of it
+
         super().__init__()
         try:
             self.model = timm.create_model(name, pretrained=False, features_only=True)

@@ -7,7 +7,6 @@ import os
 import torch
 from torch import nn
 
-import comics.modeling.detectors  # noqa: F401  (fills the table of detectors)
 from comics.config import CfgNode, load_config_text
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector

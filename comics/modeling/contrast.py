@@ -13,7 +13,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.bank import ClassBanks, gather_rows
@@ -26,6 +25,7 @@ from comics.modeling.matching import (
     overlapping_any,
 )
 from comics.modeling.regions import SAMPLING_RULES, FaceRegions, face_regions
+from comics.ops.compiled import roi_align
 from comics.ops.similarity import contrast_groups, flat_nce, mean_direction, unit
 from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
 

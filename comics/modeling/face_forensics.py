@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod
-from comics.ops.crops import BORDERS, crop_faces
+from comics.ops.crops import BORDERS, crop_faces, square_windows, usable_boxes
 from comics.ops.verdicts import (
     FUSIONS,
     fake_probability,
@@ -42,12 +42,14 @@ class FaceForensics(nn.Module):
         margin: of the crops, a share of a box's longer side, as the face method was trained with.
         border: what is outside the image, likewise: "replicate" or "reflect".
         mirror: the face method's logit is the mean over the crop and its mirror image.
+        crop_grid: crops snap to a grid of such steps, see ``square_windows``; 0: whole pixels.
         crops_per_forward: at most so many faces go through the face method at once.
         merge_iou, missing_score: how detections of one place become one P(fake), see
             ``merge_detections`` and ``fake_probability``.
 
     Raises:
-        ValueError: for an unknown fusion or border, or fewer than one crop per forward pass.
+        ValueError: for an unknown fusion or border, fewer than one crop per forward pass, or a grid
+            outside [0, 1).
     """
 
     detector_temperature: Tensor
@@ -62,6 +64,7 @@ class FaceForensics(nn.Module):
         margin: float = 0.15,
         border: str = "replicate",
         mirror: bool = False,
+        crop_grid: float = 0.0,
         crops_per_forward: int = 64,
         merge_iou: float = 0.5,
         missing_score: float = 0.05,
@@ -73,12 +76,15 @@ class FaceForensics(nn.Module):
                 f"{border!r} one of {BORDERS}, MODEL.FACE.CROPS_PER_FORWARD {crops_per_forward} "
                 "1 or more"
             )
+        if not 0 <= crop_grid < 1:
+            raise ValueError(f"MODEL.FACE.CROP_GRID must be in [0, 1), got {crop_grid}")
         self.detector = detector
         self.face = face
         self.fusion = fusion
         self.margin = margin
         self.border = border
         self.mirror = mirror
+        self.crop_grid = crop_grid
         self.crops_per_forward = crops_per_forward
         self.merge_iou = merge_iou
         self.missing_score = missing_score
@@ -95,6 +101,7 @@ class FaceForensics(nn.Module):
             margin=cfg.INPUT.FACE.MARGIN,
             border=cfg.INPUT.FACE.BORDER,
             mirror=cfg.MODEL.FACE.MIRROR,
+            crop_grid=cfg.MODEL.FACE.CROP_GRID,
             crops_per_forward=cfg.MODEL.FACE.CROPS_PER_FORWARD,
             merge_iou=cfg.TEST.MERGE_IOU,
             missing_score=cfg.TEST.MISSING_SCORE,
@@ -152,12 +159,21 @@ class FaceForensics(nn.Module):
             images: RGB, 0-255, [3, H_i, W_i] each, uint8 or float, on this model's device.
             boxes: [N_i, 4] each, pixels of that image.
         """
-        size = self.face.crop_size
+        size, margin, border = self.face.crop_size, self.margin, self.border
         parts = [
-            crop_faces(image, place.to(image.device), size, self.margin, self.border)
+            crop_faces(image, place.to(image.device), size, margin, border, self.crop_grid)
             for image, place in zip(images, boxes, strict=True)
         ]
         return torch.cat(parts) if parts else self.face.pixel_mean.new_zeros(0, 3, size, size)
+
+    def windows(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """[N, 4] int64 (left, top, right, bottom) that crops of boxes [N, 4] show of an image.
+
+        Args:
+            boxes: in pixels of it.
+            image_size: (H, W).
+        """
+        return square_windows(usable_boxes(boxes, image_size), self.margin, self.crop_grid)
 
     def face_probability(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
         """The face method's P(fake) of every box: [N_i] float32 in [0, 1] for each image.

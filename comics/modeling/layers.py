@@ -5,13 +5,18 @@ Shape letters: B images; C, O input and output channels; h, w of a map.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
+
+if TYPE_CHECKING:
+    from torchvision.ops import FrozenBatchNorm2d
 
 GROUP_NORM_GROUPS = 32  # Wu and He 2018, and every published configuration
 NO_NORM = ("", "none")
+FROZEN = "FrozenBN"
 DEFORMABLE_KINDS = ("DCNv1", "DCNv2")
 SAMPLES = 9  # of a deformable 3x3 convolution
 
@@ -65,7 +70,9 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     """
     if name in NO_NORM:
         return None
-    if name == "FrozenBN":
+    if name == FROZEN:
+        from torchvision.ops import FrozenBatchNorm2d  # see comics.ops.compiled
+
         return FrozenBatchNorm2d(channels)
     if name == "BN":
         return nn.BatchNorm2d(channels)
@@ -75,7 +82,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
         if channels % GROUP_NORM_GROUPS:
             raise ValueError(f"GN needs a multiple of {GROUP_NORM_GROUPS} channels, got {channels}")
         return GroupNorm(GROUP_NORM_GROUPS, channels)
-    choices = "FrozenBN, BN, SyncBN, GN, none"
+    choices = f"{FROZEN}, BN, SyncBN, GN, none"
     raise ValueError(f"unknown normalisation {name!r}; choices: {choices}")
 
 
@@ -115,12 +122,13 @@ class ConvNorm(nn.Module):
             bias=bias,
         )
         self.norm = make_norm(norm, out_channels)
+        self.is_frozen = norm == FROZEN
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h / stride, w / stride], rounded up."""
-        if isinstance(self.norm, FrozenBatchNorm2d):
-            out = self._folded(x, self.norm)
+        if self.is_frozen:
+            out = self._folded(x, cast("FrozenBatchNorm2d", self.norm))
         else:
             out = self.conv(x)
             out = out if self.norm is None else self.norm(out)
@@ -239,6 +247,8 @@ def deformed(x: Tensor, predicted: Tensor, conv: nn.Conv2d) -> Tensor:
         predicted: [B, ``offset_channels``, h', w'], of the output's size.
         conv: its weights, stride and groups.
     """
+    from torchvision.ops import deform_conv2d  # see comics.ops.compiled
+
     predicted = predicted.float()
     offsets, weights = predicted.split((2 * SAMPLES, predicted.shape[1] - 2 * SAMPLES), dim=1)
     out = deform_conv2d(

@@ -39,9 +39,18 @@ class WeightsFile:
 
 
 def save_weights(
-    path: str | os.PathLike, state: Mapping[str, Tensor], cfg: CfgNode, metadata: Mapping[str, str]
+    path: str | os.PathLike,
+    state: Mapping[str, Tensor],
+    cfg: CfgNode | str,
+    metadata: Mapping[str, str],
 ) -> None:
     """Write a model file; a crash leaves either the old file or the new one, never half of it.
+
+    Args:
+        path: of it.
+        state: tensors by name.
+        cfg: the model's configuration, or its text, which is kept as it is.
+        metadata: more text by name.
 
     Raises:
         ValueError: for values that are not finite, naming their tensors.
@@ -50,7 +59,7 @@ def save_weights(
     path = Path(path)
     require_finite(state, path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    text = {**metadata, "config": cfg.dump()}
+    text = {**metadata, "config": cfg if isinstance(cfg, str) else cfg.dump()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=text)
 

@@ -7,17 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, clip_boxes_to_image
-
-__all__ = [
-    "box_area",
-    "box_iou",
-    "clip_boxes",
-    "nonempty",
-    "scale_boxes",
-    "xywh_to_xyxy",
-    "xyxy_to_xywh",
-]
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -39,7 +28,23 @@ def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Clip [N, 4] boxes to an image of (height, width)."""
-    return clip_boxes_to_image(boxes, image_size)
+    height, width = image_size
+    x, y = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+    return torch.stack((x, y), dim=2).view(boxes.shape)
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """[N] width times height of [N, 4] boxes."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """[N, M] intersection over union of [N, 4] and [M, 4] boxes, float32 or float64."""
+    low = torch.maximum(first[:, None, :2], second[:, :2])
+    high = torch.minimum(first[:, None, 2:], second[:, 2:])
+    width, height = (high - low).clamp(min=0).unbind(-1)
+    shared = width * height
+    return shared / (box_area(first)[:, None] + box_area(second) - shared)
 
 
 def nonempty(boxes: Tensor) -> Tensor:

@@ -43,27 +43,46 @@ def margin_window(
     return left, top, right, bottom
 
 
-def square_windows(boxes: Tensor, margin: float) -> Tensor:
+def square_windows(boxes: Tensor, margin: float, grid: float = 0.0) -> Tensor:
     """The squares of whole pixels around the boxes' centres; they may reach outside the image.
 
-    The side is a box's longer side times ``1 + 2 * margin``, rounded half up.
+    The side is a box's longer side times ``1 + 2 * margin``, rounded half up. With a grid it is
+    first brought to the nearest power of ``1 + grid``, and the centre to the nearest multiple of
+    ``grid`` times that side, so that boxes which differ by less than a step mostly share a square.
 
     Args:
         boxes: [N, 4] with positive width and height.
         margin: added on each side, as a share of the longer side, >= 0.
+        grid: a step, as a share of the side, >= 0; 0: whole pixels alone.
 
     Returns:
         [N, 4] int64 (left, top, right, bottom).
     """
     x0, y0, x1, y1 = boxes.double().unbind(-1)
     side = torch.maximum(x1 - x0, y1 - y0) * (1 + 2 * margin)
-    side = (side + 0.5).floor().clamp(min=1)
-    left, top = ((x0 + x1 - side) / 2 + 0.5).floor(), ((y0 + y1 - side) / 2 + 0.5).floor()
+    across, down = x0 + x1, y0 + y1  # twice the centre
+    if grid:
+        base = math.log1p(grid)
+        side = torch.exp(_nearest(side.log() / base) * base)
+        step = 2 * grid * side
+        across, down = _nearest(across / step) * step, _nearest(down / step) * step
+    side = _nearest(side).clamp(min=1)
+    left, top = _nearest((across - side) / 2), _nearest((down - side) / 2)
     return torch.stack((left, top, left + side, top + side), dim=-1).long()
 
 
+def _nearest(values: Tensor) -> Tensor:
+    """Rounded half up."""
+    return (values + 0.5).floor()
+
+
 def crop_faces(
-    image: Tensor, boxes: Tensor, size: int, margin: float, border: str = "replicate"
+    image: Tensor,
+    boxes: Tensor,
+    size: int,
+    margin: float,
+    border: str = "replicate",
+    grid: float = 0.0,
 ) -> Tensor:
     """Crops of boxes, cut at the image's own resolution and resized.
 
@@ -73,9 +92,27 @@ def crop_faces(
         image: [3, H, W] uint8 or float, 0-255.
         boxes: [N, 4] pixels.
         size: S.
-        margin: see ``square_windows``.
+        margin, grid: see ``square_windows``.
         border: what is outside the image: "replicate" repeats its outermost pixels, "reflect"
             mirrors it about them.
+
+    Returns:
+        [N, 3, S, S] float32, whole numbers 0-255.
+
+    Raises:
+        ValueError: for another border.
+    """
+    size_of_image = (image.shape[-2], image.shape[-1])
+    windows = square_windows(usable_boxes(boxes, size_of_image), margin, grid)
+    return crop_windows(image, windows, size, border)
+
+
+def crop_windows(image: Tensor, windows: Tensor, size: int, border: str = "replicate") -> Tensor:
+    """Windows cut at the image's own resolution and resized.
+
+    Args:
+        image, size, border: as of ``crop_faces``.
+        windows: [N, 4] int64 (left, top, right, bottom), squares with a pixel at least.
 
     Returns:
         [N, 3, S, S] float32, whole numbers 0-255.
@@ -86,9 +123,8 @@ def crop_faces(
     if border not in BORDERS:
         raise ValueError(f"a border is one of {', '.join(BORDERS)}, not {border!r}")
     height, width = image.shape[-2:]
-    windows = square_windows(usable_boxes(boxes, (height, width)), margin).tolist()
     crops = torch.empty((len(windows), 3, size, size), device=image.device)
-    for crop, (left, top, right, bottom) in zip(crops, windows, strict=True):
+    for crop, (left, top, right, bottom) in zip(crops, windows.tolist(), strict=True):
         rows = _inside(top, bottom, height, border, image.device)
         columns = _inside(left, right, width, border, image.device)
         cut = image.index_select(1, rows).index_select(2, columns).float()

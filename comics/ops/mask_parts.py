@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import masks_to_boxes
 
 from comics.ops.upsampling import aligned_upsample
 
@@ -64,10 +63,15 @@ def part_boxes(parts: Sequence[MaskPart], device: torch.device | str = "cpu") ->
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Tight boxes of masks [N, H, W] bool, edges exclusive: [N, 4] float; zeros where empty."""
-    found = masks.flatten(1).any(dim=1)
-    boxes = torch.zeros((len(masks), 4), device=masks.device)
-    boxes[found] = masks_to_boxes(masks[found]) + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return boxes
+    (left, right), (top, bottom) = (_span(masks.any(dim=dim)) for dim in (1, 2))
+    boxes = torch.stack((left, top, right, bottom), dim=1)
+    return torch.where(masks.flatten(1).any(dim=1)[:, None], boxes, 0).float()
+
+
+def _span(covered: Tensor) -> tuple[Tensor, Tensor]:
+    """First and end, [N] each, of what is set in [N, L] bool; anything where nothing is."""
+    numbers = covered.to(torch.uint8)
+    return numbers.argmax(dim=1), covered.shape[1] - numbers.flip(1).argmax(dim=1)
 
 
 def grid_parts(

@@ -9,8 +9,8 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from comics.ops.compiled import roi_align
 from comics.ops.mask_parts import MaskPart
 
 MASK_THRESHOLD = 0.5

@@ -137,7 +137,29 @@ def write_comparison(
         ImageError: naming the file that cannot be read.
         OSError: if the page cannot be written.
     """
+    html, found = comparison_page(picture, original, title)
+    write_bytes(page, html.encode("utf-8", "backslashreplace"))
+    return found
+
+
+def comparison_page(
+    picture: str | os.PathLike,
+    original: str | os.PathLike,
+    title: str = TITLE,
+    names: tuple[str, str] | None = None,
+) -> tuple[str, Comparison]:
+    """The page of a comparison as text, and what was found.
+
+    Args:
+        picture, original: files.
+        title: heading of the page.
+        names: what the page calls the two files; None: their paths.
+
+    Raises:
+        ImageError: naming the file that cannot be read.
+    """
     first, second = read_image(picture), read_image(original)
+    called = names or (display_name(Path(picture)), display_name(Path(original)))
     found = compare_pictures(first, second)
     shown = [_view("The picture", found.picture), _view("The original", found.original)]
     if found.matches:
@@ -152,12 +174,11 @@ def write_comparison(
         regions=[_told(region, first.shape[:2]) for region in found.regions[:MAX_REGIONS]],
         more=max(0, len(found.regions) - MAX_REGIONS),
         files=[
-            (what, _facts(path, image.shape[:2]))
-            for what, path, image in (("Picture", picture, first), ("Original", original, second))
+            ("Picture", _facts(called[0], picture, first.shape[:2])),
+            ("Original", _facts(called[1], original, second.shape[:2])),
         ],
     )
-    write_bytes(page, html.encode("utf-8", "backslashreplace"))
-    return found
+    return html, found
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
@@ -248,9 +269,9 @@ def _told(region: Region, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _facts(path: str | os.PathLike, size: tuple[int, int]) -> list[tuple[str, str]]:
+def _facts(name: str, path: str | os.PathLike, size: tuple[int, int]) -> list[tuple[str, str]]:
     return [
-        ("File", display_name(Path(path))),
+        ("File", name),
         ("SHA-256", file_sha256(path)),
         ("Size", f"{os.path.getsize(path):,} bytes, {size[1]} × {size[0]} pixels"),
     ]

@@ -8,6 +8,7 @@ Shape letters: H, W height and width of the picture.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from comics.data.images import DEFAULT_MAX_PIXELS
 from comics.inference.doubt import REASONS
-from comics.inference.knowledge import error_rates_of
+from comics.inference.knowledge import ErrorRate, error_rates_of
 from comics.inference.stability import TREATMENTS
 from comics.ops.crops import margin_window
 from comics.ops.masks import segmentation_to_rle
@@ -31,8 +32,10 @@ from comics.video.track_verdicts import clock
 NO_ERROR_RATES = (
     "The model file holds no error rates by size and quality of face, so none are given."
 )
-NOT_MEASURED = "not measured: comics detect --stability does, for pictures"
+NOT_MEASURED = "not measured: comics detect --stability does"
+COMPARE = "comics compare {name} ORIGINAL --output comparison.html"
 MAX_RATES = 4  # shown of a face
+MAX_GROUPS = 6  # of error rates on the first page
 MASK_DETAIL = 0.5  # pixels by which the outline may differ from the mask's
 
 # What a face's figures mean; also on the server's page, whose script fills them in
@@ -44,6 +47,10 @@ SENTENCES = {
     "picture may be called something else, so look at it yourself.",
     "lost": " When the picture is {treatments}, the face is not found again.",
     "steady": " It stays so when the picture is saved again or shrunk.",
+    # Of a person in a video: one frame of many was treated
+    "frame_changed": " The frame that is shown says otherwise when it is {treatments}.",
+    "frame_lost": " When the frame that is shown is {treatments}, the face is not found again.",
+    "frame_steady": " The frame that is shown says the same when it is saved again or shrunk.",
     "fake": "This face has traces like those of the forgeries that the model knows.{firm} That is "
     "an estimate and no proof: look for the original.",
     "real": "None of the traces that the model knows was seen in this face.{firm} A forgery of a "
@@ -103,8 +110,9 @@ def _order(face: FaceRow) -> tuple:
 def _page(run: RunRows, place: int, picture: FacePicture, judge: Judge) -> dict[str, Any]:
     face = run.faces[place]
     verdict = verdict_name(face)
-    window = _window(face)
+    window = _window(face, picture)
     view = window or (0, 0, *picture.size)
+    size = None if face.view is None else face.view[1]
     return {
         "anchor": anchor(place),
         "name": face.file.name,
@@ -113,7 +121,7 @@ def _page(run: RunRows, place: int, picture: FacePicture, judge: Judge) -> dict[
         "picture": picture.uri,
         "drawn_over": picture.drawn_over,
         "view": view,
-        "mask": None if window is None else mask_path(face.mask, face.file.size, window),
+        "mask": None if window is None else mask_path(face.mask, size, window),
         "heat": None if window is None else face.heat,
         "facts": _facts(run, face, judge),
         "meaning": meaning(verdict, face, judge),
@@ -122,12 +130,17 @@ def _page(run: RunRows, place: int, picture: FacePicture, judge: Judge) -> dict[
     }
 
 
-def _window(face: FaceRow) -> tuple[int, int, int, int] | None:
-    """(left, top, width, height) of the crop in a picture; None of a video."""
-    if face.track is not None or face.box is None or face.file.size is None:
+def _window(face: FaceRow, picture: FacePicture) -> tuple[int, int, int, int] | None:
+    """(left, top, width, height) of the crop in the picture or frame; None where it is not known.
+
+    A crop that was cut from an annotated video is of the file's most suspicious frame, which need
+    not be the track's.
+    """
+    other_frame = face.shown is not None and face.shown.index != face.file.peak_frame
+    if face.view is None or (picture.drawn_over and other_frame):
         return None
-    x, y, width, height = face.box
-    size = (face.file.size[1], face.file.size[0])
+    (x, y, width, height), (columns, rows) = face.view
+    size = (rows, columns)
     left, top, right, bottom = margin_window((x, y, x + width, y + height), size, CROP_MARGIN)
     return left, top, right - left, bottom - top
 
@@ -173,12 +186,19 @@ def _facts(run: RunRows, face: FaceRow, judge: Judge) -> Pairs:
     if face.track is not None and face.times is not None:
         seen = " – ".join(map(clock, face.times))
         facts.append(("Seen", f"{seen}, in {face.frames} analysed frames"))
+    if face.shown is not None:
+        at, alone = clock(face.shown.time_s), f"P(fake) {face.shown.probability:.3f}"
+        facts.append(("Shown", f"the frame at {at}, where it looks most forged: {alone} alone"))
     for name, text in TREATMENTS.items():
         if face.stability is not None and name in face.stability:
             facts.append((text[0].upper() + text[1:], _treated(face.stability[name], judge)))
     side = min(face.size)
     rates = [rate for rate in error_rates_of(run.provenance) if rate.covers(side)]
     facts.extend(("Error rate", rate.sentence()) for rate in rates[:MAX_RATES])
+    if face.track is None:
+        name = face.file.name
+        name = shlex.quote(f"./{name}" if name.startswith("-") else name)  # for a shell
+        facts.append(("Compare with an original", COMPARE.format(name=name)))
     return facts
 
 
@@ -194,16 +214,21 @@ def _uncertainty(face: FaceRow, provenance: Mapping) -> str:
     calibration = provenance.get("calibration")
     state = calibration.get("state") if isinstance(calibration, Mapping) else None
     known = f"; {state}" if state in ("calibrated", "uncalibrated") else ""
-    if face.track is not None:
-        return f"formed over {face.frames} frames{known}"
+    formed = "" if face.track is None else f"formed over {face.frames} frames"
     if face.stability is None:
-        return NOT_MEASURED + known
+        return (formed or NOT_MEASURED) + known
     told = [value for value in face.stability.values() if value is not None]
-    values = [face.probability, *told]
+    values = [_alone(face), *told]
+    what = "picture as it is" if face.track is None else "frame that is shown"
     return (
-        f"{min(values):.3f} to {max(values):.3f}, over the picture as it is and {len(told)} "
-        f"treated {'copy' if len(told) == 1 else 'copies'} of it{known}"
+        f"{formed}{'; ' if formed else ''}{min(values):.3f} to {max(values):.3f}, over the {what} "
+        f"and {len(told)} treated {'copy' if len(told) == 1 else 'copies'} of it{known}"
     )
+
+
+def _alone(face: FaceRow) -> float:
+    """P(fake) of the picture or frame that was treated."""
+    return face.probability if face.shown is None else face.shown.probability
 
 
 def _treated(probability: float | None, judge: Judge) -> str:
@@ -216,6 +241,8 @@ def meaning(verdict: str, face: FaceRow, judge: Judge) -> str:
     """One sentence or two on what the figures of a face mean, for those who decide on it."""
     if verdict == "unclear":
         return SENTENCES["unclear"].format(why="; ".join(REASONS[name] for name in face.doubts))
+    if face.track is not None:
+        return SENTENCES[verdict].format(firm=_firm_frame(face, judge))
     changed, lost = _changes(verdict, face.stability, judge)
     if changed:
         return SENTENCES[f"{verdict}_changed"].format(treatments=_listed(changed))
@@ -225,6 +252,18 @@ def meaning(verdict: str, face: FaceRow, judge: Judge) -> str:
     elif face.stability:
         firm = SENTENCES["steady"]
     return SENTENCES[verdict].format(firm=firm)
+
+
+def _firm_frame(face: FaceRow, judge: Judge) -> str:
+    """How firm the frame is that is shown for a person in a video; "" where it is not known."""
+    if not face.stability:
+        return ""
+    changed, lost = _changes(judge.verdict(_alone(face)), face.stability, judge)
+    if changed:
+        return SENTENCES["frame_changed"].format(treatments=_listed(changed))
+    if lost:
+        return SENTENCES["frame_lost"].format(treatments=_listed(lost))
+    return SENTENCES["frame_steady"]
 
 
 def _changes(
@@ -246,7 +285,20 @@ def _listed(texts: Sequence[str]) -> str:
 
 def rates_sentence(provenance: Mapping) -> str:
     """What the report says of the model's error rates."""
-    rates = error_rates_of(provenance)
-    if not rates:
+    groups: dict[tuple[str, str], list[ErrorRate]] = {}
+    for rate in error_rates_of(provenance):
+        groups.setdefault((rate.measured_on, rate.quality), []).append(rate)
+    if not groups:
         return NO_ERROR_RATES
-    return " ".join(rate.sentence() for rate in rates[: 2 * MAX_RATES])
+    told = [_group_sentence(*name, rates) for name, rates in list(groups.items())[:MAX_GROUPS]]
+    return " ".join(["Measured, of real / of forged faces, as called forged:", *told])
+
+
+def _group_sentence(measured_on: str, quality: str, rates: Sequence[ErrorRate]) -> str:
+    """The rates of one measurement, by size of face."""
+    parts = [
+        f"{rate.sizes()} pixels {100 * rate.real_called_forged:.1f} / "
+        f"{100 * rate.forged_called_forged:.1f} % ({rate.faces} faces)"
+        for rate in rates
+    ]
+    return f"{measured_on}{', ' if quality else ''}{quality}: {', '.join(parts)}."

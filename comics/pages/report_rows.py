@@ -84,6 +84,25 @@ class FileRow:
         return order, -(self.probability or 0), self.number
 
 
+@dataclass(frozen=True)
+class EvidenceFrame:
+    """The frame of a track that is shown for it.
+
+    Attributes:
+        index: in the part of the video that was looked at.
+        time_s: seconds since the video's first frame.
+        size: (width, height) in pixels.
+        box: (x, y, width, height) of the face in it.
+        probability: P(fake) that it says alone.
+    """
+
+    index: int
+    time_s: float
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    probability: float
+
+
 @dataclass
 class FaceRow:
     """A face of a picture, or a track of a video.
@@ -98,11 +117,13 @@ class FaceRow:
         size: (width, height); of a track the medians.
         crop: path of its picture, relative to the run's folder; None without one.
         place: its position in its picture; of a track the frame in which it is most suspicious.
-        mask: of a picture's face, COCO's RLE as the document has it; None without one.
+        mask: in a picture, or in the frame ``shown``, COCO's RLE as the document has it; None
+            without one.
         heat: likewise where its method sees forgery.
         stability: likewise P(fake) after treatments of the picture; None: not measured.
         track, frames, times: of a track its number, in how many analysed frames it was seen, and
             its first and last time in seconds.
+        shown: of a track the frame in which it is most suspicious; None of a run before schema 2.3.
     """
 
     file: FileRow
@@ -120,6 +141,16 @@ class FaceRow:
     track: int | None = None
     frames: int | None = None
     times: tuple[float, float] | None = None
+    shown: EvidenceFrame | None = None
+
+    @property
+    def view(self) -> tuple[tuple[float, float, float, float], tuple[int, int]] | None:
+        """Its box in the picture or frame that shows it, and (width, height) of that."""
+        if self.shown is not None:
+            return self.shown.box, self.shown.size
+        if self.track is not None or self.box is None or self.file.size is None:
+            return None
+        return self.box, self.file.size
 
 
 @dataclass
@@ -349,11 +380,16 @@ def _add_face(row: FileRow, value: Mapping, image: int, place: int, chosen: _Hig
             crop,
             doubts,
             place,
-            mask if isinstance(mask := value.get("segmentation"), Mapping) else None,
+            _mask(value),
             HeatGrid.from_entry(value.get("heat_map")),
             _stability(value.get("stability")),
         )
     )
+
+
+def _mask(value: Mapping) -> Mapping | None:
+    mask = value.get("segmentation")
+    return mask if isinstance(mask, Mapping) else None
 
 
 def _stability(told: object) -> Mapping[str, float | None] | None:
@@ -444,6 +480,9 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
         left, top, across, down = boxes[here[0]].tolist()
         box = (left, top, across, down)
     width, height = np.median(boxes[:, 2:], axis=0).tolist()
+    told = value.get("evidence") or {}
+    shown = _shown(told) if told else None
+    peak = int(value["frames"][int(points[:, 1].argmax())]) if shown is None else shown.index
     return FaceRow(
         row,
         probability,
@@ -452,11 +491,26 @@ def _track_row(value: Mapping, row: FileRow, timeline: Timeline) -> FaceRow:
         box,
         (width, height),
         doubts=doubts,
-        place=int(value["frames"][int(points[:, 1].argmax())]),
+        place=peak,
+        mask=_mask(told),
+        heat=HeatGrid.from_entry(told.get("heat_map")),
+        stability=_stability(told.get("stability")),
         track=track,
         frames=len(times),
         times=span,
+        shown=shown,
     )
+
+
+def _shown(told: Mapping) -> EvidenceFrame:
+    x, y, across, down = (_finite(edge) for edge in told["bbox"])
+    width, height = int(_finite(told["width"])), int(_finite(told["height"]))
+    if min(width, height) < 1:
+        raise ValueError(f"a frame of {width}x{height}")
+    return EvidenceFrame(
+        int(_finite(told["frame"])), _finite(told["time_s"]), (width, height), (x, y, across, down),
+        _share(told["fake_probability"]),
+    )  # fmt: skip
 
 
 def _finite(value: Any) -> float:

@@ -28,7 +28,6 @@ from comics.pages.thumbnails import (
     crop_thumbnail,
     open_media,
 )
-from comics.pages.timeline import timeline_svg
 from comics.runs.outputs import FAILED, FORGED, UNCLEAR
 from comics.runs.results_reader import inner_path
 from comics.structures import VERDICTS as VERDICT_NAMES
@@ -336,6 +335,8 @@ def _link(folder: Path, name: object) -> str | None:
 
 
 def _timeline(timeline: Timeline) -> dict[str, object]:
+    from comics.pages.timeline import timeline_svg  # matplotlib takes a second to import
+
     svg = timeline_svg(
         timeline.file.name,
         timeline.tracks,

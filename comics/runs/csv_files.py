@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from comics.files import atomic_path
+from comics.inference.stability import TREATMENTS
 from comics.runs.outputs import FileStatus
 from comics.structures import CLASS_NAMES
 
@@ -32,6 +33,8 @@ FACE_COLUMNS = (
     "label",
     "verdict",
     "unclear_because",
+    *(f"stability_{name}" for name in TREATMENTS),
+    "stability_lost",
 )
 NESTED = ("facts", "track_verdicts")  # of a file, in results.json
 # Of a file's facts: column -> where it is in the file's entry
@@ -88,8 +91,13 @@ def csv_table(path: str | os.PathLike, columns: tuple[str, ...]) -> Iterator[Csv
         yield CsvTable(writer)
 
 
-def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
-    """A row of ``results.csv`` from entries of ``images`` and ``results``."""
+def face_row(image: Mapping, face: Mapping, evidence: Mapping | None = None) -> dict[str, object]:
+    """A row of ``results.csv`` from entries of ``images`` and ``results``.
+
+    Args:
+        image, face: the entries.
+        evidence: of a person in a video, where this face is shown for it: see ``frames_shown``.
+    """
     place = dict(zip(("x", "y", "width", "height"), face["bbox"], strict=True))
     kept = {name: face.get(name) for name in ("track_id", "score", "fake_probability")}
     return {
@@ -101,7 +109,22 @@ def face_row(image: Mapping, face: Mapping) -> dict[str, object]:
         "label": CLASS_NAMES[face["category_id"]].lower(),
         "verdict": face["verdict"],
         "unclear_because": " ".join(face.get("unclear_because", ())),
+        **_stability_cells({**face, **(evidence or {})}.get("stability") or {}),
     }
+
+
+def frames_shown(file: Mapping) -> dict[tuple[object, object], Mapping]:
+    """(frame, track) -> the evidence of a video's persons, from its entry of ``files``."""
+    tracks = file.get("track_verdicts", ())
+    told = [(track["track_id"], track.get("evidence", {})) for track in tracks]
+    return {(evidence.get("frame"), track): evidence for track, evidence in told}
+
+
+def _stability_cells(stability: Mapping) -> dict[str, object]:
+    """P(fake) after each treatment, and after which the face was not found again."""
+    lost = [name for name in TREATMENTS if name in stability and stability[name] is None]
+    cells: dict[str, object] = {f"stability_{name}": stability.get(name) for name in TREATMENTS}
+    return cells | {"stability_lost": " ".join(lost)}
 
 
 def file_row(entry: Mapping) -> dict[str, object]:

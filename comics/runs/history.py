@@ -26,7 +26,7 @@ MAX_EARLIER = 100  # parts that are told, the latest
 MAX_ARGUMENTS = 10_000  # of a command line that a shell filled in
 MAX_BYTES = 64 << 20  # of a history that is read
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "av")
-OPTIONAL_PACKAGES = ("c2pa-python", "onnxruntime", "pillow-heif")
+OPTIONAL_PACKAGES = ("c2pa-python", "onnxruntime", "openvino", "pillow-heif")
 
 
 class RunHistory:

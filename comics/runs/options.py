@@ -20,12 +20,12 @@ class RunOptions:
         output: folder of the results; made if absent.
         batch_size: images or frames that go through the model together.
         write_media: also write annotated pictures and videos.
-        heat_maps: beside each annotated picture with faces, one of where they look forged; not of
-            videos.
-        heat_in_results: of each face of a picture, the heat map in results.json; also where
-            ``heat_maps`` is set.
-        stability: of each face of a picture, P(fake) after JPEG 75, JPEG 50 and at half size; three
-            more passes of the model for each picture with faces.
+        heat_maps: beside each annotated picture with faces, one of where they look forged; of a
+            video one of each frame that is shown for a person.
+        heat_in_results: of each face of a picture, and of each person in a video, the heat map in
+            results.json; also where ``heat_maps`` is set.
+        stability: likewise P(fake) after JPEG 75, JPEG 50 and at half size; three more passes of
+            the model for each picture with faces, and each frame that is shown for a person.
         crops: also write a picture of every face.
         shard: the part of the inputs that is processed.
         overwrite: forget what an earlier run finished in that folder.

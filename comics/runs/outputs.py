@@ -1,9 +1,9 @@
 """The results file of a run: one JSON document, written in one go or not at all.
 
-Its layout, ``schema_version`` 2.2 (``results.schema.json`` beside this file is its JSON schema,
+Its layout, ``schema_version`` 2.3 (``results.schema.json`` beside this file is its JSON schema,
 docs/results.md its page for readers)::
 
-    {"schema_version": "2.2",
+    {"schema_version": "2.3",
      "provenance": {...}            model, its SHA-256, thresholds, calibration: see Predictor
      "run": {...}                   when it ran, by which command, versions: comics.runs.history
      "categories": [{"id": 0, "name": "Real"}, {"id": 1, "name": "Fake"}],
@@ -11,8 +11,9 @@ docs/results.md its page for readers)::
                  score, segmentation (RLE), and file_name, fake_probability, verdict (real, fake or
                  unclear; of the last unclear_because, a list of comics.structures.DOUBTS); of a
                  video's face also track_id (unique in its file); with crops also crop (a file of
-                 the run); where asked for stability (comics.inference.stability) and heat_map
-                 (comics.inference.heat_grids)],
+                 the run); of a picture's face where asked for stability
+                 (comics.inference.stability) and heat_map (comics.inference.heat_grids), which of
+                 a person in a video are in track_verdicts],
      "images":  [one entry per picture or analysed frame: id, file_name, width, height; of a frame
                  also frame (position in the part that was looked at) and time_s (seconds since
                  the video's first frame)],
@@ -43,7 +44,7 @@ from comics.files import atomic_path
 from comics.inference.heat_grids import HeatGrid
 from comics.structures import CLASS_NAMES, Faces
 
-SCHEMA_VERSION = "2.2"
+SCHEMA_VERSION = "2.3"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 # Of a file. No forgery found among its faces is not the same as a file that is real
 NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
@@ -166,14 +167,19 @@ def faces_to_entries(
         if crops is not None:
             result["crop"] = crops[position]
         if stability is not None:
-            result["stability"] = {
-                name: None if value is None else round(value, SCORE_DECIMALS)
-                for name, value in stability[position].items()
-            }
+            result["stability"] = stability_entry(stability[position])
         if heat_maps is not None:
             result["heat_map"] = heat_maps[position].entry()
         entries.append(result)
     return entries
+
+
+def stability_entry(stability: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What results say of a face's stability, rounded to what it carries."""
+    return {
+        name: None if value is None else round(value, SCORE_DECIMALS)
+        for name, value in stability.items()
+    }
 
 
 def image_entry(

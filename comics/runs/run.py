@@ -6,7 +6,7 @@ when the same command is given again.
 
 The folder of a run::
 
-    results.json   every face, every file, what said so and when: see comics.runs.outputs
+    results.json   every face, every file, which model judged and when: comics.runs.outputs
     results.csv    a line per face         files.csv   a line per input file
     media/         annotated pictures and videos, heat maps
     crops/         a picture per face, where asked for
@@ -20,6 +20,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Protocol
 
@@ -39,7 +40,14 @@ from comics.inference.heat_maps import draw_heat_maps
 from comics.inference.stability import Stability, measure_stability
 from comics.pages.thumbnails import make_thumbnails
 from comics.runs.batches import size_batches
-from comics.runs.csv_files import FACE_COLUMNS, FILE_COLUMNS, csv_table, face_row, file_row
+from comics.runs.csv_files import (
+    FACE_COLUMNS,
+    FILE_COLUMNS,
+    csv_table,
+    face_row,
+    file_row,
+    frames_shown,
+)
 from comics.runs.decoding import Decoded, decode_ahead
 from comics.runs.history import RunHistory
 from comics.runs.inputs import ExpandedInputs, InputFile, file_fault, is_video
@@ -57,7 +65,8 @@ from comics.runs.outputs import (
 from comics.runs.pictures import CROPS_FOLDER, MEDIA_FOLDER, write_crops, write_picture
 from comics.runs.records import FileRecord, ImageRecord, RunRecord
 from comics.runs.state import HISTORY, FinishedFile, RunState, file_key, open_state
-from comics.runs.video import VideoOutputs, run_video
+from comics.runs.video import MAX_TOLD, VideoOutputs, run_video
+from comics.runs.video_evidence import OUT_OF_MEMORY, EvidenceOptions
 from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
 from comics.video.stream import Stopped
@@ -66,8 +75,6 @@ VIDEOS_FOLDER = "videos"
 ANIMATED_EXTENSIONS = frozenset((".gif", ".webp"))  # as often an animation as a picture
 OUTPUT_FOLDERS = (MEDIA_FOLDER, CROPS_FOLDER, VIDEOS_FOLDER)
 RESULTS_NAME, FACES_TABLE, FILES_TABLE = "results.json", "results.csv", "files.csv"
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 EXIT_OK, EXIT_SOME_FAILED = 0, 3
 CHANGED = "it changed during the run: its SHA-256 and its verdict may be of different contents"
@@ -97,6 +104,7 @@ def run_inference(
     write: Callable[[RunRecord], object] | None = None,
     command: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    frames: Callable[[str, str, int, int | None], None] = lambda name, what, done, total: None,
 ) -> RunOutcome:
     """Process all inputs; returns what became of each, which is also in the results files.
 
@@ -114,6 +122,8 @@ def run_inference(
         command: the command line that asked for the run, as it was typed; empty: none.
         progress: takes how many inputs are done, and of how many: once it is known what an earlier
             run has finished, and after each.
+        frames: within a video, takes its name, what becomes of its frames, how many are done, and
+            of about how many (None: not known).
 
     Raises:
         SettingsError: if the folder holds a run with other settings.
@@ -130,7 +140,7 @@ def run_inference(
         CredentialsReader(options.trust) as credentials,
     ):
         history = RunHistory(state.folder / HISTORY, command)
-        run = _Run(predictor, options, state, credentials, report, stop, progress)
+        run = _Run(predictor, options, state, credentials, report, stop, progress, frames)
         done, pending = run.process(inputs)
         files: list[FileRecord] = [state.file_record(outcome) for outcome in done]
         passed_over = [each for each in inputs.passed_over if options.shard.owns_fault(each[0])]
@@ -174,11 +184,13 @@ def write_results(output: Path, record: RunRecord, collect: RecordSink | None = 
             files_table.add(file_row(entry))
             if collect is not None:
                 collect.add_file(entry)
+            shown = frames_shown(entry)
             for one in file.images():
                 document.add_texts(one.image_text, one.face_texts)
                 image, faces = one.image, one.faces  # each is parsed on every access
                 for face in faces:
-                    faces_table.add(face_row(image, face))
+                    place = (image.get("frame"), face.get("track_id"))
+                    faces_table.add(face_row(image, face, shown.get(place)))
                 if collect is not None:
                     collect.add_image(image, faces)
 
@@ -252,6 +264,10 @@ class _VideoPredictor:
                 raise
             return [faces for image in images for faces in self._predictor.predict([image])]
 
+    def heat_maps(self, image: np.ndarray, faces: Faces) -> tuple[torch.Tensor, torch.Tensor]:
+        """The predictor's."""
+        return self._predictor.heat_maps(image, faces)
+
 
 class _Run:
     """One run: what is done, by position among the inputs."""
@@ -265,8 +281,9 @@ class _Run:
         report: Callable[[str], None],
         stop: Callable[[], bool],
         progress: Callable[[int, int], None],
+        frames: Callable[[str, str, int, int | None], None],
     ) -> None:
-        self._progress, self._total = progress, 0
+        self._progress, self._total, self._frames = progress, 0, frames
         self._predictor, self._options, self._state = predictor, options, state
         self._credentials = credentials
         self._report, self._stop = report, stop
@@ -325,9 +342,7 @@ class _Run:
         return jobs
 
     def _is_intact(self, finished: FinishedFile) -> bool:
-        status = finished.status
-        names = (status.output, status.heat_map, status.timeline, status.tracks_file)
-        return all((self._options.output / name).exists() for name in names if name is not None)
+        return all((self._options.output / n).exists() for n in _files_of(finished.status))
 
     def _pictures(self, todo: Sequence[_Job]) -> list[_Job]:
         """Process the pictures; returns the videos among them, which come later."""
@@ -399,13 +414,14 @@ class _Run:
         media = heat_map = grids = None
         if options.write_media:
             media = write_picture(outputs, MEDIA_FOLDER, "", draw_faces(image, faces))
-        if (options.heat_maps or options.heat_in_results) and len(faces):
-            heat, windows = self._predictor.heat_maps(image, faces)
-            grids = heat_grids(heat, windows)
+        heat, no_heat = self._heat(image, faces)
+        if heat is not None:
+            grids = heat_grids(*heat)
             if options.heat_maps:
-                drawn = draw_heat_maps(image, faces, heat, windows)
+                drawn = draw_heat_maps(image, faces, *heat)
                 heat_map = write_picture(outputs, MEDIA_FOLDER, ".heat", drawn)
-        stability, note = self._stability(image, faces)
+        stability, no_stability = self._stability(image, faces)
+        told = (parts_left_out(job.file.path), no_heat, no_stability)
         record = ImageRecord.of(
             name,
             faces,
@@ -423,12 +439,23 @@ class _Run:
             faces=len(faces),
             forged_faces=verdicts["fake"],
             unclear_faces=verdicts["unclear"],
-            reason="; ".join(filter(None, (parts_left_out(job.file.path), note))) or None,
+            reason="; ".join(filter(None, told)) or None,
             output=media,
             heat_map=heat_map,
             facts=picture.facts,
         )
         self._finish(job, status)
+
+    def _heat(
+        self, image: np.ndarray, faces: Faces
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, str | None]:
+        """Heat and its windows, where asked for; None, with the reason where it was not made."""
+        if not len(faces) or not (self._options.heat_maps or self._options.heat_in_results):
+            return None, None
+        try:
+            return self._predictor.heat_maps(image, faces), None
+        except OUT_OF_MEMORY:
+            return None, "its heat map was not made: too little memory"
 
     def _stability(
         self, image: np.ndarray, faces: Faces
@@ -479,6 +506,13 @@ class _Run:
                     timeline=outputs.name(VIDEOS_FOLDER, ".timeline.svg"),
                 ),
                 self._stop,
+                EvidenceOptions(
+                    heat_maps=options.heat_maps or options.heat_in_results,
+                    stability=options.stability,
+                    pictures=outputs if options.heat_maps else None,
+                    most_pictures=MAX_TOLD,
+                ),
+                partial(self._frames, name),
             )
         except Stopped:
             self._state.discard()
@@ -531,8 +565,7 @@ class _Run:
         """Files that were written of an input, relative to the folder."""
         if finished is None:
             return set()
-        status = finished.status
-        names = {status.output, status.heat_map, status.timeline, status.tracks_file}
+        names: set[str | None] = set(_files_of(finished.status))
         if self._options.crops:
             images = self._state.file_record(finished).images()
             names.update(face.get("crop") for one in images for face in one.faces)
@@ -543,6 +576,16 @@ class _Run:
             with contextlib.suppress(OSError):
                 refuse_links(self._options.output, PurePath(name).parent)
                 (self._options.output / name).unlink(missing_ok=True)
+
+
+def _files_of(status: FileStatus) -> Iterator[str]:
+    """What was written of an input, but for crops: names relative to the folder."""
+    for name in (status.output, status.heat_map, status.timeline, status.tracks_file):
+        if name is not None:
+            yield name
+    for track in status.track_verdicts or ():
+        if "picture" in track.get("evidence", {}):
+            yield track["evidence"]["picture"]
 
 
 def _is_named_video(file: InputFile) -> bool:

@@ -3,7 +3,8 @@
 One rule for every output: a face's verdict is that of its track, over all of its analysed frames,
 and the video's is that of its tracks. So the annotated video is written after the last frame has
 been judged, from the file read a second time. A live source cannot be read twice: there it shows
-each track's verdict so far. What a single frame says alone is in the results.
+each track's verdict so far. What a single frame says alone is in the results. Heat maps and
+stability are those of one frame of each track: see ``comics.runs.video_evidence``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from comics.files import write_bytes
-from comics.inference.contract import ImagePredictor
+from comics.inference.contract import HeatPredictor
 from comics.inference.draw import draw_faces
 from comics.inference.files import refuse_links
 from comics.inference.verdict import VideoRule
@@ -30,11 +32,13 @@ from comics.runs.outputs import (
     FileStatus,
     verdict_of,
 )
+from comics.runs.video_evidence import EvidenceOptions, add_evidence
 from comics.structures import FAKE, REAL, Faces
 from comics.video.frames import Frame, Selection
 from comics.video.source import LiveSource
 from comics.video.stream import (
     FRAMES_AHEAD,
+    Progress,
     VideoError,
     VideoReport,
     annotate_video,
@@ -45,9 +49,12 @@ from comics.video.tracks_file import Track, TrackRecorder
 
 TIME_DECIMALS = 6  # seconds
 MAX_TOLD = 1_000  # tracks in results.json; the tracks file holds all
+ANALYSED, ANNOTATED = "looked at", "annotated"  # what becomes of frames, as progress tells it
 
 # (frame with its image, its faces, the number of each face's track), in the order of the frames
 AddFrame = Callable[[Frame, Faces, Sequence[int]], object]
+# (what becomes of its frames, how many are done, of about how many; None: nobody knows)
+VideoProgress = Callable[[str, int, int | None], object]
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,13 @@ class VideoOutputs:
 
 def run_video(
     file: InputFile,
-    predictor: ImagePredictor,
+    predictor: HeatPredictor,
     options: VideoOptions,
     add_frame: AddFrame,
     outputs: VideoOutputs,
     stop: Callable[[], bool] = lambda: False,
+    evidence: EvidenceOptions = EvidenceOptions(),  # noqa: B008  (it is frozen)
+    progress: VideoProgress = lambda what, done, total: None,
 ) -> FileStatus:
     """Process a video.
 
@@ -115,6 +124,8 @@ def run_video(
         add_frame: takes every analysed frame, in order; its ``time_s`` is rounded.
         outputs: where they go.
         stop: asked after each batch; once it says True, a live source ends there, as a whole one.
+        evidence: what else is measured of each person.
+        progress: told after each batch.
 
     Returns:
         What became of it; "failed" with a reason where it cannot be used, "partial" where not all
@@ -138,12 +149,21 @@ def run_video(
                 output=media if live else None,
                 annotate=_draw,
                 stop=stop,
+                progress=partial(progress, ANALYSED),
             )
         except VideoError as error:
             return FileStatus(file.name, "video", FAILED, reason=error.reason)
         tracks = recorder.tracks()
+        if evidence.is_asked:
+            tracks, note = add_evidence(
+                file, predictor, recorder, tracks, evidence, options.selection, stop
+            )
+            outcome = _with_note(outcome, note)
         if media is not None and not live:
-            outcome = _annotated(file, outcome, recorder, tracks, media, options, predictor, stop)
+            outcome = _annotated(
+                file, outcome, recorder, tracks, media, options, predictor.max_pixels, stop,
+                partial(progress, ANNOTATED),
+            )  # fmt: skip
         return _finish(file, options, outputs, outcome, recorder, tracks, following.counts)
 
 
@@ -154,8 +174,9 @@ def _annotated(
     tracks: Sequence[Track],
     media: Path,
     options: VideoOptions,
-    predictor: ImagePredictor,
+    max_pixels: int,
     stop: Callable[[], bool],
+    progress: Progress,
 ) -> VideoReport:
     """Write the annotated video; returns ``outcome`` with what there is to say of it."""
     by_number = {track.track_id: track for track in tracks}
@@ -167,13 +188,17 @@ def _annotated(
 
     try:
         note, fault = annotate_video(
-            file.path, drawn, output=media, annotate=_draw, max_pixels=predictor.max_pixels,
+            file.path, drawn, output=media, annotate=_draw, max_pixels=max_pixels,
             selection=options.selection, ahead=FRAMES_AHEAD * options.batch_size, stop=stop,
+            progress=progress,
         )  # fmt: skip
     except VideoError as error:  # it was read a moment ago
         note, fault = None, f"it cannot be read again, to be annotated: {error.reason}"
-    notes = [text for text in (outcome.note, note) if text]
-    return replace(outcome, note="; ".join(notes) or None, output_fault=fault)
+    return replace(_with_note(outcome, note), output_fault=fault)
+
+
+def _with_note(outcome: VideoReport, note: str | None) -> VideoReport:
+    return replace(outcome, note="; ".join(filter(None, (outcome.note, note))) or None)
 
 
 class _Following:

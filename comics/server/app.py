@@ -33,6 +33,7 @@ from comics.inference.stability import TREATMENTS
 from comics.pages.evidence import SENTENCES
 from comics.pages.html_pages import content_policy, read_template, render
 from comics.server.api_page import api_page
+from comics.server.comparing import compare_files
 from comics.server.detection import detect_file, offers_heat_maps
 from comics.server.errors import CODES, ApiError, error_content, storage_fault
 from comics.server.gate import Places, UploadGate, UploadRefused
@@ -44,7 +45,8 @@ from comics.server.worker import ClientGone, ModelWorker, Stop
 
 logger = logging.getLogger(__name__)
 
-DETECT_PATH, QUEUE_PATH, DOCS_PATH = "/api/detect", "/api/queue/{ticket}", "/docs"
+DETECT_PATH, COMPARE_PATH = "/api/detect", "/api/compare"
+QUEUE_PATH, DOCS_PATH = "/api/queue/{ticket}", "/docs"
 PACKAGE, TEMPLATE, SCRIPT = "comics.server", "index.html", "index.js"
 PAGE_POLICY = {
     "connect-src": "'self'",
@@ -54,15 +56,20 @@ PAGE_POLICY = {
 NO_FRAMES = {"frame-ancestors": "'none'"}
 # Of a form; each holds up to a mebibyte in memory while it arrives
 MAX_FILES, MAX_FIELDS = 4, 16
+UPLOAD_ERRORS = (400, 403, 408, 413, 415, 422, 500, 503, 507)
 CLIENT_GONE = 499  # nobody reads it; what logs of servers usually say
 FIELD = File(description="A picture, or a short video.")
+PICTURE = File(description="The picture in doubt.")
+ORIGINAL = File(description="A picture that it may have been made from.")
 HEAT_MAPS = Form(
-    False, description="Of each face of a picture, where its method sees forgery (heat_map)."
+    False,
+    description="Of each face of a picture, and each person in a video, where its method sees "
+    "forgery (heat_map).",
 )
 STABILITY = Form(
     False,
-    description="Of each face of a picture, P(fake) after JPEG 75, JPEG 50 and at half its size "
-    "(stability); it takes four times as long.",
+    description="Of each face of a picture, and each person in a video, P(fake) after JPEG 75, "
+    "JPEG 50 and at half its size (stability); a picture takes four times as long.",
 )
 TICKET = r"^[A-Za-z0-9_-]{8,64}$"
 TICKET_QUERY = Query(
@@ -101,7 +108,8 @@ def build_app(
     _add_pages(app, service)
     _add_api(app, service)
     _add_schemas(app)
-    return Shield(UploadGate(app, DETECT_PATH, limits, service.places), allowed_hosts)
+    paths = (DETECT_PATH, COMPARE_PATH)
+    return Shield(UploadGate(app, paths, limits, service.places), allowed_hosts)
 
 
 def _add_pages(app: FastAPI, service: _Service) -> None:
@@ -151,7 +159,19 @@ def _add_api(app: FastAPI, service: _Service) -> None:
         form_limits={"max_files": MAX_FILES, "max_fields": MAX_FIELDS},
         responses={
             200: {"description": "Results", "content": content("Results")},
-            **error_responses(400, 403, 408, 413, 415, 422, 500, 503, 507),
+            **error_responses(*UPLOAD_ERRORS),
+        },
+    )
+    app.add_api_route(
+        COMPARE_PATH,
+        service.compare,
+        methods=["POST"],
+        summary="Two pictures laid over each other, and where they differ; neither is kept.",
+        response_model=None,
+        form_limits={"max_files": MAX_FILES, "max_fields": MAX_FIELDS},
+        responses={
+            200: {"description": "The comparison", "content": content("Comparison")},
+            **error_responses(*UPLOAD_ERRORS),
         },
     )
 
@@ -260,6 +280,29 @@ class _Service:
         verdict, seconds = document["files"][0]["verdict"], time.monotonic() - begun
         logger.info("upload of %s bytes: %s in %.1f s", file.size, verdict, seconds)
         return JSONResponse(document)
+
+    async def compare(
+        self, request: Request, picture: UploadFile = PICTURE, original: UploadFile = ORIGINAL
+    ) -> Response:
+        """Take two pictures, and answer with their comparison."""
+        folder = UploadFolder()
+        paths = (folder.path / "picture", folder.path / "original")
+        try:
+            await run_in_threadpool(_save, picture, paths[0])
+            await run_in_threadpool(_save, original, paths[1])
+        except BaseException:
+            folder.remove()
+            raise
+
+        def job(stop: Stop) -> dict[str, Any]:
+            names = (picture.filename, original.filename)
+            return compare_files(paths, names, self._limits, self._predictor.max_pixels)
+
+        try:
+            found = await self._worker.run(job, request.is_disconnected, folder.remove)
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
+        return JSONResponse(found)
 
     def _new_folder(self) -> tuple[Path, Callable[[], None]]:
         """A folder for an upload, and what is to be done when its results are known."""

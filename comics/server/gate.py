@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -42,21 +43,23 @@ class Places:
 
 
 class UploadGate:
-    """ASGI middleware for the path of uploads; each holds a place until it is answered.
+    """ASGI middleware for the paths of uploads; each holds a place until it is answered.
 
     Args:
         app: behind it.
-        path: of uploads.
+        paths: of uploads.
         limits: see ``ServerLimits``.
         places: counts them.
     """
 
-    def __init__(self, app: ASGIApp, path: str, limits: ServerLimits, places: Places) -> None:
-        self._app, self._path, self._limits, self._places = app, path, limits, places
+    def __init__(
+        self, app: ASGIApp, paths: Collection[str], limits: ServerLimits, places: Places
+    ) -> None:
+        self._app, self._paths, self._limits, self._places = app, paths, limits, places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        upload = scope["type"] == "http" and scope["path"] == self._path
+        upload = scope["type"] == "http" and scope["path"] in self._paths
         if not upload or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -90,7 +93,8 @@ class UploadGate:
                 {"Retry-After": "5"},
             )
         if headers.get("content-type", "").split(";")[0].strip().lower() != FORM:
-            raise ApiError("unsupported_media_type", f"send the file as {FORM}, in a field 'file'")
+            message = f"send files as {FORM}; /docs names the fields"
+            raise ApiError("unsupported_media_type", message)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._limits.upload_bytes:
             raise _too_many_bytes(self._limits)

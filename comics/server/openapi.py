@@ -28,6 +28,18 @@ ERROR = {
 }
 
 
+COMPARISON = {
+    "type": "object",
+    "required": ["matches", "sentence", "page"],
+    "additionalProperties": False,
+    "properties": {
+        "matches": {"description": "Whether both show a common scene.", "type": "boolean"},
+        "sentence": {"description": "What was found, for people.", "type": "string"},
+        "page": {"description": "HTML, as comics compare writes it.", "type": "string"},
+    },
+}
+
+
 PLACE = {
     "type": "object",
     "required": ["ahead"],
@@ -43,7 +55,7 @@ def results_schemas() -> dict[str, object]:
     schema = json.loads(text.replace(LOCAL, f"{PREFIX}results_"))
     schema.pop("$schema", None)
     parts = {f"results_{name}": part for name, part in schema.pop("$defs").items()}
-    return {"Results": schema, **parts, "Place": PLACE, "Error": ERROR}
+    return {"Results": schema, **parts, "Place": PLACE, "Comparison": COMPARISON, "Error": ERROR}
 
 
 def content(name: str) -> dict[str, object]:

@@ -62,6 +62,7 @@ class AnimationReader:
     ) -> None:
         self.path = path
         self.frames = 0
+        self.expected_frames: int | None = None  # of the part, once the file was asked
         self.end_s = 0.0
         self.fault: str | None = None
         self._selection, self._all_frames = selection, all_frames
@@ -119,6 +120,8 @@ class AnimationReader:
         """Body of the thread."""
         selection, picker, pts = self._selection, self._selection.picker(), 0
         count = getattr(self._picture, "n_frames", 1)
+        if not selection.start_s and selection.end_s is None:
+            self.expected_frames = count
         for number in range(count):
             if self._producer.is_closed:
                 return

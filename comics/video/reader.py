@@ -144,6 +144,21 @@ class VideoReader:
         return self._reading.frames
 
     @property
+    def expected_frames(self) -> int | None:
+        """About how many frames the part has; None where the file does not say how long it is."""
+        start, end = self._selection.start_s, self._selection.end_s
+        if self._is_live:
+            return None
+        if self.stream.frames and not start and end is None:
+            return self.stream.frames
+        length = self._length()
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        if not length or not rate:
+            return None
+        stop = length if end is None else min(end, length)
+        return max(0, round((stop - start) * rate)) or None
+
+    @property
     def end_s(self) -> float:
         """Seconds from the video's first frame to the end of the latest one decoded."""
         return self._reading.end_s
@@ -308,6 +323,13 @@ class VideoReader:
         missing = self._duration() - self._reading.last_end
         allowed = float(1.5 / self.rate) if counted else SHORT_BY
         return missing > allowed
+
+    def _length(self) -> float:
+        """Seconds from its first frame to its end, as the file says; 0 if it does not say."""
+        if self.stream.duration is not None:
+            return float(self.stream.duration * self.time_base)
+        duration = self._container.duration
+        return 0.0 if duration is None else duration / av.time_base
 
     def _duration(self) -> float:
         """Where the file says that it ends, in seconds; 0 if it does not say."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import av
@@ -27,6 +28,7 @@ __all__ = ["Stopped", "VideoError", "VideoReport", "process_video"]
 
 Predict = Callable[[list[np.ndarray]], list[Faces]]
 OnFrame = Callable[[Frame, Faces], Any]
+Progress = Callable[[int, int | None], object]  # frames done, of about how many (None: not known)
 FRAMES_AHEAD = 2  # batches of frames held at once, at most, by the decoder and by the encoder
 # Frames that are only drawn on wait with those of their batch. Beyond so many bytes a batch goes
 # through the model before it is full
@@ -72,6 +74,7 @@ def process_video(
     output: str | os.PathLike | None = None,
     annotate: Annotate | None = None,
     stop: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda done, total: None,
 ) -> VideoReport:
     """Find the faces in the selected frames of a video or animation; memory does not grow.
 
@@ -86,8 +89,8 @@ def process_video(
         output: annotated MP4 with every frame of that part; one that was not analysed shows the
             faces of the analysed one before it. Needs ``annotate``. None writes nothing.
         annotate: draws on a frame; called in a thread of its own.
-        stop: asked after each batch; once it says True, a live source ends. Also asked while no
-            frame comes; a file is then given up.
+        stop: after each batch, True ends a live source; while no frame comes, it gives up a file.
+        progress: told after each batch.
 
     Raises:
         Stopped: if ``stop`` returned True.
@@ -105,7 +108,7 @@ def process_video(
         if output is not None:
             assert annotate is not None  # which goes with output
             annotated = stack.enter_context(AnnotatedVideo(output, reader, annotate, ahead))
-        loop = _Loop(predict, on_frame, annotated, batch_size)
+        loop = _Loop(predict, on_frame, annotated, batch_size, partial(_tell, progress, reader))
         is_stopped = reader.watch(stop)
         for item in reader:
             loop.add(item)
@@ -132,6 +135,7 @@ def annotate_video(
     selection: Selection = Selection(),  # noqa: B008  (it is frozen)
     ahead: int = FRAMES_AHEAD,
     stop: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[str | None, str | None]:
     """Write the annotated video of one that has been analysed: what is drawn is known by now.
 
@@ -145,6 +149,7 @@ def annotate_video(
         selection: with which the video was analysed.
         ahead: frames held at once, at most, by the decoder and by the encoder.
         stop: asked while no frame comes; the video is then given up.
+        progress: told after each frame.
 
     Returns:
         What was left out of the annotated video, and why there is none; each None if nothing.
@@ -162,6 +167,8 @@ def annotate_video(
             if isinstance(item, Frame) and item.analysed:
                 last = _LastDrawn(drawn(item), item.image.shape[:2])
             annotated.put(last.on(item) if isinstance(item, Frame) else item)
+            if isinstance(item, Frame):
+                _tell(progress, reader, item.index + 1)
             del item  # it may be hundreds of megabytes, and the next is on its way
             if stop():
                 raise Stopped
@@ -191,6 +198,10 @@ def open_reader(
     return VideoReader(path, max_pixels, ahead, selection, all_frames=writing, with_audio=writing)
 
 
+def _tell(progress: Progress, reader: VideoReader | AnimationReader, done: int) -> None:
+    progress(done, reader.expected_frames)
+
+
 def _no_frame(selection: Selection) -> str:
     if not selection.start_s:
         return "no frame in the video stream"
@@ -218,8 +229,10 @@ class _Loop:
         on_frame: OnFrame,
         annotated: AnnotatedVideo | None,
         batch_size: int,
+        tell: Callable[[int], None],
     ) -> None:
         self.frames = 0  # that came
+        self._tell, self._done = tell, 0  # frames of the part, up to the last one handed on
         self._analysed_frames = 0
         self._first_size = (0, 0)
         self._predict, self._on_frame, self._annotated = predict, on_frame, annotated
@@ -253,6 +266,8 @@ class _Loop:
         self._pending, self._batch, self._held_bytes = [], [], 0
         found = iter(predict_frames(self._predict, batch) if batch else ())
         for item in pending:
+            if isinstance(item, Frame):
+                self._done = item.index + 1
             if isinstance(item, Frame) and item.analysed:
                 self._analysed_frames += 1
                 faces = next(found)
@@ -260,6 +275,7 @@ class _Loop:
                 self._last = _LastDrawn(faces if drawn is None else drawn, faces.image_size)
             if self._annotated is not None:
                 self._annotated.put(self._last.on(item) if isinstance(item, Frame) else item)
+        self._tell(self._done)
 
     def report(self, reader: VideoReader | AnimationReader) -> VideoReport:
         """What was read, analysed and left out; after the last ``flush``."""

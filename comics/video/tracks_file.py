@@ -2,7 +2,7 @@
 
 Its layout (``tracks.schema.json`` beside this file is its JSON schema)::
 
-    {"schema_version": "2.0",
+    {"schema_version": "2.1",
      "file_name", "width", "height",
      "frames":           frames decoded, of the part of the video that was looked at,
      "analysed_frames",
@@ -15,6 +15,7 @@ Its layout (``tracks.schema.json`` beside this file is its JSON schema)::
                  "unclear_because" (of the last alone), "fake_probability", "first_time_s",
                  "last_time_s", "forged_frames": how many of its frames look forged alone,
                  "forged_moments": [[first, last second], ...] of a forged one, else [],
+                 "evidence": the frame that is shown for it: see comics.video.track_evidence,
                  and, of each frame where it was seen, "frames", "times_s",
                  "boxes": [[x, y, width, height], ...], "scores", "fake_probabilities"}, ...]}
 """
@@ -35,8 +36,10 @@ import torch
 
 from comics.files import atomic_path
 from comics.inference.verdict import VideoRule
+from comics.ops.masks import bitmap_to_rle
 from comics.runs.outputs import BOX_DECIMALS, SCORE_DECIMALS
 from comics.structures import CLASS_NAMES, FAKE, REAL, VERDICTS, Faces, names_of_doubts
+from comics.video.track_evidence import TrackEvidence
 from comics.video.track_verdicts import (
     forged_moments,
     speaking_tracks,
@@ -46,8 +49,12 @@ from comics.video.track_verdicts import (
 )
 
 COLUMNS = "track, frame, time_s, x, y, width, height, score, probability, doubts, place, mask"
+# Of each track's most suspicious frame: its size, and the mask as JSON
+PEAK_COLUMNS = (
+    "track PRIMARY KEY, frame, time_s, rows, columns, x, y, width, height, probability, mask"
+)
 FETCHED = 100  # rows read at once
-SCHEMA_VERSION = "2.0"  # of a tracks file
+SCHEMA_VERSION = "2.1"  # of a tracks file
 AGGREGATION = "trimmed mean of logits, weighted by score; the video is its highest track"
 
 
@@ -65,6 +72,7 @@ class Track:
         forged_frames: of its frames, those whose own P(fake) reaches the threshold.
         forged_moments: first and last second of each moment in which it looks forged; none where
             the track is not called forged.
+        evidence: the frame that is shown for it; None: not known.
     """
 
     track_id: int
@@ -76,6 +84,7 @@ class Track:
     doubts: int = 0
     forged_frames: int = 0
     forged_moments: tuple[tuple[float, float], ...] = ()
+    evidence: TrackEvidence | None = None
 
     @property
     def verdict(self) -> str:
@@ -95,6 +104,7 @@ class Track:
             "seen_frames": self.frames,
             "forged_frames": self.forged_frames,
             "forged_moments": [list(moment) for moment in self.forged_moments],
+            **({} if self.evidence is None else {"evidence": self.evidence.entry()}),
         }
 
 
@@ -113,6 +123,8 @@ class TrackRecorder:
         self._database = sqlite3.connect("")  # a temporary file, gone with the connection
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(f"CREATE TABLE faces ({COLUMNS})")
+        self._database.execute(f"CREATE TABLE peaks ({PEAK_COLUMNS})")
+        self._highest: dict[int, float] = {}  # P(fake) of each track
 
     def __enter__(self) -> TrackRecorder:
         return self
@@ -153,6 +165,20 @@ class TrackRecorder:
         marks = ",".join("?" * len(COLUMNS.split(",")))
         with _disk_errors():
             self._database.executemany(f"INSERT INTO faces VALUES ({marks})", rows)
+        for row in rows:
+            self._note_peak(row, faces)
+
+    def _note_peak(self, row: tuple, faces: Faces) -> None:
+        """Keep a face (a row of ``COLUMNS``) where its track looked less forged before."""
+        track, frame, time_s, *box, _, probability, _, place, _ = row
+        if probability <= self._highest.get(track, -1.0):
+            return
+        self._highest[track] = probability
+        mask = None if faces.masks is None else json.dumps(bitmap_to_rle(faces.masks[place]))
+        values = (track, frame, time_s, *faces.image_size, *box, probability, mask)
+        with _disk_errors():
+            marks = ",".join("?" * len(values))
+            self._database.execute(f"INSERT OR REPLACE INTO peaks VALUES ({marks})", values)
 
     def tracks(self) -> list[Track]:
         """Every track with its verdict, by number."""
@@ -186,10 +212,9 @@ class TrackRecorder:
             return Faces.empty(size), []
         numbers, x, y, width, height, scores, masks = zip(*rows, strict=True)
         of_faces = [tracks[number] for number in numbers]
-        left, top = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
-        across, down = torch.tensor(width), torch.tensor(height)
+        corners = np.array([x, y, x, y]) + np.array([[0] * len(x)] * 2 + [width, height])
         faces = Faces(
-            boxes=torch.stack([left, top, left + across, top + down], dim=1),
+            boxes=torch.from_numpy(corners.T.astype(np.float32)),  # those that were found, exactly
             image_size=size,
             labels=torch.tensor([track.label for track in of_faces]),
             scores=torch.tensor(scores),
@@ -261,13 +286,26 @@ class TrackRecorder:
             probability, [row[0] for row in self._rows(track_id, "doubts")], scores, rule
         )
         forged = int((probabilities >= rule.fake_threshold).sum())
-        track = Track(track_id, label, probability, frames, first, last, doubts, forged)
+        track = Track(
+            track_id, label, probability, frames, first, last, doubts, forged,
+            evidence=self._evidence(track_id),
+        )  # fmt: skip
         if track.verdict != VERDICTS[FAKE]:
             return track
         moments = forged_moments(
             times.tolist(), probabilities.tolist(), rule.fake_threshold, rule.lost_seconds
         )
         return replace(track, forged_moments=tuple(moments))
+
+    def _evidence(self, track_id: int) -> TrackEvidence:
+        """A track's most suspicious frame."""
+        with _disk_errors():
+            (row,) = self._database.execute("SELECT * FROM peaks WHERE track = ?", (track_id,))
+        _, frame, time_s, rows, columns, x, y, width, height, probability, mask = row
+        return TrackEvidence(
+            frame, time_s, (rows, columns), (x, y, width, height), probability,
+            None if mask is None else json.loads(mask),
+        )  # fmt: skip
 
     def _write_track(self, document: IO[str], track: Track) -> None:
         head = track.entry()

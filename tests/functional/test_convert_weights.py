@@ -66,7 +66,7 @@ def test_a_torchvision_backbone_makes_a_model_file(call):
     code, out, err = call("resnet18.pth", "out.safetensors")
     assert (code, err) == (0, "")
     assert "recognised as torchvision-resnet" in out
-    assert "not in the source, initialised anew:\n  detector.attention.bias\n" in out
+    assert "not in the source, freshly initialised:\n  detector.attention.bias\n" in out
     model, cfg, file = load_model("out.safetensors")
     assert cfg.MODEL.META_ARCHITECTURE == "COMICSBlendMask"
     own = model.detector.backbone.bottom_up.state_dict()
@@ -86,7 +86,7 @@ def test_list_prints_everything_and_writes_nothing(call):
     before = sorted(Path().iterdir())
     code, out, err = call("coco.pth", "--list")
     assert code == 0
-    heading = "2 of another shape in the source, initialised anew:\n"
+    heading = "2 of another shape in the source, freshly initialised:\n"
     assert heading + "  detector.head.class_logits.bias (model [2], file [80])\n" in out
     assert "1 of the source, unmatched:\n  mystery" in out
     assert f"{len(state) - 2} match:\n" in out

@@ -176,7 +176,7 @@ def test_layouts(tmp_path, name, capsys):
         for _, row in found:
             assert row.label == (method != "real")
             assert (f"/{pair}/" in row.paired_real) if pair else not row.paired_real
-    # the same command again makes nothing anew
+    # the same command again makes nothing again
     before = {p: p.stat().st_mtime_ns for p in output.rglob("*.png")}
     assert module.main(arguments) == 0
     assert before == {p: p.stat().st_mtime_ns for p in output.rglob("*.png")}

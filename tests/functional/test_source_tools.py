@@ -3,11 +3,13 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from comics.config import load_config_text
 from comics.data.video import write_clip
@@ -109,6 +111,49 @@ def test_choose_and_finish(source, tmp_path, capsys):
     assert np.mean(familiar) > 0.8
 
 
+def test_error_rates_reach_a_model_file(source, tmp_path, capsys):
+    weights = ["--weights", str(default_weights())]
+    measured = tmp_path / "measured"
+    arguments = [*weights, "--sources", f"drawn={source}", "--output", str(measured)]
+    more = ["--conditions", "jpeg:50", "side:32", "--called", "drawn noise"]
+    assert benchmark_sources.main([*arguments, *more]) == 0
+    table = measured / "error_rates.json"
+    (figures,) = json.loads((measured / "sources.json").read_text("utf-8")).values()
+    finished = tmp_path / "finished.safetensors"
+    given = [*weights, "--store", str(finished)]
+    assert finish_weights.main([*given, "--error-rates", str(table)]) == 0
+    assert "Of faces of 48 to 96 pixels (drawn noise, 48 faces)" in capsys.readouterr().out
+    file, former = read_weights(finished), read_weights(default_weights())
+    known = Knowledge.from_metadata(file.metadata, finished)
+    # The boxes' shorter side has 50 pixels; a smaller picture is no quality of its own
+    assert [(rate.min_side, rate.max_side, rate.quality) for rate in known.error_rates] == [
+        (48, 96, ""), (48, 96, "JPEG 50"),
+    ]  # fmt: skip
+    for rate, name in zip(known.error_rates, ("clean", "jpeg:50"), strict=True):
+        told = figures[f"drawn, {name}"]
+        assert rate.real_called_forged == pytest.approx(told["real called forged"]["value"], 1e-3)
+        assert rate.forged_called_forged == pytest.approx(
+            told["forged called forged"]["value"], abs=1e-4
+        )
+    # Nothing else has changed
+    assert replace(known, error_rates=()) == replace(
+        Knowledge.from_metadata(former.metadata, "former"), error_rates=()
+    )
+    assert {k: v for k, v in file.metadata.items() if k != "knowledge"} == {
+        k: v for k, v in former.metadata.items() if k != "knowledge"
+    }
+    assert file.state.keys() == former.state.keys()
+    assert all(torch.equal(tensor, former.state[name]) for name, tensor in file.state.items())
+    # A table is of one model file, and what is to be written must be whole
+    again = ["--weights", str(finished), "--store", str(tmp_path / "again")]
+    assert finish_weights.main([*again, "--error-rates", str(table)]) == 2
+    assert "error_rates.json: measured with the model file" in capsys.readouterr().err
+    assert finish_weights.main([*given, "--rights", "y"]) == 2
+    assert "--config-file, --sources, --validation, --trained-on" in capsys.readouterr().err
+    assert finish_weights.main(given) == 2
+    assert not (tmp_path / "again").exists()
+
+
 def test_the_limit_holds_for_the_source_that_needs_the_highest():
     rng = np.random.default_rng(2)
 
@@ -140,10 +185,20 @@ def test_stability_of_verdicts(source, tmp_path, capsys):
     clip = tmp_path / "a.mp4"
     write_clip(clip, [np.full((64, 96, 3), 128, np.uint8)] * 4, fps=2, crf=23)
     weights = ["--weights", str(default_weights())]
-    faces = ["--sources", f"drawn={source}", "--faces", "3", "--crops", "1", "3"]
-    assert verdict_stability.main([*weights, *faces, "--videos", str(clip)]) == 0
+    faces = ["--sources", f"drawn={source}", "--faces", "3", "--labelled", "4"]
+    ways = ["--ways", "box", "once", "grid:0.1", "grids:0.1", "pair:1.1", "crops:3"]
+    assert verdict_stability.main([*weights, *faces, *ways, "--videos", str(clip)]) == 0
     said = capsys.readouterr().out
     assert "of 3" in said and "a.mp4 | – | – | – | – | no_face_found" in said
+    rows = [line.split(" | ") for line in said.splitlines() if line.startswith(tuple(ways[1:]))]
+    assert [(row[0], row[1]) for row in rows[:6]] == [
+        ("box", "2"), ("once", "1"), ("grid:0.1", "2"), ("grids:0.1", "2"), ("pair:1.1", "2"),
+        ("crops:3", "6"),
+    ]  # fmt: skip
+    assert [row[0] for row in rows[6:]] == ways[1:] and rows[6][1] == "0.0000"
+    assert all("of 4 | " in " | ".join(row) for row in rows[6:])
+    assert verdict_stability.main([*weights, *faces, "--ways", "grid"]) == 2
+    assert "'grid' is no way of cropping" in capsys.readouterr().err
     assert verdict_stability.main([*weights, "--sources", "nothing"]) == 2
     assert "no NAME=ENTRY" in capsys.readouterr().err
 
@@ -153,3 +208,30 @@ def test_a_box_moves_by_no_more_than_told():
     boxes = np.array([verdict_stability.moved((10, 20, 60, 120), 0.01, rng) for _ in range(500)])
     change = np.abs(boxes - [10, 20, 60, 120])
     assert 1.2 < change.max() <= 1.5  # 1 % of 100 pixels, and half as much by its size
+
+
+def test_ways_of_cropping_look_where_they_say():
+    box = (10.0, 20.0, 60.0, 120.0)
+    ((window, flipped),) = verdict_stability.way_of("once")(box, 0.0, True)
+    assert (window, flipped) == ((-15, 20, 85, 120), False)
+    assert verdict_stability.way_of("box")(box, 0.0, True) == [(window, False), (window, True)]
+    assert verdict_stability.way_of("box")(box, 0.0, False) == [(window, False)]
+    (first, _), (larger, mirrored) = verdict_stability.way_of("pair:1.1")(box, 0.0, True)
+    assert first == window and larger == (-20, 15, 90, 125) and mirrored
+    (on, _), (aside, _) = verdict_stability.way_of("grids:0.2")(box, 0.0, True)
+    # Half a step between their sides, as powers; and between their centres, as shares of the side
+    ratio = (aside[2] - aside[0]) / (on[2] - on[0])
+    assert max(ratio, 1 / ratio) == pytest.approx(1.2**0.5, rel=0.02)
+    several = verdict_stability.way_of("crops:3")(box, 0.0, True)
+    assert len(several) == 6 and several[0] == (window, False)
+
+
+def test_the_same_faces_are_drawn_each_time():
+    faces = [
+        verdict_stability.Face(source, f"{n}.png", (0, 0, 1, 1), n % 2)
+        for source in "ab" for n in range(10)
+    ]  # fmt: skip
+    assert verdict_stability.drawn(faces, 3) == verdict_stability.drawn(faces, 3)
+    assert len(verdict_stability.drawn(faces, 3)) == 6
+    of_class = verdict_stability.drawn(faces, 3, by_class=True)
+    assert len(of_class) == 12 and sum(face.label for face in of_class) == 6

@@ -6,6 +6,8 @@ OUTPUT/figures.json and OUTPUT/figures.md: faces found, false faces, real faces 
 AUC on forgeries of seen and unseen kinds, overlap of masks; all with 95 % intervals over photos; by
 size of face, by forgery, and under corruptions (--conditions, severities 1 to 5; jpeg: quality;
 resize: share of the side). OUTPUT/<split>.json keeps the verdicts (COCO results).
+OUTPUT/error_rates.json has what tools/lab/finish_weights.py puts into the model's file: of each
+split, by size of face; --called says in reports what they are.
 
 --choose SPLIT chooses TEST.SCORE_THRESH (at most --false-faces a photo above it), fits the
 temperature of P(fake), chooses TEST.FAKE_THRESH (at most --false-alarms of the real faces above it)
@@ -32,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmark_sources import named
 from tqdm import tqdm
 
 EXIT_ARGUMENTS = 2
@@ -50,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="the set")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--splits", nargs="+", default=[], metavar="NAME", help="to measure")
+    parser.add_argument(
+        "--called", nargs="+", default=[], metavar="SPLIT=TEXT[|QUALITY]", help="in reports"
+    )
     parser.add_argument("--choose", metavar="SPLIT", help="fit temperature and threshold on it")
     parser.add_argument("--store", type=Path, metavar="FILE", help="model file to write them to")
     parser.add_argument("--false-faces", type=float, default=FALSE_FACES, metavar="PER_PHOTO")
@@ -166,13 +172,18 @@ def _choose(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace, conditions: Sequence) -> None:
+    from comics.evaluation.error_rates import rates_by_size, write_rates
     from comics.evaluation.verdict_figures import MIN_SIDE, by_method, by_size, verdict_figures
 
     predictor = _predictor(options)
     threshold = predictor.rule.fake_threshold
     tables: dict[str, dict] = {}
+    rates, called = [], dict(named(text, "SPLIT=TEXT") for text in options.called)
     for split in options.splits:
         rows, unseen = _rows(options, predictor, split)
+        found, (name, _, quality) = rows[rows.found], called.get(split, split).partition("|")
+        forged = found.fake_probability >= threshold
+        rates += rates_by_size(found.labels, forged, found.sides, name, quality)
         large = rows[rows.sides >= MIN_SIDE]
         tables[f"{split}, faces of {MIN_SIDE} px and more"] = verdict_figures(
             large, threshold, unseen
@@ -188,6 +199,7 @@ def _measure(options: argparse.Namespace, conditions: Sequence) -> None:
         name = f"{options.splits[0]}, {condition.title}"
         tables[name] = verdict_figures(large, threshold, unseen)
     provenance = predictor.provenance | {"fusion": getattr(predictor.model, "fusion", None)}
+    write_rates(options.output / "error_rates.json", rates, provenance["weights_sha256"])
     _write(options.output, tables, provenance)
 
 

@@ -13,7 +13,9 @@ side:48: the picture is scaled so that the longer side of the face's box is 48 p
 the box is so much larger. Printed, and written to OUTPUT/sources.md and OUTPUT/sources.json: per
 source and condition AUC, real faces called forged, forged faces called forged, unclear ones (by
 P(fake) alone), with 95 % intervals over groups (clips, photos); --clips also takes the mean of the
-faces of each group.
+faces of each group. OUTPUT/error_rates.json has what tools/lab/finish_weights.py puts into the
+first model's file: of all sources together, by size of face and by quality; --called says in
+reports what they are.
 
 --choose fits the temperature of P(fake), every source and class counting alike, chooses
 TEST.FAKE_THRESH so that at most --false-alarms of the real faces of every source under every
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="faces of a class, drawn")
     parser.add_argument("--min-side", type=int, default=24, metavar="PX", help="of boxes (24)")
     parser.add_argument("--detect-size", type=int, metavar="PX", help="short side, to find boxes")
+    parser.add_argument("--called", metavar="TEXT", help="the sources, in reports (their names)")
     parser.add_argument("--clips", action="store_true", help="means over groups too")
     parser.add_argument("--choose", action="store_true", help="temperature and threshold")
     parser.add_argument("--store", type=Path, metavar="FILE", help="model file to write them to")
@@ -113,7 +116,7 @@ def _run(options: argparse.Namespace) -> None:
             predictor.model.fusion = options.fusion
     faces = [face for text in options.sources for face in _faces(text, options)]
     boxes = _boxes(faces, predictors[0], options)
-    lines, content = [], {}
+    lines, content, rows_of_first = [], {}, None
     for path, predictor in zip(options.weights, predictors, strict=True):
         # A new temperature takes the place of one that the file may have
         temperature = 1.0 if options.choose else predictor.rule.temperature
@@ -124,13 +127,43 @@ def _run(options: argparse.Namespace) -> None:
         if options.choose:
             choose_and_store(rows, path, options)
             continue
+        rows_of_first = rows if rows_of_first is None else rows_of_first
         text, figures = _table(rows, predictor, options.clips)
         lines += [f"{path}, threshold {predictor.rule.fake_threshold:.4f}", "", *text, ""]
         content[path] = figures
     if lines:
+        _write_rates(faces, boxes, rows_of_first, predictors[0], conditions, options)
         print("\n".join(lines))
         (options.output / "sources.md").write_text("\n".join(lines), encoding="utf-8")
         (options.output / "sources.json").write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def _write_rates(faces, boxes, rows, predictor, conditions, options) -> None:
+    """error_rates.json: how often the first model errs by size and quality of face.
+
+    Args:
+        faces, boxes: as measured; a face without a box is left out.
+        rows: ``SourceRows``, one condition after the other, each in the order of ``faces``.
+        predictor: of the first model.
+        conditions: of all those measured; the project's own are no quality of a picture.
+        options: ``called``, ``output``.
+    """
+    from comics.evaluation.error_rates import rates_by_size, write_rates
+
+    found = [face.box or boxes.get(face.path, (None, 0.5))[0] for face in faces]
+    sides = np.array([
+        -1.0 if box is None else min(box[2] - box[0], box[3] - box[1]) for box in found
+    ])  # fmt: skip
+    called = options.called or ", ".join(dict.fromkeys(face.source for face in faces))
+    forged = rows.fake_probability >= predictor.rule.fake_threshold + predictor.doubt_rule.above
+    rates = []
+    for number, (name, _) in enumerate(conditions):
+        if name.partition(":")[0] in OWN_CONDITIONS[1:]:
+            continue
+        part = slice(number * len(faces), (number + 1) * len(faces))
+        quality = "" if name == "clean" else name.replace(":", " ").replace("jpeg", "JPEG")
+        rates += rates_by_size(rows.labels[part], forged[part], sides, called, quality)
+    write_rates(options.output / "error_rates.json", rates, predictor.provenance["weights_sha256"])
 
 
 def _condition(text: str):

@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import resource
 import struct
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from comics.data.images import DEFAULT_MAX_PIXELS
 from comics.runs.inputs import expand_inputs
@@ -30,7 +33,10 @@ class NoFaces:
 
     def predict(self, images: list) -> list[Faces]:
         """No face in any of them."""
-        return [Faces.empty(image.shape[:2], with_masks=False) for image in images]
+        return [
+            replace(Faces.empty(image.shape[:2], with_masks=False), fake_probability=torch.zeros(0))
+            for image in images
+        ]
 
     def model_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """As it is."""

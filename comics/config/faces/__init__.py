@@ -40,6 +40,9 @@ def add_face_config(_C: CfgNode) -> None:
     _C.MODEL.FACE.FUSION = "mean_logit"
     # At each face and at its mirror image: the mean of their logits, for twice the work (decision)
     _C.MODEL.FACE.MIRROR = False
+    # Crops snap to a grid of such steps, shares of a crop's side, so that a box that moves a little
+    # mostly gives the same crop; 0 = whole pixels, as in training. Figures: docs/benchmarks.md
+    _C.MODEL.FACE.CROP_GRID = 0.0
     _C.MODEL.FACE.CROPS_PER_FORWARD = 64  # faces of all images together, at most, per forward pass
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         importlib.import_module(f"{__name__}.{module.name}").add_keys(_C.MODEL.FACE)

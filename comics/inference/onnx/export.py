@@ -1,6 +1,6 @@
 """From a model file to ONNX files that give the same results: see ``comics.inference.onnx.files``.
 
-Every graph is run in ONNX Runtime and compared with PyTorch before its file gets its name.
+Every graph is run and compared with PyTorch before its file gets its name.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ import comics
 from comics.config import CfgNode
 from comics.files import file_sha256
 from comics.inference.onnx.files import (
-    CPU_PROVIDER,
     FORMAT,
     FORMAT_KEY,
     SUFFIX,
-    Session,
+    TOLERANCE,
+    VERSION_KEY,
     encode_weights,
     part_path,
 )
 from comics.inference.onnx.graphs import Graph, detector_graphs, face_graph, trace
-from comics.inference.onnx.models import selection_state
+from comics.inference.onnx.models import describe_pyramid, selection_state
 from comics.inference.onnx.predictor import FACE_PART
+from comics.inference.onnx.sessions import Opener, Session, opener
+from comics.inference.runtimes import ONNX_RUNTIME
 from comics.modeling.build import load_model
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector
@@ -43,7 +45,6 @@ from comics.modeling.faces.base import FaceMethod
 from comics.modeling.weights import WeightsFile
 from comics.pipeline import TEMPERATURE_KEY, temperature_of
 
-TOLERANCE = 1e-4
 CLASS_NAMES = ["real", "fake"]
 MAIN = ""  # name of the main graph
 
@@ -72,6 +73,7 @@ def export_model(
     output: str | os.PathLike,
     tolerance: float = TOLERANCE,
     report: Callable[[str], None] = lambda line: None,
+    runtime: str = ONNX_RUNTIME,
 ) -> list[ExportedFile]:
     """Write the ONNX files of a model file; returns them, the main one first.
 
@@ -83,8 +85,10 @@ def export_model(
         output: the main file, or a folder for it, where it gets the model file's name.
         tolerance: largest difference that is taken, see ``compare``.
         report: takes lines of text: what is done with which graph.
+        runtime: that the graphs are compared in.
 
     Raises:
+        ImportError: if the runtime is not installed.
         FileNotFoundError, ValueError: if the model file is absent or broken, or its model cannot
             be exported.
         DifferenceError: if a graph differs by more; nothing is written.
@@ -92,7 +96,7 @@ def export_model(
     """
     model, cfg, file = load_model(weights)
     main = _main_path(Path(weights), Path(output))
-    graphs = model_graphs(model)
+    graphs, opens = model_graphs(model), opener(runtime)
     common = _common_metadata(Path(weights), cfg, file)
     main.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=main.parent, prefix=f".{main.name}.") as folder:
@@ -108,7 +112,7 @@ def export_model(
             say("tracing")
             _save(trace(graphs[name]), metadata, written[target])
             say("comparing with PyTorch")
-            differences[target] = _verified(graphs[name], written[target], target, tolerance)
+            differences[target] = _verified(graphs[name], written[target], target, tolerance, opens)
             if name:
                 parts[name] = file_sha256(written[target])
         for target, temporary in written.items():
@@ -117,6 +121,25 @@ def export_model(
         ExportedFile(target, target.stat().st_size, differences[target])
         for target in reversed(written)
     ]
+
+
+def differences(weights: str | os.PathLike, main: Path, opens: Opener) -> dict[str, float]:
+    """How far the files of an earlier export are off, in a runtime: see ``compare``; by file name.
+
+    Args:
+        weights: the model file that they were made from.
+        main: the main file.
+        opens: opens files in the runtime.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is absent, broken or does not run there.
+    """
+    model, _, _ = load_model(weights)
+    found = {}
+    for name, graph in model_graphs(model).items():
+        path = part_path(main, name) if name else main
+        found[path.name] = compare(graph, opens(path))
+    return found
 
 
 def _say(report: Callable[[str], None], name: str, started: float, what: str) -> None:
@@ -138,7 +161,7 @@ def model_graphs(model: nn.Module) -> dict[str, Graph]:
 
 
 def compare(graph: Graph, session: Session) -> float:
-    """The largest difference of outputs between PyTorch and ONNX Runtime, over ``graph.checks``.
+    """The largest difference of outputs between PyTorch and a session, over ``graph.checks``.
 
     Each output's is relative to its largest value, absolute where that is below 1. Infinite where
     shapes differ, or values are not finite.
@@ -157,8 +180,8 @@ def compare(graph: Graph, session: Session) -> float:
     return worst
 
 
-def _verified(graph: Graph, path: Path, target: Path, tolerance: float) -> float:
-    difference = compare(graph, Session(path, [(CPU_PROVIDER, {})]))
+def _verified(graph: Graph, path: Path, target: Path, tolerance: float, opens: Opener) -> float:
+    difference = compare(graph, opens(path))
     if difference > tolerance:
         raise DifferenceError(
             f"{target.name} differs from the model by {difference:.1e}, more than {tolerance:.1e}; "
@@ -177,7 +200,7 @@ def _common_metadata(weights: Path, cfg: CfgNode, file: WeightsFile) -> dict[str
     own = {k: v for k, v in sorted(file.metadata.items()) if k != "config"}
     return {
         FORMAT_KEY: FORMAT,
-        "version": comics.__version__,
+        VERSION_KEY: comics.__version__,
         "weights": weights.name,
         "weights_sha256": file.sha256,
         "weights_metadata": json.dumps(own),
@@ -195,6 +218,8 @@ def _main_metadata(
         TEMPERATURE_KEY: str(temperature_of(file.metadata, "the model file")),
         "parts": json.dumps(dict(sorted(parts.items()))),
     }
+    if not isinstance(model, FaceMethod):
+        metadata["pyramid"] = json.dumps(describe_pyramid(_plain_detector(model).backbone))
     if isinstance(model, FaceForensics):
         values = {part: getattr(model, temperature_name(part)).item() for part in PARTS}
         metadata["temperatures"] = json.dumps(values)
@@ -203,11 +228,13 @@ def _main_metadata(
 
 
 def _selection_weights(model: nn.Module) -> dict[str, Tensor]:
-    if isinstance(model, FaceMethod):
-        return {}
+    return {} if isinstance(model, FaceMethod) else selection_state(_plain_detector(model))
+
+
+def _plain_detector(model: nn.Module) -> Detector:
+    """The detector in a model: without a face method, and without the COMICS additions."""
     detector = model.detector if isinstance(model, FaceForensics) else model
-    plain = detector.detector if isinstance(detector, Comics) else detector
-    return selection_state(cast(Detector, plain))
+    return cast(Detector, detector.detector if isinstance(detector, Comics) else detector)
 
 
 def _save(model: onnx.ModelProto, metadata: Mapping[str, str], path: Path) -> None:

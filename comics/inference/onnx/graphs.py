@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import timm.layers.padding
 import torch
 from timm.layers import AvgPool2dSame, Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
 from timm.layers.pool2d_same import MaxPool2dSame
@@ -203,7 +205,9 @@ def trace(graph: Graph) -> onnx.ModelProto:
 
     PyTorch's exporter that records one run is used, since its newer one proves with symbols what
     sizes are legal: a hundred times as long for the shipped model. A size that a record would
-    take for a constant shows in the comparison of ``checks``.
+    take for a constant shows in the comparison of ``checks``. One is wanted: how much timm's layers
+    pad is the same for all sizes that a detector sees, multiples of its stride, so that runtimes
+    make it part of the convolution that follows, a copy of the map less.
 
     Raises:
         ValueError: if PyTorch's exporter does not know an operation of the model.
@@ -211,7 +215,7 @@ def trace(graph: Graph) -> onnx.ModelProto:
     buffer = io.BytesIO()
     graph.module.eval()  # the exporter gives every part the wrapper's mode when it ends
     try:
-        with torch.no_grad(), _quiet(), _further_operators():
+        with torch.no_grad(), _quiet(), _further_operators(), _constant_padding():
             torch.onnx.export(
                 graph.module,
                 tuple(graph.inputs.values()),
@@ -249,18 +253,62 @@ def _further_operators() -> Iterator[None]:
             torch.onnx.unregister_custom_op_symbolic(name, OPSET)
 
 
+@contextlib.contextmanager
+def _constant_padding() -> Iterator[None]:
+    """The padding of timm's layers as a number, not as arithmetic on the size of their input."""
+    module = timm.layers.padding
+    original = module.get_same_padding
+
+    def constant(size: Any, kernel: int, stride: int, dilation: int) -> int:
+        cells = math.ceil(int(size) / stride)
+        return max((cells - 1) * stride + (kernel - 1) * dilation + 1 - int(size), 0)
+
+    module.get_same_padding = constant
+    try:
+        yield
+    finally:
+        module.get_same_padding = original
+
+
 def _antialiased_resize(
     graph: Any, images: Any, size: Any, align_corners: Any, *scales: Any
 ) -> Any:
-    """ONNX's Resize as PyTorch's: weights outside of the image do not count."""
-    sides = [symbolic_helper._unsqueeze_helper(graph, side, [0])
-             for side in symbolic_helper._unpack_list(size)]  # fmt: skip
-    shape = graph.op("Concat", graph.op("Shape", images, start_i=0, end_i=2), *sides, axis_i=0)
-    absent = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
-    return graph.op(
-        "Resize", images, absent, absent, shape, antialias_i=1, exclude_outside_i=1,
-        coordinate_transformation_mode_s="half_pixel", mode_s="linear",
-    )  # fmt: skip
+    """PyTorch's antialiased resize as two products with matrices of weights, which are made there.
+
+    ONNX's Resize can say the same, but not every runtime does what it says.
+    """
+    height, width = (symbolic_helper._unsqueeze_helper(graph, side, [0])
+                     for side in symbolic_helper._unpack_list(size))  # fmt: skip
+    rows = _resize_weights(graph, graph.op("Shape", images, start_i=2, end_i=3), height)
+    columns = _resize_weights(graph, graph.op("Shape", images, start_i=3, end_i=4), width)
+    resized_rows = graph.op("MatMul", rows, images)
+    return graph.op("MatMul", resized_rows, graph.op("Transpose", columns, perm_i=[1, 0]))
+
+
+def _resize_weights(graph: Any, old: Any, new: Any) -> Any:
+    """[new, old] weights along an axis, from both lengths, [1] each: triangles, of sum 1.
+
+    A triangle reaches as far as a new cell is wide, in old ones, or one old cell.
+    """
+
+    def constant(value: float) -> Any:
+        return graph.op("Constant", value_t=torch.tensor(value, dtype=torch.float32))
+
+    def centres(length: Any, axis: int) -> Any:
+        scalar = symbolic_helper._squeeze_helper(graph, length, [0])
+        numbers = graph.op("Range", constant(0.0), scalar, constant(1.0))
+        middles = graph.op("Add", numbers, constant(0.5))
+        return symbolic_helper._unsqueeze_helper(graph, middles, [axis])
+
+    old, new = (graph.op("Cast", length, to_i=onnx.TensorProto.FLOAT) for length in (old, new))
+    scale = graph.op("Div", old, new)
+    reach = graph.op("Max", scale, constant(1.0))
+    places = graph.op("Mul", centres(new, 1), scale)
+    distance = graph.op("Abs", graph.op("Sub", places, centres(old, 0)))
+    falling = graph.op("Sub", constant(1.0), graph.op("Div", distance, reach))
+    weights = graph.op("Relu", falling)
+    axes = graph.op("Constant", value_t=torch.tensor([1]))
+    return graph.op("Div", weights, graph.op("ReduceSum", weights, axes, keepdims_i=1))
 
 
 def _deformable_convolution(

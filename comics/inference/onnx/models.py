@@ -5,21 +5,56 @@ Shape letters: B images; H, W their height and width; N crops; S side of a crop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from comics.config import CfgNode
-from comics.inference.onnx.files import OnnxFile, Session
+from comics.inference.onnx.files import OnnxFile
+from comics.inference.onnx.sessions import Session
 from comics.modeling.backbone import Pyramid
 from comics.modeling.build import build_detector
 from comics.modeling.comics import Comics
 from comics.modeling.detectors.base import Detector, check_images
 from comics.modeling.detectors.candidates import Candidates
-from comics.registry import FACE_METHODS
+from comics.registry import BACKBONE_SOURCES, FACE_METHODS
 from comics.structures import Faces
+
+STATED = "exported"  # MODEL.BACKBONE.NAME "exported/<the pyramid as JSON>"
+
+
+class StatedPyramid(Pyramid):
+    """The shapes of a pyramid whose network is in a graph; it computes nothing.
+
+    Args:
+        strides, out_channels, size_divisibility: see ``Pyramid``.
+    """
+
+    def __init__(
+        self, strides: Mapping[str, int], out_channels: int, size_divisibility: int
+    ) -> None:
+        super().__init__()
+        self.strides = dict(strides)
+        self.out_channels = out_channels
+        self.size_divisibility = size_divisibility
+
+
+@BACKBONE_SOURCES.register()
+def exported(cfg: CfgNode) -> StatedPyramid:
+    """The pyramid that ``MODEL.BACKBONE.NAME`` states."""
+    return StatedPyramid(**json.loads(cfg.MODEL.BACKBONE.NAME.removeprefix(f"{STATED}/")))
+
+
+def describe_pyramid(pyramid: Pyramid) -> dict[str, Any]:
+    """The arguments of a ``StatedPyramid`` of the same shapes; JSON."""
+    return {
+        "strides": pyramid.strides,
+        "out_channels": pyramid.out_channels,
+        "size_divisibility": pyramid.size_divisibility,
+    }
 
 
 class OnnxDetector(nn.Module):
@@ -96,30 +131,44 @@ class OnnxFaceMethod(nn.Module):
         return self.session.run(crops.float())[0]
 
 
-def make_detector(file: OnnxFile, name: str, providers: Sequence[tuple[str, dict]]) -> OnnxDetector:
+def make_detector(file: OnnxFile, name: str) -> OnnxDetector:
     """The detector of a file.
 
     Args:
         file: whose graph is the detector's dense part.
         name: of the architecture.
-        providers: of its further graphs.
 
     Raises:
         FileNotFoundError, ValueError: if its weights do not fit its configuration, or files of
             further graphs are absent or of another export.
     """
-    model = build_detector(file.cfg, name)
+    model = build_detector(_without_backbone(file), name)
     selection = model.detector if isinstance(model, Comics) else model
     state = file.selection_weights()
     expected = selection_state(selection)
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
         raise ValueError(f"{file.path}: its selection weights do not fit its configuration")
     selection.load_state_dict(state, strict=False)
-    selection.backbone = cast(Pyramid, nn.Identity())  # its memory: the graph has its own
+    # Weights of a network that was built all the same are the graph's own, and take memory
+    selection.backbone = StatedPyramid(**describe_pyramid(selection.backbone))
     for head in selection.pooled_heads:
         # An attribute of the instance: calling the head runs its graph
-        selection.get_submodule(head).forward = _runner(file.part(head, providers))
+        selection.get_submodule(head).forward = _runner(file.part(head))
     return OnnxDetector(file.session, selection)
+
+
+def _without_backbone(file: OnnxFile) -> CfgNode:
+    """The file's configuration; where it states its pyramid, for a detector without the network."""
+    pyramid = file.json("pyramid")
+    if not pyramid:  # of a version that did not state it
+        return file.cfg
+    if set(pyramid) != {"strides", "out_channels", "size_divisibility"}:
+        raise ValueError(f"{file.path}: what it says of its pyramid is unusable: {pyramid}")
+    cfg = file.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.NAME = f"{STATED}/{json.dumps(pyramid)}"
+    cfg.freeze()
+    return cfg
 
 
 def selection_state(detector: Detector) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ class ComicsEvaluator(DatasetEvaluator):
         return cls(dataset_name, iou_types(cfg), cfg.OUTPUT_DIR, missing, prefix)
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget what came, for another evaluation."""
         if self._writer is not None:
             self._writer.__exit__(RuntimeError, None, None)
         self._seen: set[int] = set()

@@ -17,7 +17,6 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-import comics.modeling.detectors  # noqa: F401  (fills the table of detectors)
 from comics.integrations.detectron2.backbone import with_backbone_source
 from comics.integrations.detectron2.instances import (
     ground_truth_faces,

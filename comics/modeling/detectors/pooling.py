@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_area, roi_align
 
 from comics.modeling.detectors.cells import by_level, image_of_each
+from comics.ops.boxes import box_area
+from comics.ops.compiled import roi_align
 
 CANONICAL_SIZE = 224  # side in pixels of a box that belongs to CANONICAL_LEVEL: ImageNet's
 CANONICAL_LEVEL = 4

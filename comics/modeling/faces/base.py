@@ -144,7 +144,7 @@ class FaceMethod(TrainingLifeCycle):
         """Training mode: the losses of a ``FaceBatch``. Evaluation mode: logits of crops.
 
         Evaluation is ``map_logits(feature_map(crops))`` of RGB crops [N, 3, h, w] on the 0-255
-        scale, N >= 0: what a heat map needs can be had in between.
+        scale, N >= 0: a heat map is computed from what lies between.
 
         Raises:
             ValueError: for malformed crops, unknown labels or a view that is absent.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comics.modeling.faces  # noqa: F401  (fills the table of face methods)
 from comics.config import CfgNode
 from comics.modeling.faces.base import FaceMethod
 from comics.modeling.faces.encoder import read_encoder_weights

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -91,6 +90,8 @@ class TimmEncoder(Encoder):
     """
 
     def __init__(self, name: str) -> None:
+        import timm  # takes a second, and an exported model needs none of it
+
         super().__init__()
         try:
             self.model = timm.create_model(name, pretrained=False, num_classes=0)

@@ -13,6 +13,7 @@
   const LINES = 5; // styles of lines
   const COLOURS = { real: "--real", fake: "--fake", unclear: "--unclear" };
   const ASK_MS = 1000; // how often the place in the queue is asked for
+  const FRAME_MS = 10000; // that a browser gets to show a frame of a video
   let running = null; // of the upload at hand: what ends it
   let waiting = []; // files that are sent after it
   let counts = { done: 0, failed: 0 }; // of the files since none was left
@@ -223,10 +224,21 @@
     return p >= threshold ? "fake" : "real";
   };
   const listed = (texts) => texts.length > 1 ? `${texts.slice(0, -1).join(", ")} or ${texts[texts.length - 1]}` : texts[0];
+  // Of a person in a video one frame of many was treated: how firm that one is
+  const firmFrame = ({ fake_probability: alone, stability }, provenance) => {
+    const told = Object.entries(stability || {}), own = verdictAt(alone, provenance);
+    const named = (chosen) => listed(chosen.map(([name]) => TREATMENTS[name]));
+    const changed = told.filter(([, p]) => p !== null && verdictAt(p, provenance) !== own);
+    const lost = told.filter(([, p]) => p === null);
+    if (changed.length) return SENTENCES.frame_changed.replace("{treatments}", named(changed));
+    if (lost.length) return SENTENCES.frame_lost.replace("{treatments}", named(lost));
+    return told.length ? SENTENCES.frame_steady : "";
+  };
   const meaning = (face, provenance) => {
     const why = (face.unclear_because || []).map((name) => REASONS[name]).join("; ");
     if (label(face) === "unclear") return SENTENCES.unclear.replace("{why}", () => why);
     const told = Object.entries(face.stability || {});
+    if (face.evidence) return SENTENCES[label(face)].replace("{firm}", firmFrame(face.evidence, provenance));
     const named = (chosen) => listed(chosen.map(([name]) => TREATMENTS[name]));
     const changed = told.filter(([, p]) => p !== null && verdictAt(p, provenance) !== label(face));
     const lost = told.filter(([, p]) => p === null);
@@ -235,41 +247,103 @@
     return SENTENCES[label(face)].replace("{firm}", firm);
   };
   const figures = (face, provenance) => {
-    const told = Object.values(face.stability || {}).filter((p) => p !== null), p = face.fake_probability;
-    const range = [p, ...told], threshold = provenance.fake_threshold;
+    const shown = face.evidence, stability = (shown || face).stability, alone = (shown || face).fake_probability;
+    const told = Object.values(stability || {}).filter((p) => p !== null), range = [alone, ...told];
+    const what = shown ? "frame that is shown" : "picture as it is";
+    const moves = stability && `${Math.min(...range).toFixed(3)} to ${Math.max(...range).toFixed(3)}, over the ${what} and ${plural(told.length, "treated picture")}`;
+    const formed = shown && `formed over ${plural(face.seen_frames, "frame")}`;
+    const [, , width, height] = (shown || face).bbox;
     return [
-      ["P(fake)", `${p.toFixed(3)}; forged from ${threshold} on`],
-      ["Its uncertainty", face.stability
-        ? `${Math.min(...range).toFixed(3)} to ${Math.max(...range).toFixed(3)}, over the picture as it is and ${plural(told.length, "treated picture")}`
-        : "not measured: see the options above"],
-      ["Score", `${face.score.toFixed(3)}: how sure it is that there is a face`],
-      ["Size", `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])} pixels`],
-      ...Object.entries(face.stability || {}).map(([name, value]) => [
+      ["P(fake)", `${face.fake_probability.toFixed(3)}; forged from ${provenance.fake_threshold} on`],
+      ["Its uncertainty", [formed, moves || (shown ? null : "not measured: see the options above")].filter(Boolean).join("; ")],
+      ...(shown ? [] : [["Score", `${face.score.toFixed(3)}: how sure it is that there is a face`]]),
+      ["Size", `${Math.round(width)} × ${Math.round(height)} pixels`],
+      ...(shown ? [
+        ["Seen", `${span([face.first_time_s, face.last_time_s])}, forged in ${face.forged_frames} of ${plural(face.seen_frames, "frame")}`],
+        ["Shown", `the frame at ${clock(shown.time_s)}, where it looks most forged: P(fake) ${alone.toFixed(3)} alone`],
+      ] : []),
+      ...Object.entries(stability || {}).map(([name, value]) => [
         capital(TREATMENTS[name]), value === null ? "the face is not found again" : `P(fake) ${value.toFixed(3)}: ${verdictAt(value, provenance)}`]),
       ...(face.unclear_because ? [["Unclear because", face.unclear_because.map((name) => REASONS[name]).join("; ")]] : []),
     ];
   };
-  const showFace = (face, number, image, source, provenance) => {
-    const [x, y, w, h] = face.bbox, border = 0.15 * Math.max(w, h);
+  // face: of a picture, or a person of a video with its evidence; image: the picture or frame, its
+  // source (null: this browser cannot show it) and the file to compare with an original
+  const showFace = (face, what, image, provenance) => {
+    const at = { ...(face.evidence || face), verdict: face.verdict };
+    const [x, y, w, h] = at.bbox, border = 0.15 * Math.max(w, h);
     const left = Math.max(0, Math.floor(x - border)), top = Math.max(0, Math.floor(y - border));
     const right = Math.min(image.width, Math.ceil(x + w + border)), bottom = Math.min(image.height, Math.ceil(y + h + border));
     const view = (caption, ...over) => {
-      const picture = drawn("image", { href: source, width: image.width, height: image.height, preserveAspectRatio: "none" });
+      const picture = drawn("image", { href: image.source, width: image.width, height: image.height, preserveAspectRatio: "none" });
       const frame = drawn("svg", { viewBox: `${left} ${top} ${right - left} ${bottom - top}`, role: "img", "aria-label": caption }, picture, ...over);
       return element("figure", {}, frame, element("figcaption", {}, caption));
     };
-    const mask = drawMask(face), heat = drawHeat(face);
-    byId("face-views").replaceChildren(
-      view("As it is, nothing drawn on it"),
-      ...(mask.length ? [view("With its mask: what was judged as the face", ...mask)] : []),
-      ...(heat.length ? [view("Heat map: the more yellow, the more the face method goes by it", ...heat)] : []),
-    );
+    const mask = drawMask(at), heat = drawHeat(at);
+    byId("face-views").replaceChildren(...(image.source === null
+      ? [element("p", { className: "quiet" }, "This browser cannot show this frame.")]
+      : [
+        view("As it is, nothing drawn on it"),
+        ...(mask.length ? [view("With its mask: what was judged as the face", ...mask)] : []),
+        ...(heat.length ? [view("Heat map: the more yellow, the more the face method goes by it", ...heat)] : []),
+      ]));
     byId("face-heading").replaceChildren(
-      element("span", { className: `verdict ${label(face)}` }, capital(label(face))), ` Face ${number} of ${image.file_name}`);
+      element("span", { className: `verdict ${label(face)}` }, capital(label(face))), ` ${what}`);
     byId("face-meaning").textContent = meaning(face, provenance);
     byId("face-facts").replaceChildren(...figures(face, provenance).flatMap(
       ([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
+    byId("face-compare").parentElement.hidden = !image.file;
+    byId("face-compare").onclick = (event) => { event.preventDefault(); compareWith(image.file); };
     byId("face").showModal();
+  };
+  // A frame of a video as a picture, as this browser decodes it; null where it does not
+  const frameOf = (file, time) => new Promise((resolve) => {
+    const video = element("video", { muted: true, playsInline: true, preload: "auto" });
+    const giveUp = setTimeout(() => resolve(null), FRAME_MS);
+    const end = (blob) => { clearTimeout(giveUp); resolve(blob); };
+    video.onerror = () => end(null);
+    video.onloadeddata = () => { video.currentTime = time + 0.001; };
+    video.onseeked = () => {
+      const canvas = element("canvas", { width: video.videoWidth, height: video.videoHeight });
+      canvas.getContext("2d").drawImage(video, 0, 0);
+      canvas.toBlob(end, "image/png");
+    };
+    video.src = address(file);
+  });
+  const showPerson = async (track, file, results) => {
+    const { width, height, frame, time_s: time } = track.evidence, name = results.files[0].file_name;
+    const picture = await frameOf(file, time);
+    const copy = picture && new File([picture], `${name} frame ${frame}.png`, { type: "image/png" });
+    const image = { width, height, source: picture && address(picture), file: copy };
+    showFace(track, `Person ${track.track_id} of ${name}`, image, results.provenance);
+  };
+
+  // Comparing a picture with an original: the server lays one over the other
+  const compareWith = (file) => {
+    const held = new DataTransfer();
+    held.items.add(file);
+    byId("compare-picture").files = held.files;
+    byId("face").close();
+    byId("compare").open = true;
+    byId("compare-original").focus();
+  };
+  const compare = async () => {
+    const tell = (text, isError = false) => {
+      byId("compare-status").replaceChildren(text);
+      byId("compare-status").classList.toggle("error", isError);
+    };
+    const body = new FormData(byId("compare-form"));
+    if (body.get("picture").size + body.get("original").size > Number(form.dataset.bytes)) {
+      return tell(`The two have more than ${bytes(Number(form.dataset.bytes))}.`, true);
+    }
+    tell("Comparing …");
+    try {
+      const answer = await fetch("/api/compare", { method: "POST", body }), content = await answer.json();
+      if (!answer.ok) return tell(content.error.message, true);
+      const page = URL.createObjectURL(new Blob([content.page], { type: "text/html" })); // kept: it may be open
+      tell(`${content.sentence} `);
+      byId("compare-status").append(element("a", { href: page, target: "_blank" }, "Look at the comparison"));
+    } catch { tell("The server cannot be reached, or its answer cannot be read.", true); }
   };
 
   const show = (file, results) => {
@@ -289,7 +363,9 @@
       showTimeline(tracks.map((track) => pointsOf(frames, track)), last, results.provenance.fake_threshold);
       fillTable(["Face", "Verdict", "P(fake)", "Seen", "Looks forged in", "Forged moments", "Why unclear"],
         tracks.map((track) => [
-          `#${track.track_id}`, capital(track.verdict), track.fake_probability.toFixed(3),
+          !track.evidence ? `#${track.track_id}` : element("button", {
+            type: "button", ariaLabel: `Look at person ${track.track_id}`, onclick: () => showPerson(track, file, results),
+          }, `#${track.track_id}`), capital(track.verdict), track.fake_probability.toFixed(3),
           span([track.first_time_s, track.last_time_s]), `${track.forged_frames} of ${plural(track.seen_frames, "frame")}`,
           track.forged_moments.map(span).join(", "),
           (track.unclear_because || []).map((name) => REASONS[name]).join("; "),
@@ -302,7 +378,8 @@
       fillTable(["Face", "Verdict", "P(fake)", "Score", "Size", "Why unclear"], frames[0].faces.map((face, position) => [
         element("button", {
           type: "button", ariaLabel: `Look at face ${position + 1}`,
-          onclick: () => showFace(face, position + 1, frames[0], source, results.provenance),
+          onclick: () => showFace(
+            face, `Face ${position + 1} of ${frames[0].file_name}`, { ...frames[0], source, file }, results.provenance),
         }, String(position + 1)), capital(label(face)), face.fake_probability.toFixed(3),
         face.score.toFixed(3), `${Math.round(face.bbox[2])} × ${Math.round(face.bbox[3])}`,
         (face.unclear_because || []).map((name) => REASONS[name]).join("; "),
@@ -444,6 +521,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   for (const name of ["show-masks", "show-heat"]) byId(name).addEventListener("change", () => redraw());
   byId("zoom").addEventListener("change", (event) => byId("face").classList.toggle("zoomed", event.target.checked));
+  byId("compare-form").addEventListener("submit", (event) => { event.preventDefault(); compare(); });
   byId("cancel").addEventListener("click", () => running && running.abort());
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     window.addEventListener(name, (event) => {

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -392,6 +393,19 @@ def test_files_that_cannot_be_a_source_are_refused(photo_set, tmp_path):
         PhotoSource(write(images=[*content["images"], twin]))
     with pytest.raises(ValueError, match="ratio"):
         PhotoSource(write(), ratio=(1, 0))
+
+
+def test_photos_that_are_elsewhere_fail_before_anything_is_written(photo_set, tmp_path):
+    folder, content, _ = photo_set
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"none of its 24 photos is below .*alone"):
+        PhotoSource(alone)
+    # One that is there is enough: the others are reported one by one
+    (alone / "images").mkdir()
+    shutil.copy(folder / "images/07.png", alone / "images/07.png")
+    assert len(PhotoSource(alone).photos) == 24
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png", "C:\\b.png"])

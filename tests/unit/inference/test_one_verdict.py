@@ -18,8 +18,11 @@ from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.build import build_face_method
 from comics.runs.inputs import ExpandedInputs, InputFile
 from comics.runs.options import RunOptions
+from comics.runs.outputs import faces_to_entries
 from comics.runs.records import results_document
 from comics.runs.run import run_inference
+from comics.server.detection import detect_file
+from comics.server.limits import ServerLimits
 
 FACE = [
     "MODEL.META_ARCHITECTURE", "FaceMethod", "MODEL.FACE.METHOD", "CrossEntropy",
@@ -28,13 +31,13 @@ FACE = [
 SHAPES = [(90, 110), (110, 90), (90, 110), (64, 200), (90, 111), (90, 110)]
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_config):
+@pytest.fixture(scope="module", params=[0.0, 0.08], ids=["pixels", "grid"])
+def predictor(tiny_config, request):
     torch.manual_seed(0)
     words = ["MODEL.FCOS.PRIOR_PROB", "0.3", "MODEL.FCOS.POST_NMS_TOPK_TEST", "12"]
     detector = build_model(tiny_config("COMICSBlendMask", *words))
     face = build_face_method(load_config(overrides=FACE))
-    model = FaceForensics(detector, face, mirror=True)
+    model = FaceForensics(detector, face, mirror=True, crop_grid=request.param)
     rule = VerdictRule(score_threshold=0.01)
     return Predictor(model, rule, min_size=64, max_size=128, max_pixels=10**6)
 
@@ -95,6 +98,17 @@ def probabilities(document):
     for face in document["results"]:
         found.setdefault(face["file_name"], []).append((face["fake_probability"], face["bbox"]))
     return found
+
+
+def test_through_the_server_as_in_a_folder(predictor, pictures, alone, tmp_path):
+    """As ``/api/detect`` answers: the same numbers, to the last digit that results hold."""
+    for number, (picture, faces) in enumerate(zip(pictures, alone, strict=True)):
+        upload = tmp_path / str(number) / "upload"
+        upload.parent.mkdir()
+        Image.fromarray(picture).save(upload, "PNG")
+        document = detect_file(predictor, upload, f"{number}.png", ServerLimits())
+        told = [{k: v for k, v in face.items() if k != "image_id"} for face in document["results"]]
+        assert told == faces_to_entries(faces, f"{number}.png")
 
 
 def test_in_a_folder_as_through_the_interface_and_as_a_frame(

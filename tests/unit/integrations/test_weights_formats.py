@@ -348,7 +348,7 @@ def coco_fcos(source) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_class_heads_of_coco_are_initialised_anew_and_said_so(tmp_path, caplog, legacy):
+def test_class_heads_of_coco_are_freshly_initialised_and_named(tmp_path, caplog, legacy):
     source = scrambled(tiny("FCOS"))
     path = tmp_path / "FCOS_R_50_1x.pth"
     content = {"model": coco_fcos(source), "iteration": 90000, "optimizer": {"state": {}}}

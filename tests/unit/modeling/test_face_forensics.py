@@ -123,7 +123,14 @@ def test_training_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"fusion": "mean"}, {"border": "wrap"}, {"crops_per_forward": 0}]
+    "wrong",
+    [
+        {"fusion": "mean"},
+        {"border": "wrap"},
+        {"crops_per_forward": 0},
+        {"crop_grid": -0.1},
+        {"crop_grid": 1.5},
+    ],
 )
 def test_unusable_settings(wrong):
     with pytest.raises(ValueError, match=repr(next(iter(wrong.values())))):
@@ -191,3 +198,18 @@ def test_a_joined_model_can_be_traced():
         traced = torch.jit.trace(module, image.float(), check_trace=False)
         for found, expected in zip(traced(image.float()), module(image.float()), strict=True):
             torch.testing.assert_close(found, expected)
+
+
+def test_crops_on_a_grid():
+    model, images = forensics(crop_grid=0.2), pictures()
+    crops = torch.cat([
+        crop_faces(image, boxes, SIDE, model.margin, grid=0.2)
+        for image, boxes in zip(images, BOXES, strict=True)
+    ])  # fmt: skip
+    assert torch.equal(model.crops(images, BOXES), crops)
+    assert not torch.equal(crops, forensics().crops(images, BOXES))
+    # What moves by much less than a step gives the same, to the last bit
+    with torch.inference_mode():
+        said = torch.cat(model.face_probability(images, BOXES))
+        moved = torch.cat(model.face_probability(images, [boxes + 0.01 for boxes in BOXES]))
+    assert torch.equal(said, moved)

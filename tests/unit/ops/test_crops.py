@@ -5,7 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comics.data.faces.crops import crop_with_margin, square_window
-from comics.ops.crops import crop_faces, margin_window, square_windows, usable_boxes
+from comics.ops.crops import (
+    crop_faces,
+    crop_windows,
+    margin_window,
+    square_windows,
+    usable_boxes,
+)
 
 HEIGHT, WIDTH = 40, 56
 
@@ -103,3 +109,42 @@ def test_a_window_is_inside_the_picture_and_never_empty(box, height, width):
 def test_a_window_has_the_margin_on_every_side():
     assert margin_window((20, 10, 40, 20), (60, 80), 0.15) == (17, 7, 43, 23)
     assert margin_window((20.5, 10.5, 40.2, 20.2), (60, 80), 0) == (20, 10, 41, 21)
+
+
+@given(box=boxes, margin=st.sampled_from([0.0, 0.15]), grid=st.sampled_from([0.02, 0.08, 0.3]))
+@settings(max_examples=60, deadline=None)
+def test_windows_snap_to_a_grid_that_scales_with_them(box, margin, grid):
+    single = torch.tensor([box], dtype=torch.float32)
+    left, top, right, bottom = square_windows(single, margin, grid)[0].tolist()
+    x0, y0, x1, y1 = single[0].tolist()
+    wanted = max(x1 - x0, y1 - y0) * (1 + 2 * margin)
+    side = right - left
+    assert side == bottom - top >= 1
+    # Half a step at most in size and place, and half a pixel or so for whole ones
+    assert wanted / (1 + grid) ** 0.5 - 0.6 <= side <= wanted * (1 + grid) ** 0.5 + 0.6
+    half_step = grid * (side + 0.5) / 2 + 1.01
+    assert abs((left + right) / 2 - (x0 + x1) / 2) <= half_step
+    assert abs((top + bottom) / 2 - (y0 + y1) / 2) <= half_step
+
+
+def test_boxes_that_differ_by_less_than_a_step_mostly_share_a_window():
+    rng = np.random.default_rng(0)
+    corner, side = rng.uniform(50, 300, (500, 2)), rng.uniform(60, 200, (500, 1))
+    boxes = np.concatenate([corner, corner + side], axis=1)
+    moved = boxes + rng.uniform(-0.3, 0.3, (500, 4))
+    pairs = [torch.from_numpy(one.astype(np.float32)) for one in (boxes, moved)]
+
+    def shared(grid):
+        one, other = (square_windows(part, 0.15, grid) for part in pairs)
+        return (one == other).all(1).float().mean().item()
+
+    assert shared(0.1) > 0.9 > shared(0.02) > 0.5 > shared(0.0)
+
+
+def test_crops_on_a_grid_are_its_windows():
+    image = as_tensor(picture())
+    box = torch.tensor([[11.3, 8.2, 31.9, 27.7]])
+    window = square_windows(box, 0.1, 0.2)
+    assert window.tolist() != square_windows(box, 0.1).tolist()
+    crops = crop_faces(image, box, 16, 0.1, "reflect", 0.2)
+    assert torch.equal(crops, crop_windows(image, window, 16, "reflect"))

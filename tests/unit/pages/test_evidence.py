@@ -1,8 +1,12 @@
 """The page of each face: what it shows, and what it says."""
 
+import csv
 import json
 import re
-from dataclasses import asdict
+import shlex
+import shutil
+from dataclasses import asdict, replace
+from html import unescape
 
 import jsonschema
 import numpy as np
@@ -12,8 +16,8 @@ from PIL import Image
 
 from comics.inference.knowledge import ErrorRate
 from comics.ops.masks import bitmap_to_rle
-from comics.pages.evidence import NO_ERROR_RATES, Judge, mask_path, meaning
-from comics.pages.report_rows import FaceRow, FileRow
+from comics.pages.evidence import NO_ERROR_RATES, Judge, mask_path, meaning, rates_sentence
+from comics.pages.report_rows import EvidenceFrame, FaceRow, FileRow
 from comics.pages.run_report import write_run_report
 from comics.runs.inputs import expand_inputs
 from comics.runs.options import RunOptions
@@ -202,4 +206,151 @@ def test_one_sentence_says_what_the_figures_mean():
     assert "None of the traces" in meaning("real", face(0.1), JUDGE)
     assert "no answer: the face is too small" in meaning(
         "unclear", face(0.5, doubts=("small",)), JUDGE
+    )
+
+
+def test_the_command_that_compares_with_an_original(go):
+    folder, _ = go(name="-it's $HOME.png")
+    told = unescape(section(write_run_report(folder).read_text()))
+    source = folder.parent / "source" / "-it's $HOME.png"
+    assert f"<dd>comics compare {shlex.quote(str(source))} ORIGINAL --output" in told
+
+
+PERSON = FaceRow(
+    FileRow({"file_name": "v.mp4"}, 0), 0.95, 0.9, 1, None, (40, 30), track=3, frames=8,
+    times=(0.0, 2.0), shown=EvidenceFrame(12, 0.5, (160, 90), (50, 20, 40, 30), 0.97),
+)  # fmt: skip
+
+
+def test_the_sentence_on_a_person_is_of_its_track_and_of_the_frame_that_is_shown():
+    steady = {"jpeg_75": 0.95, "jpeg_50": 0.93, "half_size": 0.99}
+    told = meaning("fake", replace(PERSON, stability=steady), JUDGE)
+    assert "The frame that is shown says the same when it is saved again" in told
+    told = meaning("fake", replace(PERSON, stability=steady | {"jpeg_50": 0.1}), JUDGE)
+    assert "says otherwise when it is saved as JPEG of quality 50." in told
+    assert "The verdict does not hold" not in told  # which rests on eight frames
+    told = meaning("fake", replace(PERSON, stability=steady | {"half_size": None}), JUDGE)
+    assert "is shrunk to half its width and height, the face is not found again" in told
+    assert "frame" not in meaning("fake", PERSON, JUDGE)
+    # Of a real person the most forged frame may look forged alone: that is no change
+    odd = replace(PERSON, label=0, probability=0.3, stability=steady)
+    assert "The frame that is shown says the same" in meaning("real", odd, JUDGE)
+
+
+class OfFrames(BrightPredictor):
+    """In a video the face moves, and looks more forged from frame to frame."""
+
+    def __init__(self):
+        self.frames = 0
+
+    def _look(self, image):
+        faces = super()._look(image)
+        if image.shape[1] < 100:
+            return faces
+        p = torch.tensor([0.9 + 0.01 * float(image[0, 0, 0] > 100)])
+        return replace(faces, fake_probability=p)
+
+
+@pytest.fixture
+def clip(tmp_path, encode_video):
+    """Three frames, of which the second is the brightest in a corner."""
+    frames = np.random.default_rng(0).integers(0, 90, (3, 90, 160, 3), dtype=np.uint8)
+    frames[1, 0, 0] = 200
+    (tmp_path / "source").mkdir()
+    return encode_video(tmp_path / "source" / "v.mkv", list(frames), codec="ffv1", pixels="bgr0")
+
+
+def video_run(clip, tmp_path, **options):
+    folder = tmp_path / "out"
+    run_inference(OfFrames(), expand_inputs([clip]), RunOptions(folder, **options), lambda _: None)
+    return folder, json.loads((folder / "results.json").read_text())
+
+
+def test_a_person_of_a_video_has_what_a_face_of_a_picture_has(clip, tmp_path, results_schema):
+    folder, results = video_run(clip, tmp_path, stability=True, heat_maps=True)
+    jsonschema.validate(results, results_schema)
+    (track,) = results["files"][0]["track_verdicts"]
+    assert track["evidence"]["frame"] == 1
+    assert track["evidence"]["stability"]["half_size"] == 0.2
+    picture = track["evidence"]["picture"]
+    assert picture == "media/v.1.heat.jpg" and (folder / picture).is_file()
+    told = section(write_run_report(folder).read_text())
+    assert "Person 1 of " in told and told.count("<svg") == 3
+    assert 'viewBox="28 10 104 70"' in told  # of that frame: the box and 15 % around it
+    assert 'aria-label="The face with its mask"' in told
+    assert "the frame at 0:00, where it looks most forged: P(fake) 0.910 alone" in told
+    assert (
+        "formed over 3 frames; 0.200 to 0.910, over the frame that is shown and 3 treated" in told
+    )
+    assert "Shrunk to half its width and height</dt><dd>P(fake) 0.200: real" in told
+    assert "says otherwise when it is shrunk to half" in told
+    assert "comics compare" not in told  # of pictures alone
+    # The tables say it of the frame that is shown
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stability_half_size"] for row in rows] == ["", "0.2", ""]
+    # A run that is continued knows the picture as its own
+    (folder / picture).unlink()
+    lines = []
+    run_inference(
+        OfFrames(), expand_inputs([clip]), RunOptions(folder, stability=True, heat_maps=True),
+        lines.append,
+    )  # fmt: skip
+    assert (folder / picture).is_file() and not any("continued" in line for line in lines)
+
+
+def test_a_person_without_more_has_its_mask(clip, tmp_path):
+    folder, results = video_run(clip, tmp_path)
+    told = section(write_run_report(folder).read_text())
+    assert told.count("<svg") == 2 and "formed over 3 frames" in told
+    # Without the record of the run the crop is cut from the annotated video; of another frame
+    # than the one that is shown it gets no mask
+    shutil.rmtree(folder / ".comics")
+    assert section(write_run_report(folder).read_text()).count("<svg") == 2
+    tracks = folder / results["files"][0]["tracks_file"]
+    document = json.loads(tracks.read_text())
+    document["tracks"][0]["evidence"]["frame"] = 0
+    tracks.write_text(json.dumps(document))
+    assert section(write_run_report(folder).read_text()).count("<svg") == 1
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [3, "x", [1], {"frame": 1}, {"bbox": 1}, {"width": 0}, {"bbox": [0, 0, 1e999, 3]},
+     {"fake_probability": 2}, {"stability": {"jpeg_75": 7}}, {"frame": 1e999}],
+)  # fmt: skip
+def test_evidence_that_is_none_is_said_and_the_rest_shown(clip, tmp_path, evidence):
+    folder, results = video_run(clip, tmp_path)
+    tracks = folder / results["files"][0]["tracks_file"]
+    document = json.loads(tracks.read_text())
+    whole = document["tracks"][0]["evidence"]
+    wrong = evidence
+    if isinstance(evidence, dict) and evidence != {"frame": 1}:
+        wrong = whole | evidence
+    document["tracks"][0]["evidence"] = wrong
+    tracks.write_text(json.dumps(document))
+    assert "its tracks are not shown: " in write_run_report(folder).read_text()
+
+
+def test_tracks_of_before_the_evidence_are_shown_as_they_were(clip, tmp_path):
+    folder, results = video_run(clip, tmp_path)
+    tracks = folder / results["files"][0]["tracks_file"]
+    document = json.loads(tracks.read_text())
+    del document["tracks"][0]["evidence"]
+    tracks.write_text(json.dumps(document))
+    told = section(write_run_report(folder).read_text())
+    assert told.count("<svg") == 1 and "Seen</dt><dd>0:00 – 0:00.1, in 3 analysed" in told
+
+
+def test_error_rates_on_the_first_page_are_grouped_by_what_was_measured():
+    rates = [
+        ErrorRate("test photos", 50, 24, 48, 0.05, 0.5),
+        ErrorRate("test photos", 60, 48, None, 0.02, 0.8),
+        ErrorRate("test photos", 70, 48, None, 0.1, 0.25, "JPEG 50"),
+    ]
+    told = rates_sentence({"error_rates": [asdict(rate) for rate in rates]})
+    assert told == (
+        "Measured, of real / of forged faces, as called forged: test photos: 24 to 48 pixels "
+        "5.0 / 50.0 % (50 faces), 48 and more pixels 2.0 / 80.0 % (60 faces). test photos, "
+        "JPEG 50: 48 and more pixels 10.0 / 25.0 % (70 faces)."
     )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comics.runs.csv_files import FACE_COLUMNS, csv_table, face_row
+from comics.runs.csv_files import FACE_COLUMNS, csv_table, face_row, frames_shown
 
 FACE = {
     "bbox": [1.5, 2, 3, 4],
@@ -32,6 +32,8 @@ def test_a_line_per_face(tmp_path):
         "file_name": "a.jpg", "frame": "", "time_s": "", "track_id": "", "x": "1.5", "y": "2",
         "width": "3", "height": "4", "score": "0.9", "fake_probability": "0.25", "label": "real",
         "verdict": "unclear", "unclear_because": "small compressed",
+        "stability_jpeg_75": "", "stability_jpeg_50": "", "stability_half_size": "",
+        "stability_lost": "",
     }  # fmt: skip
     assert (second["frame"], second["time_s"], second["track_id"]) == ("5", "0.2", "3")
     assert second["label"] == "fake"
@@ -69,3 +71,29 @@ def test_an_exception_writes_nothing(tmp_path):
     with pytest.raises(RuntimeError), csv_table(tmp_path / "r.csv", FACE_COLUMNS):
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+STABILITY = {"jpeg_75": 0.5, "jpeg_50": None, "half_size": 0.125}
+TOLD = {
+    "stability_jpeg_75": "0.5", "stability_jpeg_50": "", "stability_half_size": "0.125",
+    "stability_lost": "jpeg_50",
+}  # fmt: skip
+
+
+def test_the_stability_of_a_face_and_of_the_frame_that_is_shown_for_a_person(tmp_path):
+    tracks = [
+        {"track_id": 3, "evidence": {"frame": 5, "stability": STABILITY}},
+        {"track_id": 4, "evidence": {"frame": 5}},  # not measured
+        {"track_id": 5},
+    ]
+    shown = frames_shown({"track_verdicts": tracks})
+    assert frames_shown({}) == {}
+    with csv_table(tmp_path / "r.csv", FACE_COLUMNS) as table:
+        table.add(face_row({"file_name": "a.jpg"}, FACE | {"stability": STABILITY}))
+        for frame, track in ((4, 3), (5, 3), (5, 4), (5, 5)):
+            image = {"file_name": "v.mp4", "frame": frame, "time_s": 0.1 * frame}
+            face = FACE | {"track_id": track}
+            table.add(face_row(image, face, shown.get((frame, track))))
+    told = [{name: row[name] for name in TOLD} for row in rows_of(tmp_path / "r.csv")]
+    none = dict.fromkeys(TOLD, "")
+    assert told == [TOLD, none, TOLD, none, none]

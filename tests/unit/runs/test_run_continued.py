@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_to_the_results_of_a_whole_one(
     outcome, continued, _ = go(patch_predictor, folder, tmp_path / "out")
     assert outcome.pending == 0
     assert without_paths(continued) == without_paths(whole)
-    # A video that was stopped is begun anew; nothing else is seen twice
+    # A video that was stopped begins again; nothing else is seen twice
     assert sum(patch_predictor.batches) <= images + 8
     if batches_before_the_stop <= 6:
         assert sum(patch_predictor.batches) == images

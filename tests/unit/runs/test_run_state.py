@@ -171,7 +171,7 @@ def test_two_runs_in_one_folder_are_kept_apart(tmp_path):
         pass
 
 
-def test_unreadable_settings_begin_anew(tmp_path, files):
+def test_unreadable_settings_begin_again(tmp_path, files):
     with open_state(tmp_path / "out", SETTINGS) as state:
         finish(state, files[0])
     (tmp_path / "out" / STATE_FOLDER / "settings.json").write_text('{"half')

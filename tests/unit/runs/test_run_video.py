@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -10,15 +11,23 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
 
+from comics.inference.files import FileOutputs
+from comics.inference.heat_grids import heat_grids
+from comics.inference.stability import measure_stability
 from comics.inference.verdict import VideoRule
 from comics.runs import video as module
 from comics.runs.inputs import InputFile
 from comics.runs.messages import describe
 from comics.runs.video import VideoOptions, VideoOutputs, run_video
+from comics.runs.video_evidence import EvidenceOptions
+from comics.video.stream import Stopped
 from comics.video.track_verdicts import track_probability
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+NOTHING_MORE = EvidenceOptions()
 SCHEMA = json.loads(files("comics.video").joinpath("tracks.schema.json").read_text())
 
 
@@ -26,7 +35,10 @@ SCHEMA = json.loads(files("comics.video").joinpath("tracks.schema.json").read_te
 def run(tmp_path, patch_predictor):
     """Function: path, options -> (status, tracks document or None, what came of each frame)."""
 
-    def go(path, media=True, predictor=patch_predictor, stop=lambda: False, **options):
+    def go(
+        path, media=True, predictor=patch_predictor, stop=lambda: False,
+        evidence=NOTHING_MORE, progress=lambda *_: None, **options,
+    ):  # fmt: skip
         came = []
         outputs = VideoOutputs(
             tmp_path / "out",
@@ -41,6 +53,8 @@ def run(tmp_path, patch_predictor):
             lambda frame, faces, track_ids: came.append((frame, faces, track_ids)),
             outputs,
             stop,
+            evidence,
+            progress,
         )
         written = outputs.folder / outputs.tracks
         document = json.loads(written.read_text()) if written.exists() else None
@@ -304,3 +318,198 @@ def test_frames_that_change_their_size_stay_one_track(tmp_path, encode_video, ma
 def test_options_out_of_range(options):
     with pytest.raises(ValueError, match="must be"):
         VideoOptions(**options)
+
+
+class Warm(Masked):
+    """The same, with heat that tells the face by its place, and P(fake) by the patch's shade."""
+
+    def __init__(self, patch_predictor):
+        super().__init__(patch_predictor)
+        self.seen = []
+
+    def predict(self, images):
+        self.seen += [image.shape[:2] for image in images]
+        found = []
+        for image, faces in zip(images, super().predict(images), strict=True):
+            p = faces.fake_probability.clone()
+            for place, (x0, y0, x1, y1) in enumerate(faces.boxes.int().tolist()):
+                inside = image[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4]
+                shade = (float(inside.max(axis=-1).mean()) - 150) / 110
+                p[place] = shade if faces.labels[place] else shade / 2
+            found.append(replace(faces, fake_probability=p.clamp(0, 1), labels=(p >= 0.5).long()))
+        return found
+
+    def heat_maps(self, image, faces):
+        heat = (faces.boxes[:, :1, None] / image.shape[1]).expand(-1, 3, 3)
+        return heat, faces.boxes.round().long() + torch.tensor([-2, -2, 2, 2])
+
+
+def shades(make_scene, levels, width=96):
+    """A red face that moves, and a blue one; each frame of another shade."""
+    return [
+        make_scene(48, width, [((level, 0, 0), 4 + i, 8, 24 + i, 32),
+                               ((0, 0, 450 - level), 70 - i, 20, 90 - i, 44)])
+        for i, level in enumerate(levels)
+    ]  # fmt: skip
+
+
+LEVELS = [205, 215, 245, 210, 235, 200]
+
+
+def lossless(encode_video, path, frames, **options):
+    return encode_video(path, frames, codec="ffv1", pixels="bgr0", **options)
+
+
+@pytest.fixture
+def evidence(tmp_path, run, patch_predictor):
+    """Function: path, what is asked -> (status, document, what came, predictor)."""
+
+    def go(path, heat=True, stability=True, pictures=True, **options):
+        predictor = Warm(patch_predictor)
+        outputs = FileOutputs(tmp_path / "out", PurePath("a")) if pictures else None
+        asked = EvidenceOptions(heat, stability, outputs)
+        return *run(path, predictor=predictor, evidence=asked, **options), predictor
+
+    return go
+
+
+def test_a_person_is_shown_in_the_frame_where_it_looks_most_forged(
+    tmp_path, encode_video, make_scene, evidence
+):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    status, document, came, predictor = evidence(path)
+    told = {track["label"]: track["evidence"] for track in status.track_verdicts}
+    assert [track["evidence"] for track in document["tracks"]] == [
+        track["evidence"] for track in status.track_verdicts
+    ]
+    # The red one is brightest in frame 2, the blue one in frame 5
+    for label, frame, face in (("Fake", 2, 1), ("Real", 5, 0)):
+        shown = told[label]
+        seen, faces, _ = came[frame]
+        assert (shown["frame"], shown["time_s"]) == (frame, seen.time_s)
+        assert (shown["width"], shown["height"]) == (96, 48)
+        x0, y0, x1, y1 = faces.boxes[face].tolist()
+        assert shown["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+        assert shown["fake_probability"] == pytest.approx(faces.fake_probability[face].item())
+        mask = coco_mask.decode(shown["segmentation"]).astype(bool)
+        assert (mask == faces.masks[face].numpy()).all()
+        # What a picture with that frame's pixels would be told
+        heat, windows = predictor.heat_maps(seen.image, faces)
+        assert shown["heat_map"] == heat_grids(heat, windows)[face].entry()
+        expected = measure_stability(predictor.predict, seen.image, faces)[face]
+        assert shown["stability"] == pytest.approx(expected, abs=1e-6)
+        assert shown["picture"] == f"media/a.{frame}.heat.jpg"
+        with Image.open(tmp_path / "out" / shown["picture"]) as picture:
+            assert picture.size == (96, 48)
+    assert status.reason is None
+
+
+def test_a_second_look_costs_the_frames_that_are_shown_alone(
+    tmp_path, encode_video, make_scene, evidence
+):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    _, _, came, predictor = evidence(path, heat=False)
+    assert len(came) == 6
+    sizes = [(48, 96)] * 6 + [(48, 96), (48, 96), (24, 48)] * 2
+    assert predictor.seen == sizes
+    *_, predictor = evidence(path, heat=False, stability=False)
+    assert predictor.seen == sizes[:6]
+
+
+def test_masks_are_told_whether_or_not_more_is_asked_for(
+    tmp_path, encode_video, make_scene, evidence
+):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    status, *_ = evidence(path, heat=False, stability=False, media=False)
+    for track in status.track_verdicts:
+        assert "segmentation" in track["evidence"]
+        assert not {"stability", "heat_map", "picture"} & track["evidence"].keys()
+    status, *_ = evidence(path, stability=False, pictures=False)
+    for track in status.track_verdicts:
+        assert "heat_map" in track["evidence"] and "picture" not in track["evidence"]
+
+
+def test_a_part_is_looked_at_again_in_its_own_frames(tmp_path, encode_video, make_scene, evidence):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS * 2), rate=10)
+    status, _, came, _ = evidence(path, start_s=0.5, stride=2)
+    for track in status.track_verdicts:
+        shown = track["evidence"]
+        (seen,) = [frame for frame, *_ in came if frame.index == shown["frame"]]
+        assert shown["time_s"] == seen.time_s >= 0.5 and "heat_map" in shown
+
+
+def test_pixels_that_are_not_square(tmp_path, encode_video, make_scene, evidence):
+    """The model sees the frame as it is shown; what is told is in the pixels of the file."""
+    frames = shades(make_scene, [240] * 3)
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width = 48, 96
+        stream.pix_fmt, stream.codec_context.sample_aspect_ratio = "bgr0", Fraction(2)
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    status, _, came, predictor = evidence(path)
+    assert predictor.seen[:3] == [(48, 192)] * 3
+    assert predictor.seen[3:] == [(48, 192), (48, 192), (24, 96)] * (len(predictor.seen) // 3 - 1)
+    for track in status.track_verdicts:
+        shown = track["evidence"]
+        assert (shown["width"], shown["height"]) == (96, 48)
+        x, y, width, height = shown["bbox"]
+        left, top, across, down = shown["heat_map"]["bbox"]
+        # Two of the model's pixels beside the box; there is one of the file for two of them
+        assert (left, top) == pytest.approx((x - 1, y - 2), abs=1.01)
+        assert (across, down) == pytest.approx((width + 2, height + 4), abs=1.01)
+
+
+def test_too_little_memory_for_a_second_look_loses_no_verdict(
+    tmp_path, encode_video, make_scene, run, patch_predictor
+):
+    class Short(Warm):
+        def heat_maps(self, image, faces):
+            raise MemoryError
+
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    status, *_ = run(
+        path, predictor=Short(patch_predictor), evidence=EvidenceOptions(heat_maps=True)
+    )
+    assert (status.status, status.verdict) == ("ok", "forged_face_found")
+    assert status.reason == "no heat maps of some frames: too little memory"
+
+
+def test_a_video_that_is_gone_before_the_second_look(
+    tmp_path, encode_video, make_scene, evidence, monkeypatch
+):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    process = module.process_video
+
+    def then_gone(*arguments, **options):
+        report = process(*arguments, **options)
+        path.unlink()
+        return report
+
+    monkeypatch.setattr(module, "process_video", then_gone)
+    status, document, *_ = evidence(path, media=False)
+    assert (status.status, status.tracks) == ("ok", 2)
+    assert "cannot be read again, for heat maps and stability" in status.reason
+    assert "heat_map" not in document["tracks"][0]["evidence"]
+
+
+def test_a_second_look_is_stopped_like_the_first(
+    tmp_path, encode_video, make_scene, run, patch_predictor
+):
+    path = lossless(encode_video, tmp_path / "a.mkv", shades(make_scene, LEVELS))
+    predictor = Warm(patch_predictor)
+    with pytest.raises(Stopped):
+        run(
+            path, predictor=predictor, media=False, evidence=EvidenceOptions(stability=True),
+            stop=lambda: len(predictor.seen) > 6,
+        )  # fmt: skip
+
+
+def test_progress_within_a_video(tmp_path, encode_video, make_scene, run):
+    path = encode_video(tmp_path / "a.mp4", [two_faces(make_scene, i) for i in range(12)])
+    told = []
+    run(path, progress=lambda *one: told.append(one), batch_size=5)
+    assert told[:2] == [("looked at", 5, 12), ("looked at", 10, 12)]
+    assert told[-1] == ("annotated", 12, 12)

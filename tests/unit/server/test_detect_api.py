@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from comics.data.custody.credentials import TrustList
 from comics.server import app as server_app
-from comics.server import detection, gate
+from comics.server import detection, gate, openapi
 from comics.server.app import build_app
 from comics.server.detection import frames_at_once
 from comics.server.errors import CODES
@@ -494,3 +494,86 @@ def test_the_description_for_people_asks_nobody_for_anything(client):
     assert {"schema-Results", "schema-Error", "schema-Place"} <= set(names)
     assert all(f'id="{name}"' in answer.text for name in names)
     assert client.head("/docs").status_code == 200
+
+
+@pytest.fixture
+def scenes():
+    """PNG of a picture with detail, and of the same with a face-sized patch exchanged."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    original = np.asarray(Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC))
+    changed = original.copy()
+    changed[80:140, 100:160] = 255 - changed[80:140, 100:160]
+    buffers = []
+    for image in (changed, original):
+        buffers.append(io.BytesIO())
+        Image.fromarray(image).save(buffers[-1], "PNG")
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def compare(client, picture, original, names=("a.png", "b.png")):
+    files = {"picture": (names[0], picture), "original": (names[1], original)}
+    return client.post("/api/compare", files=files)
+
+
+@pytest.fixture
+def comparer(predictor, folders):
+    with TestClient(build_app(predictor, ServerLimits(pixels=100_000, queue=2))) as client:
+        yield client
+
+
+def test_a_picture_is_compared_with_an_original(comparer, scenes, folders):
+    answer = compare(comparer, *scenes, names=(HOSTILE, "写真.png"))
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["matches"] and found["sentence"].startswith("They differ in one place")
+    jsonschema.validate(found, openapi.COMPARISON)
+    page = found["page"]
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
+    assert "写真.png" in page and hashlib.sha256(scenes[0]).hexdigest() in page
+    assert str(folders) not in page  # where the server kept it for a while is not told
+    assert list(folders.iterdir()) == []
+    # Two that have nothing in common
+    rng = np.random.default_rng(1)
+    other = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(other, "PNG")
+    found = compare(comparer, scenes[0], other.getvalue()).json()
+    assert not found["matches"] and "do not match" in found["sentence"]
+
+
+def test_what_cannot_be_compared_is_named(comparer, scenes, make_video, make_picture, folders):
+    message = refused(compare(comparer, scenes[0], b"hello"), 415, "unsupported_media_type")
+    assert message.startswith("b.png: ")
+    answer = compare(comparer, make_video(), scenes[1], names=("clip.mp4", "b.png"))
+    assert "clip.mp4 is no single picture" in refused(answer, 415, "unsupported_media_type")
+    answer = compare(comparer, make_picture(size=(400, 400)), scenes[1])
+    assert refused(answer, 413, "too_many_pixels").startswith("a.png: ")
+    assert refused(compare(comparer, scenes[0], b""), 422, "unreadable_file").startswith("b.png")
+    cut = compare(comparer, scenes[0][: len(scenes[0]) // 2], scenes[1])
+    assert "a.png" in refused(cut, 422, "unreadable_file")
+    answer = comparer.post("/api/compare", files={"picture": ("a.png", scenes[0])})
+    assert "original" in refused(answer, 422, "invalid_request")
+    assert list(folders.iterdir()) == []
+
+
+def test_comparing_has_the_limits_of_uploads(predictor, folders, scenes):
+    limits = ServerLimits(upload_bytes=50_000, pixels=100_000, queue=2)
+    with TestClient(build_app(predictor, limits)) as client:
+        refused(compare(client, b"x" * 60_000, scenes[1]), 413, "too_many_bytes")
+        answer = client.post("/api/compare", content=b"x", headers={"content-type": "text/plain"})
+        refused(answer, 415, "unsupported_media_type")
+        headers = {"origin": "https://elsewhere.example"}
+        answer = client.post("/api/compare", files={"picture": b"x"}, headers=headers)
+        refused(answer, 403, "forbidden")
+
+
+def test_a_person_of_a_video_has_evidence_too(client, make_video):
+    options = {"data": {"heat_maps": "true", "stability": "true"}}
+    results = send(client, make_video(1, RED), "clip.mp4", **options).json()
+    jsonschema.validate(results, SCHEMA)
+    (track,) = results["files"][0]["track_verdicts"]
+    shown = track["evidence"]
+    assert (shown["width"], shown["height"], shown["bbox"]) == (64, 48, [16, 12, 32, 24])
+    assert shown["heat_map"]["bbox"] == [13, 9, 38, 30]
+    assert shown["stability"] == {"jpeg_75": 0.9, "jpeg_50": 0.9, "half_size": 0.9}
+    assert {"segmentation"} <= shown.keys() and "picture" not in shown

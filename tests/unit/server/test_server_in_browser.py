@@ -1,5 +1,6 @@
 """The server's page in a real browser: files dropped, chosen, too large, hostile."""
 
+import io
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -288,3 +289,84 @@ def test_it_is_used_by_keyboard(page):
     until(page, "window.asked")
     assert page.locator("#file").get_attribute("aria-describedby") == "limits"
     assert page.locator("#status").get_attribute("role") == "status"
+
+
+def test_a_person_of_a_video_is_looked_at_closely(page, make_video):
+    page.get_by_label("Also look at copies").check()
+    page.get_by_label("Also make heat maps").check()
+    choose(page, "clip.webm", make_video(2, RED, form="webm"), "video/webm")
+    wait_for(page, "Done")
+    page.get_by_role("button", name="Look at person 1").click()
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    assert dialog.locator("h2").inner_text() == "Fake Person 1 of clip.webm"
+    assert dialog.locator("svg").count() == 3  # the frame, with its mask, with its heat map
+    assert dialog.locator("svg").first.get_attribute("viewBox") == "11 7 42 34"
+    shown = page.evaluate(
+        """async () => {
+          const image = new Image();
+          image.src = document.querySelector("#face-views image").getAttribute("href");
+          await image.decode();
+          const canvas = new OffscreenCanvas(image.width, image.height);
+          const pen = canvas.getContext("2d");
+          pen.drawImage(image, 0, 0);
+          return [image.width, image.height, ...pen.getImageData(32, 24, 1, 1).data];
+        }"""
+    )
+    assert shown[:2] == [64, 48] and shown[2] > 180 and max(shown[3:5]) < 70  # the video's red
+    facts = dialog.locator("dl").inner_text()
+    assert "formed over 10 frames; 0.900 to 0.900, over the frame that is shown and 3" in facts
+    assert "where it looks most forged: P(fake) 0.900 alone" in facts and "Score" not in facts
+    assert "The frame that is shown says the same" in dialog.locator("#face-meaning").inner_text()
+    assert dialog.evaluate("e => e.scrollWidth <= e.clientWidth")
+    # Its frame can be compared with an original
+    dialog.get_by_role("link", name="Compare with an original").click()
+    assert dialog.count() == 0
+    name = "document.getElementById('compare-picture').files[0].name"
+    assert re.fullmatch(r"clip\.webm frame \d+\.png", page.evaluate(name))
+
+
+def test_a_frame_that_this_browser_cannot_show_has_its_figures(page, make_video):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (64, 48), RED) for _ in range(4)]
+    frames[2].putpixel((0, 0), BLUE)
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=200)
+    choose(page, "a.gif", buffer.getvalue(), "image/gif")
+    wait_for(page, "Done")
+    page.get_by_role("button", name="Look at person 1").click()
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    assert "This browser cannot show this frame." in dialog.inner_text()
+    assert "P(fake)" in dialog.locator("dl").inner_text()
+    assert not dialog.get_by_role("link", name="Compare").is_visible()
+
+
+def test_a_face_leads_to_a_comparison_with_an_original(page, make_picture):
+    choose(page, HOSTILE, make_picture(RED, size=(80, 120)))
+    wait_for(page, "Done")
+    page.get_by_role("button", name="Look at face 1").click()
+    page.get_by_role("dialog").get_by_role("link", name="Compare with an original").click()
+    assert page.get_by_role("dialog").count() == 0
+    until(page, "document.activeElement.id === 'compare-original'")
+    assert page.evaluate("document.getElementById('compare-picture').files[0].name") == HOSTILE
+    original = {"name": "b.png", "mimeType": "image/png", "buffer": make_picture(BLUE)}
+    page.set_input_files("#compare-original", original)
+    page.get_by_role("button", name="Compare", exact=True).click()
+    status = page.locator("#compare-status")
+    status.get_by_role("link", name="Look at the comparison").wait_for()
+    assert "These two pictures do not match" in status.inner_text()
+    with page.context.expect_page() as opened:
+        status.get_by_role("link").click()
+    comparison = opened.value
+    assert comparison.locator("figure").count() == 2
+    assert HOSTILE in comparison.locator("body").inner_text()
+    assert comparison.locator("img").count() == 0
+    comparison.close()
+    # A fault is told in place
+    wrong = {"name": "note.txt", "mimeType": "text/plain", "buffer": b"hello"}
+    page.set_input_files("#compare-original", wrong)
+    page.get_by_role("button", name="Compare", exact=True).click()
+    until(page, "document.getElementById('compare-status').textContent.includes('note.txt')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -99,7 +99,7 @@ def test_frames_without_faces():
     assert track(frames) == [[], [1], [], [], [1], []]
 
 
-def test_a_face_that_was_away_too_long_starts_anew():
+def test_a_face_that_was_away_too_long_gets_a_new_number():
     frames = [(0, faces([box(0, 0)]))] + [(0.1 * i, faces([])) for i in range(1, 16)]
     assert track([*frames, (1.6, faces([box(0, 0)]))])[-1] == [2]
     assert track([*frames[:9], (0.9, faces([box(0, 0)]))])[-1] == [1]

@@ -1,9 +1,11 @@
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from comics.inference.verdict import VideoRule
 from comics.structures import FAKE, REAL, Faces
@@ -112,3 +114,24 @@ def test_an_older_file_stays_where_writing_fails(tmp_path):
         recorder.write(tmp_path / "a.json", {"fake_probability": float("nan")}, [])
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "older"
+
+
+def test_the_frame_that_is_shown_is_the_first_of_the_most_forged():
+    masks = torch.zeros(2, 100, 200, dtype=torch.bool)
+    masks[0, 10:20, 30:50], masks[1, 60:90, 100:180] = True, True
+    boxes = [[30.25, 10.5, 50.75, 20.25], [100.0, 60.0, 180.0, 90.0]]
+    script = {3: (0.2, 0.7), 6: (0.9, 0.1), 9: (0.9, 0.8), 12: (0.5, 0.8)}
+    with TrackRecorder(VideoRule()) as recorder:
+        for frame, probabilities in script.items():
+            found = replace(faces(boxes, [0.9, 0.8], list(probabilities)), masks=masks)
+            recorder.add(frame, frame / 25, found, [4, 2])
+        second, first = recorder.tracks()
+        found, numbers = recorder.faces(6, (100, 200), {4: first, 2: second})
+    assert (first.evidence.frame, second.evidence.frame) == (6, 9)
+    assert first.evidence.time_s == pytest.approx(0.24)
+    assert first.evidence.box == pytest.approx((30.25, 10.5, 20.5, 9.75))
+    assert first.evidence.fake_probability == pytest.approx(0.9)
+    assert second.evidence.size == (100, 200)
+    assert (coco_mask.decode(second.evidence.mask).astype(bool) == masks[1].numpy()).all()
+    # Boxes come back to the last bit
+    assert numbers == [4, 2] and found.boxes.tolist() == torch.tensor(boxes).tolist()

@@ -356,3 +356,43 @@ def test_a_wave_file_is_no_video(tmp_path, patch_predictor):
     (tmp_path / "a.mp4").write_bytes(buffer.getvalue())
     with pytest.raises(VideoError, match="not a readable video"):
         process(tmp_path / "a.mp4", patch_predictor)
+
+
+@pytest.mark.parametrize(
+    ("name", "selection", "expected"),
+    [
+        ("a.mp4", {}, 50),
+        ("a.mp4", {"start_s": 0.5, "end_s": 1.5}, 25),
+        ("a.mp4", {"start_s": 1.0}, 25),
+        ("a.mp4", {"end_s": 60.0, "max_fps": 5.0}, 50),  # those to be read, not those analysed
+        ("a.mkv", {}, 50),  # by its duration: the container counts no frames
+        ("a.h264", {}, None),  # which says nothing of its length
+    ],
+)
+def test_progress_tells_frames_done_of_how_many(
+    tmp_path, encode_video, make_scene, patch_predictor, name, selection, expected
+):
+    path = encode_video(tmp_path / name, moving(make_scene, 10) * 5, options={"bf": "0", "g": "5"})
+    told = []
+    report = process_video(
+        path, patch_predictor.predict, lambda frame, faces: None, max_pixels=MAX_PIXELS,
+        selection=Selection(**selection), progress=lambda *one: told.append(one),
+    )  # fmt: skip
+    done = [count for count, _ in told]
+    assert done == sorted(done) and len(set(done)) > 2
+    assert {total for _, total in told} == {expected}
+    last = max(done)
+    assert last <= report.frames
+    if "max_fps" not in selection:  # else the last frames are read and not looked at
+        assert last == report.frames == (expected or 50)
+
+
+def test_an_animation_says_how_many_frames_it_has(tmp_path, patch_predictor):
+    frames = [Image.new("RGB", (64, 48), (number * 20, 0, 0)) for number in range(6)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    told = []
+    process_video(
+        tmp_path / "a.webp", patch_predictor.predict, lambda frame, faces: None,
+        max_pixels=MAX_PIXELS, batch_size=2, progress=lambda *one: told.append(one),
+    )  # fmt: skip
+    assert told[-1] == (6, 6) and [count for count, _ in told[:3]] == [2, 4, 6]

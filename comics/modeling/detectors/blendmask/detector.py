@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import roi_align
 
 from comics.config import CfgNode
 from comics.modeling.detectors.base import (
@@ -39,6 +38,7 @@ from comics.modeling.detectors.pooling import pool_map
 from comics.modeling.detectors.target_masks import require_masks, target_masks
 from comics.modeling.detectors.towers import PREDICTION_STD
 from comics.modeling.layers import fill_bias
+from comics.ops.compiled import roi_align
 from comics.registry import DETECTORS
 from comics.structures import Faces
 

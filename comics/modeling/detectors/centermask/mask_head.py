@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_area
 
 from comics.modeling.detectors.cells import image_of_each
 from comics.modeling.detectors.mask_rcnn import MaskHead
 from comics.modeling.detectors.pooling import PyramidPooler, pool_by_level
+from comics.ops.boxes import box_area
 
 ASSIGNMENTS = ("ratio", "area")
 SMALLEST_AREA = 1e-6  # of a box in pixels: keeps the logarithm of one without area finite

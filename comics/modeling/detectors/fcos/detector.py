@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
@@ -50,6 +49,7 @@ from comics.modeling.detectors.towers import (
 )
 from comics.modeling.layers import fill_bias
 from comics.ops.boxes import clip_boxes
+from comics.ops.compiled import batched_nms
 from comics.registry import DETECTORS
 from comics.structures import Faces
 

@@ -25,6 +25,7 @@ from comics.inference.onnx.export import DifferenceError, compare, export_model 
 from comics.inference.onnx.graphs import Graph, detector_graphs  # noqa: E402
 from comics.inference.onnx.models import OnnxFaceMethod  # noqa: E402
 from comics.inference.onnx.predictor import OnnxPredictor  # noqa: E402
+from comics.inference.onnx.sessions import opener  # noqa: E402
 
 QUICK = "COMICSBlendMask"  # one of the detectors stands for all
 # So that a network of random weights finds faces whose scores differ
@@ -233,8 +234,7 @@ def test_without_masks_their_maps_are_not_computed(exported):
 def test_a_face_method_says_the_same(exported_face, method):
     weights, path = exported_face(method)
     model, cfg, _ = load_model(weights)
-    providers = export_module.Session(path, [("CPUExecutionProvider", {})])
-    face = OnnxFaceMethod(providers, cfg.MODEL.FACE.CROP_SIZE)
+    face = OnnxFaceMethod(opener("onnx")(path), cfg.MODEL.FACE.CROP_SIZE)
     generator = torch.Generator().manual_seed(3)
     for count, side in ((1, 32), (5, 48)):
         crops = torch.rand(count, 3, side, side, generator=generator) * 255

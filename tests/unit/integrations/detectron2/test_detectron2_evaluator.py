@@ -83,7 +83,7 @@ def test_ap_is_detectron2s(entry, tmp_path):
             assert 100 * ours[task][name] == pytest.approx(theirs[task][name], abs=1e-6)
 
 
-def test_an_image_that_comes_twice_counts_once_and_reset_starts_anew(entry, tmp_path):
+def test_an_image_that_comes_twice_counts_once_and_reset_forgets(entry, tmp_path):
     inputs, outputs = predictions(entry)
     evaluator = ComicsEvaluator(entry, ["bbox"], tmp_path, 0.05)
     evaluator.reset()
