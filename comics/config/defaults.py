@@ -187,6 +187,9 @@ _C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2  # salt-and-pepper noise
 _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
 _C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
+# Instead of all that, with this probability, a mixture of corruptions of the challenge set, else
+# the image as it is: an oracle that knows the test, to be compared with (docs/protocols.md#arms)
+_C.INPUT.VIEWS.CHALLENGE_PROB = 0.0
 
 add_face_data_config(_C)  # INPUT.FACE: in comics/config/face_data.py
 

@@ -27,7 +27,7 @@ from comics.data.mosaic import NO_MOSAIC, Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry
 from comics.data.validation import TOLERATED_BROKEN, size_mismatch, tolerated_broken
-from comics.data.views import PhotometricView
+from comics.data.views import View
 from comics.structures import DetectionBatch, Faces
 
 Photo = tuple[ImageRecord, np.ndarray]  # a record and its image, [H, W, 3] uint8 RGB
@@ -126,7 +126,7 @@ class TrainDataset(Dataset):
         self,
         records: Sequence[ImageRecord],
         geometry: Geometry,
-        view: PhotometricView | None,
+        view: View | None,
         seed: int,
         with_masks: bool = True,
         with_key_view: bool = False,
@@ -191,7 +191,7 @@ def augment(
     rng: np.random.Generator,
     *,
     geometry: Geometry,
-    view: PhotometricView | None,
+    view: View | None,
     with_masks: bool = True,
     with_key_view: bool = False,
     mosaic: Mosaic = NO_MOSAIC,

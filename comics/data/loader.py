@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
 from comics.data.catalog import datasets_root, load_dataset
+from comics.data.challenge_levels import ChallengeView
 from comics.data.dataset import (
     ORDER,
     LoadedBatch,
@@ -34,7 +35,7 @@ from comics.data.images import ImageError
 from comics.data.mosaic import Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
-from comics.data.views import PhotometricView
+from comics.data.views import PhotometricView, View
 from comics.structures import DetectionBatch
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def build_train_loader(
     dataset = TrainDataset(
         records,
         geometry=training_geometry(cfg),
-        view=PhotometricView.from_config(cfg) if cfg.INPUT.VIEWS.ENABLED else None,
+        view=training_view(cfg),
         seed=cfg.SEED,
         with_masks=cfg.MODEL.MASK_ON,
         with_key_view=needs_key_view(cfg),
@@ -241,6 +242,20 @@ def build_test_loader(
     dataset = TestDataset(records, geometry, with_masks, cfg.INPUT.MAX_PIXELS)
     loader = make_data_loader(cfg, dataset, batch_size=cfg.TEST.IMS_PER_BATCH)
     return TestLoader(loader, len(records))
+
+
+def training_view(cfg: CfgNode) -> View | None:
+    """What INPUT.VIEWS makes of a training image; None where it is off.
+
+    Raises:
+        ValueError: if INPUT.VIEWS.CHALLENGE_PROB is no probability.
+    """
+    if not cfg.INPUT.VIEWS.ENABLED:
+        return None
+    share = cfg.INPUT.VIEWS.CHALLENGE_PROB
+    if not 0 <= share <= 1:
+        raise ValueError(f"INPUT.VIEWS.CHALLENGE_PROB must be in [0, 1], got {share}")
+    return ChallengeView(share) if share else PhotometricView.from_config(cfg)
 
 
 def needs_key_view(cfg: CfgNode) -> bool:
