@@ -169,6 +169,10 @@ class Faces:
         overlapped = torch.device(device).type != "cpu"
         return self._map(lambda tensor: tensor.to(device, non_blocking=overlapped))
 
+    def pin_memory(self) -> Self:
+        """Every tensor in page-locked memory, from which a GPU copies without waiting."""
+        return self._map(Tensor.pin_memory)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         tensors: dict[str, Any] = {
             field.name: function(value)
@@ -215,6 +219,16 @@ class DetectionBatch:
             key_images=None if keys is None else [k.to(device, non_blocking=True) for k in keys],
         )
 
+    def pin_memory(self) -> DetectionBatch:
+        """Images and targets in page-locked memory; a loader of PyTorch's calls this."""
+        keys = self.key_images
+        return replace(
+            self,
+            images=[image.pin_memory() for image in self.images],
+            targets=[faces.pin_memory() for faces in self.targets],
+            key_images=None if keys is None else [key.pin_memory() for key in keys],
+        )
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -251,16 +265,21 @@ class FaceBatch:
 
     def to(self, device: torch.device | str) -> FaceBatch:
         """Move every tensor to ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: Any) -> Any:
+    def pin_memory(self) -> FaceBatch:
+        """Every tensor in page-locked memory; a loader of PyTorch's calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> FaceBatch:
+        def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
+                return function(value)
             if isinstance(value, Mapping):
-                return {name: move(tensor) for name, tensor in value.items()}
+                return {name: apply(tensor) for name, tensor in value.items()}
             return value
 
-        moved = {field.name: move(getattr(self, field.name)) for field in fields(self)}
-        return FaceBatch(**moved)
+        return FaceBatch(**{field.name: apply(getattr(self, field.name)) for field in fields(self)})
 
     def __len__(self) -> int:
         return len(self.images)

@@ -10,11 +10,17 @@ from comics.commands.stopping import stop
 from comics.data.faces.manifest import split_entry
 from comics.data.faces.manifest_files import read_manifest
 from comics.data.forgery import DEFAULT_METHODS, METHODS
-from comics.data.forgery.donors import GeneratedDonors, donor_files, fit_pose
+from comics.data.forgery.donors import (
+    DonorFile,
+    GeneratedDonors,
+    donor_files,
+    fit_pose,
+    listed_donors,
+)
 from comics.data.forgery.networks import FaceNetwork
 from comics.data.generate import (
+    DONOR_SPLITS,
     RECORDS,
-    TEST_SPLITS,
     Materials,
     Settings,
     Source,
@@ -164,15 +170,9 @@ def _donors(options: argparse.Namespace, source: Source) -> GeneratedDonors | No
         return None
     named = split_entry(options.donors)
     if named is None:
-        files: list[tuple[Path, tuple[str, ...]]]
-        files = [(path, ()) for path in donor_files(Path(options.donors))]
+        files = [DonorFile(path) for path in donor_files(Path(options.donors))]
     else:
-        manifest = read_manifest(named[0]).select(named[1])
-        splits = {"train": ("train",), "val": ("val",), "test": TEST_SPLITS}
-        files = [
-            (Path(manifest[index].path), splits.get(manifest.name(index, "split"), ()))
-            for index in range(len(manifest))
-        ]
+        files = listed_donors(read_manifest(named[0]).select(named[1]), DONOR_SPLITS)
     pose = None
     if isinstance(source, PhotoSource):
         pose = fit_pose(source.known_poses(POSE_FACES))

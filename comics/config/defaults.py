@@ -187,6 +187,9 @@ _C.INPUT.VIEWS.SALT_PEPPER_PROB = 0.2  # salt-and-pepper noise
 _C.INPUT.VIEWS.SALT_PEPPER_SHARE = [0.001, 0.02]  # of the pixels
 _C.INPUT.VIEWS.DOWNSCALE_PROB = 0.2  # linear interpolation
 _C.INPUT.VIEWS.DOWNSCALE = 4  # shrink to 1/4 and back
+# Instead of all that, with this probability, a mixture of corruptions of the challenge set, else
+# the image as it is: an oracle that knows the test, to be compared with (docs/protocols.md#arms)
+_C.INPUT.VIEWS.CHALLENGE_PROB = 0.0
 
 add_face_data_config(_C)  # INPUT.FACE: in comics/config/face_data.py
 
@@ -231,6 +234,16 @@ _C.SOLVER.AMP.PRECISION = "bfloat16"  # or "float16", with loss scaling
 # torch.compile what turns pictures into features: quicker steps after a minute of compiling, where
 # training pictures are of one size (crops, mosaics)
 _C.SOLVER.COMPILE = False
+# Weights and maps with their channels side by side, which convolutions on the CPU and mixed
+# precision on a GPU are quicker with (docs/benchmarks.md)
+_C.SOLVER.CHANNELS_LAST = True
+# Matrix products and convolutions of float32 in TF32 on a GPU that has it: quicker, with ten bits
+# of mantissa. Inference never does: what a picture gets must not depend on the device
+_C.SOLVER.TF32 = False
+# Several processes: look for parameters that a step gives no gradient, which costs a walk through
+# the graph. Of the models here each loss reaches all its parameters, faces or not, and those that
+# train in stages say so themselves; True: look in any case, for a model of another package
+_C.SOLVER.FIND_UNUSED_PARAMETERS = False
 
 _C.LOG = CfgNode()
 _C.LOG.PERIOD = 20  # iterations between lines of metrics.jsonl

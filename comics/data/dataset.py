@@ -27,7 +27,7 @@ from comics.data.mosaic import NO_MOSAIC, Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry
 from comics.data.validation import TOLERATED_BROKEN, size_mismatch, tolerated_broken
-from comics.data.views import PhotometricView
+from comics.data.views import View
 from comics.structures import DetectionBatch, Faces
 
 Photo = tuple[ImageRecord, np.ndarray]  # a record and its image, [H, W, 3] uint8 RGB
@@ -87,6 +87,10 @@ class LoadedBatch:
     batch: Any
     broken: list[tuple[int, ImageError]]
 
+    def pin_memory(self) -> LoadedBatch:
+        """The batch in page-locked memory; a loader of PyTorch's calls this."""
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
 
 def read_record(record: ImageRecord, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Decode a record's image: [H, W, 3] uint8 RGB.
@@ -122,7 +126,7 @@ class TrainDataset(Dataset):
         self,
         records: Sequence[ImageRecord],
         geometry: Geometry,
-        view: PhotometricView | None,
+        view: View | None,
         seed: int,
         with_masks: bool = True,
         with_key_view: bool = False,
@@ -187,7 +191,7 @@ def augment(
     rng: np.random.Generator,
     *,
     geometry: Geometry,
-    view: PhotometricView | None,
+    view: View | None,
     with_masks: bool = True,
     with_key_view: bool = False,
     mosaic: Mosaic = NO_MOSAIC,

@@ -46,6 +46,8 @@ JPEG_QUALITY = (85, 95)  # of the saved images, both included
 MAX_CROP = 0.15  # share of an image that its way to the viewer cuts off at a side
 MIN_LEFT = 0.6  # share of a face that a cut must leave for it to count as a face
 TEST_SPLITS = ("test_dev", "test_challenge")
+# Splits of a set that donors of a manifest's split serve: one of train is in photos of train alone
+DONOR_SPLITS = {"train": ("train",), "val": ("val",), "test": TEST_SPLITS}
 Source = SyntheticSource | PhotoSource
 
 
@@ -63,6 +65,8 @@ class Settings:
             challenge split are.
         viewer: probability that an image of any split goes a way to its viewer, in [0, 1]: cut,
             scaled and compressed again, see ``comics.data.viewer``.
+        mixed: probability that a photo with several faces must have real and forged ones, in
+            [0, 1]; the others have what is drawn face by face.
 
     Raises:
         ValueError: for a value out of range, or no method for training.
@@ -76,16 +80,21 @@ class Settings:
     strength: float = 1.0
     corrupt_train: float = 0.0
     viewer: float = 0.0
+    mixed: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.unseen_methods):
             if name not in METHODS:
                 raise KeyError(f"no forgery method {name!r}. Choices: {', '.join(METHODS)}")
-        for name in ("fake_share", "corrupt_train", "viewer"):
+        for name in ("fake_share", "corrupt_train", "viewer", "mixed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.strength <= 3:
             raise ValueError(f"strength must be in (0, 3], got {self.strength}")
+        if self.mixed and not 0 < self.fake_share < 1:
+            raise ValueError(
+                f"mixed photos need a fake_share between 0 and 1, got {self.fake_share}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if not self.methods_of("train"):
@@ -196,13 +205,21 @@ def generate_dataset(
 
 
 def draw_labels(
-    rng: np.random.Generator, count: int, fake_share: float, methods: Sequence[str]
+    rng: np.random.Generator,
+    count: int,
+    fake_share: float,
+    methods: Sequence[str],
+    mixed: float = 0.0,
 ) -> list[str | None]:
     """For each of ``count`` faces a forgery method, or None for a face that stays real.
 
-    Nothing about the faces enters, so size and place cannot tell a label.
+    Nothing about the faces enters, so size and place cannot tell a label. Of several faces, with
+    probability ``mixed`` some are real and some forged: the draw is repeated until they are.
     """
     fake = rng.random(count) < fake_share
+    if mixed and count > 1 and rng.random() < mixed:
+        while fake.all() or not fake.any():
+            fake = rng.random(count) < fake_share
     drawn = rng.integers(0, len(methods), count)
     return [methods[choice] if forged else None for forged, choice in zip(fake, drawn, strict=True)]
 
@@ -222,7 +239,11 @@ def make_image(
     drawing, labelling, forging, saving, viewing = map(np.random.default_rng, seeds.spawn(5))
     photo = source.open(job, drawing)
     labels = draw_labels(
-        labelling, len(photo.faces), settings.fake_share, settings.methods_of(job.split)
+        labelling,
+        len(photo.faces),
+        settings.fake_share,
+        settings.methods_of(job.split),
+        settings.mixed,
     )
     image, made = _forge(job, photo, labels, source, settings, materials, forging)
     ignored, way = photo.ignored, None
@@ -288,12 +309,14 @@ def _forge(
         if method is None:
             made.append(_MadeFace(face.box, face.mask))
             continue
-        donor = None
+        donor, of_donor = None, {}
         if METHODS[method].donor == "photo":
             donor = source.donor(job, photo, index, stream)
         elif METHODS[method].donor == "generated":
             assert materials.donors is not None  # as Materials.check made sure
-            donor = materials.donors.choose(face, job.split, stream)
+            chosen = materials.donors.choose(face, job.split, stream)
+            if chosen is not None:
+                donor, of_donor = chosen.face, chosen.record
         if METHODS[method].needs_donor and donor is None:
             method = "self_blend"  # no other photo with a face, or no donor that fits
         own = replace(face, image=image, mask=_own_pixels(photo.faces, index))
@@ -306,7 +329,8 @@ def _forge(
             strength=settings.strength,
         )
         image = forged.image
-        made.append(_MadeFace(face.box, face.mask, method, forged.altered, forged.parameters))
+        parameters = of_donor | forged.parameters
+        made.append(_MadeFace(face.box, face.mask, method, forged.altered, parameters))
     return image, made
 
 

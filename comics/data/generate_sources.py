@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,13 @@ class PhotoSource:
         FileNotFoundError: if it does not exist.
     """
 
-    def __init__(self, path: Path, size: int = 0, ratio: Sequence[float] = DEFAULT_RATIO) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int = 0,
+        ratio: Sequence[float] = DEFAULT_RATIO,
+        keep: Callable[[Mapping[str, Sequence[dict]]], Collection[str]] | None = None,
+    ) -> None:
         path = path / "annotations.json" if path.is_dir() else path
         if len(ratio) != len(SPLITS) or min(ratio) < 0 or sum(ratio) <= 0:
             raise ValueError(f"ratio must be {len(SPLITS)} shares of 0 or more, got {ratio}")
@@ -151,6 +157,10 @@ class PhotoSource:
                     f"{path}: annotation {annotation.get('id')}: no image {annotation['image_id']}"
                 )
             self.faces[names[annotation["image_id"]]].append(annotation)
+        if keep is not None:
+            kept = keep(self.faces)
+            self.photos = {name: self.photos[name] for name in self.photos if name in kept}
+            self.arguments["photos"] = len(self.photos)
         self.splits = {name: _split_of(record, ratio) for name, record in self.photos.items()}
         self.donors = self._donor_table()
 

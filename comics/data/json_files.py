@@ -5,9 +5,12 @@ Nothing here imports torch: files of results are checked without it.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,27 @@ def decode_json(data: bytes) -> Any:
     """The content of JSON bytes; as ``read_json``."""
     if not data.strip():
         raise ValueError("the file is empty")
+    text = data.decode(json.detect_encoding(data))
+    del data  # else both are held while the content is made
     try:
-        return json.loads(data.decode(json.detect_encoding(data)))
+        with collection_paused():
+            return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Python looks for no cycles to collect: among a million new objects it would look in vain,
+    again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def integer(value: Any) -> int | None:

@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Sampler
 
 from comics.data.catalog import datasets_root, load_dataset
+from comics.data.challenge_levels import ChallengeView
 from comics.data.dataset import (
     ORDER,
     LoadedBatch,
@@ -34,7 +35,7 @@ from comics.data.images import ImageError
 from comics.data.mosaic import Mosaic
 from comics.data.records import DatasetError, ImageRecord
 from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
-from comics.data.views import PhotometricView
+from comics.data.views import PhotometricView, View
 from comics.structures import DetectionBatch
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def build_train_loader(
     dataset = TrainDataset(
         records,
         geometry=training_geometry(cfg),
-        view=PhotometricView.from_config(cfg) if cfg.INPUT.VIEWS.ENABLED else None,
+        view=training_view(cfg),
         seed=cfg.SEED,
         with_masks=cfg.MODEL.MASK_ON,
         with_key_view=needs_key_view(cfg),
@@ -243,6 +244,20 @@ def build_test_loader(
     return TestLoader(loader, len(records))
 
 
+def training_view(cfg: CfgNode) -> View | None:
+    """What INPUT.VIEWS makes of a training image; None where it is off.
+
+    Raises:
+        ValueError: if INPUT.VIEWS.CHALLENGE_PROB is no probability.
+    """
+    if not cfg.INPUT.VIEWS.ENABLED:
+        return None
+    share = cfg.INPUT.VIEWS.CHALLENGE_PROB
+    if not 0 <= share <= 1:
+        raise ValueError(f"INPUT.VIEWS.CHALLENGE_PROB must be in [0, 1], got {share}")
+    return ChallengeView(share) if share else PhotometricView.from_config(cfg)
+
+
 def needs_key_view(cfg: CfgNode) -> bool:
     """Whether the configured model trains on two views."""
     return cfg.MODEL.META_ARCHITECTURE.startswith("COMICS") and cfg.MODEL.COMICS.PROPOSAL.ENABLED
@@ -274,12 +289,13 @@ def make_data_loader(
     """A loader with ``DATALOADER``'s workers.
 
     Args:
-        cfg: DATALOADER and SEED are read.
+        cfg: DATALOADER, MODEL.DEVICE and SEED are read.
         dataset: what the workers read.
         collate: samples to a batch.
         batches: ``batch_sampler`` or ``batch_size``.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
+    on_cuda = cfg.MODEL.DEVICE == "auto" or cfg.MODEL.DEVICE.startswith("cuda")
     loader = DataLoader(
         dataset,
         collate_fn=collate,
@@ -287,6 +303,8 @@ def make_data_loader(
         worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         prefetch_factor=PREFETCH if workers else None,
+        # Else a copy to the GPU waits for it, also one that asks not to
+        pin_memory=on_cuda and torch.cuda.is_available(),
         # Its own generator: starting workers must not move the model's random numbers
         generator=torch.Generator().manual_seed(cfg.SEED),
         **batches,

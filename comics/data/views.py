@@ -13,12 +13,15 @@ Images are [H, W, 3] uint8 RGB; no function changes its argument, and none chang
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
+# What makes a view: ``(image, rng) -> image`` of the same size
+View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13  # Pillow's SMOOTH
 
 

@@ -44,8 +44,12 @@ def process_group(device_name: str) -> Iterator[torch.device]:
         return
     if device.type == "cuda":
         device = _local_cuda_device()
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    on_cuda = device.type == "cuda"
+    distributed.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        timeout=PATIENCE,
+        device_id=device if on_cuda else None,  # NCCL would guess, and connect at its first use
+    )
     try:
         yield device
     finally:

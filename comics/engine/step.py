@@ -63,16 +63,21 @@ class LossModel(nn.Module):
         return output.losses, dict(getattr(output, "metrics", None) or {})
 
 
-def distribute(model: LossModel) -> nn.Module:
+def distribute(model: LossModel, find_unused: bool = False) -> nn.Module:
     """The model, with gradients averaged over the processes when there are several.
+
+    A step may leave parameters without a gradient with ``find_unused``, or if the model says so
+    (``TrainingLifeCycle.skips_parameters``).
 
     Buffers are not broadcast: banks and prototypes are kept identical by gathering their keys, and
     the statistics of batch normalisation stay local unless the model asks for SyncBN.
     """
     if distributed.world_size() == 1:
         return model
-    # A batch without faces leaves some heads without gradients on one rank and not on another.
-    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    find_unused = find_unused or getattr(model.model, "skips_parameters", False)
+    return DistributedDataParallel(
+        model, broadcast_buffers=False, find_unused_parameters=find_unused
+    )
 
 
 class TrainingStep:
@@ -85,6 +90,7 @@ class TrainingStep:
         device: where micro-batches are moved to.
         clip_norm: gradients are scaled down to this L2 norm, all together; None leaves them.
         amp_dtype: autocast to bfloat16, or to float16 with loss scaling; None computes in float32.
+        find_unused: see ``distribute``.
     """
 
     def __init__(
@@ -95,8 +101,9 @@ class TrainingStep:
         device: torch.device,
         clip_norm: float | None = None,
         amp_dtype: torch.dtype | None = None,
+        find_unused: bool = False,
     ) -> None:
-        self._model = distribute(LossModel(model))
+        self._model = distribute(LossModel(model), find_unused)
         self._optimizer = optimizer
         self._device = device
         self._clip_norm = clip_norm

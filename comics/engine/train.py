@@ -38,7 +38,7 @@ from comics.engine.tasks import (
 from comics.engine.trainer import Trainer, TrainingResult
 from comics.errors import error_text
 from comics.files import write_text
-from comics.modeling.build import FAST_LAYOUT, build_model
+from comics.modeling.build import FAST_LAYOUT, allow_tf32, build_model
 from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.modeling.weights import load_state, read_weights, save_weights
 
@@ -133,6 +133,7 @@ def run_evaluation(
             model = build_model(cfg)
             foreign = load_foreign_weights if task.reads_foreign_weights else None
             load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign, must_fit=True)
+        allow_tf32(False)
         model.to(device).to(memory_format=FAST_LAYOUT).eval()
         return {one.entry: task.measure(cfg, model, [one], device) for one in sets}
 
@@ -315,7 +316,9 @@ def _training_model(
     if from_scratch and cfg.MODEL.WEIGHTS:
         foreign = load_foreign_weights if task.reads_foreign_weights else None
         load_initial_weights(model, cfg.MODEL.WEIGHTS, foreign)
-    model.to(device).to(memory_format=FAST_LAYOUT).train()
+    allow_tf32(cfg.SOLVER.TF32)
+    layout = FAST_LAYOUT if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+    model.to(device).to(memory_format=layout).train()
     model.prepare_training()
     seed_everything(cfg.SEED + distributed.rank())
     return model
@@ -347,6 +350,7 @@ def _trainer(
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_norm=clip.CLIP_VALUE if clip.ENABLED else None,
         amp_dtype=amp_dtype(cfg),
+        find_unused=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
         log_period=cfg.LOG.PERIOD,
         checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=timed.TEST.EVAL_PERIOD,

@@ -75,7 +75,7 @@ class Trainer:
         max_iterations: the run ends after this many iterations.
         iterations_per_epoch: of the loader; None if the model need not know of epochs.
         accumulate: micro-batches per iteration.
-        clip_norm, amp_dtype: as in ``TrainingStep``.
+        clip_norm, amp_dtype, find_unused: as in ``TrainingStep``.
         log_period, checkpoint_period: in iterations.
         eval_period: iterations between validations; 0 validates at the end only.
         evaluate: validation, called on every process with the model in evaluation mode; the main
@@ -102,6 +102,7 @@ class Trainer:
         accumulate: int = 1,
         clip_norm: float | None = None,
         amp_dtype: torch.dtype | None = None,
+        find_unused: bool = False,
         log_period: int = 20,
         checkpoint_period: int = 5000,
         eval_period: int = 0,
@@ -115,9 +116,8 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.step = TrainingStep(
-            model, optimizer, device=device, clip_norm=clip_norm, amp_dtype=amp_dtype
-        )
+        how: dict[str, Any] = {"clip_norm": clip_norm, "amp_dtype": amp_dtype}
+        self.step = TrainingStep(model, optimizer, device=device, find_unused=find_unused, **how)
         if self.step.scaler.is_enabled():  # it may skip steps while it looks for a scale
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
         self.batches = batches

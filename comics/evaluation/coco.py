@@ -50,7 +50,7 @@ def precision_recall(matches: Matches) -> PrecisionRecall:
             wrong = ~correct & ~matches.ignored[area][:, order]
             precision[area, :, category] = interpolated_precision(correct, wrong, faces)
             for position, limit in enumerate(DETECTION_LIMITS):
-                found = correct[:, rank < limit].sum(axis=1)
+                found = (correct & (rank < limit)).sum(axis=1)
                 recall[area, :, category, position] = found / faces
     return PrecisionRecall(precision, recall)
 
@@ -68,17 +68,20 @@ def interpolated_precision(correct: np.ndarray, wrong: np.ndarray, faces: int) -
         correct, wrong: [T, n] bool, detections by descending score; ignored ones are neither.
         faces: number of faces that count, at least 1.
     """
-    true_positives = np.cumsum(correct, axis=1, dtype=np.float64)
-    false_positives = np.cumsum(wrong, axis=1, dtype=np.float64)
-    recall = true_positives / faces
-    # COCO adds the smallest spacing of doubles at 1, which also makes 0/0 a 0
-    precision = true_positives / (false_positives + true_positives + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    false_positives = np.cumsum(wrong, axis=1, dtype=np.int32)
     sampled = np.zeros((len(correct), len(RECALL_LEVELS)))
-    for level in range(len(correct)):
-        position = np.searchsorted(recall[level], RECALL_LEVELS, side="left")
-        reached = position < recall.shape[1]
-        sampled[level, reached] = envelope[level, position[reached]]
+    for level, right in enumerate(correct):
+        # Recall rises with the right detections alone, and precision is highest there
+        places = np.flatnonzero(right)
+        true_positives = np.arange(1.0, len(places) + 1)
+        # COCO adds the smallest spacing of doubles at 1
+        precision = true_positives / (
+            false_positives[level, places] + true_positives + np.spacing(1)
+        )
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        position = np.searchsorted(true_positives / faces, RECALL_LEVELS, side="left")
+        reached = position < len(places)
+        sampled[level, reached] = envelope[position[reached]]
     return sampled
 
 

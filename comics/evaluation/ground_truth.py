@@ -87,7 +87,7 @@ class GroundTruth:
             self.entries,
         )
         masks = self._without_degenerate_polygons(where)
-        return rle_column(masks, self.image_sizes[self.image], where, self.entries)
+        return rle_column(masks, self.image_sizes[self.image], where, self.entries)[0]
 
     def _without_degenerate_polygons(self, where: str) -> list:
         masks, changed = [], []

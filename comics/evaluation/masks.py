@@ -6,13 +6,13 @@ image give a number all the same. So they are checked here, without decoding a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-_BLOCK = 2**21  # characters of RLE checked at a time
+_BLOCK = 2**17  # characters of RLE checked at a time: what is made of them stays in the cache
 _MAX_DIGITS = 12  # 5 bits each: more do not fit 64 bits
 
 
@@ -47,8 +47,9 @@ def rle_column(
     sizes: np.ndarray,
     where: str,
     positions: Sequence[int] | np.ndarray | None = None,
-) -> list[dict]:
-    """Compressed RLEs of ``values``, for images of ``sizes`` [n, 2] (height, width).
+) -> tuple[list[dict], np.ndarray]:
+    """Compressed RLEs of ``values``, for images of ``sizes`` [n, 2] (height, width), and their
+    areas [n] float64, the pixels that are set.
 
     An image size of -1 is unknown; only an RLE, which states its own, is possible there.
     ``positions`` are the entries' numbers for messages (default: 0, 1, ...).
@@ -57,61 +58,106 @@ def rle_column(
         ValueError: naming the first entry whose mask is malformed or of the wrong size.
     """
     rles = []
-    for position, (value, (height, width)) in enumerate(zip(values, sizes.tolist(), strict=True)):
+    for position, (value, size) in enumerate(zip(values, sizes.tolist(), strict=True)):
+        # What a file holds is what pycocotools takes: no second copy of it
+        if isinstance(value, dict) and _is_compressed(value, size):
+            rles.append(value)
+            continue
         try:
-            if height < 0:
-                height, width = _stated_size(value)
+            height, width = size if size[0] >= 0 else _stated_size(value)
             rles.append(to_rle(value, height, width))
         except (ValueError, TypeError) as error:
             number = position if positions is None else positions[position]
             raise ValueError(f"{where}: entry {number}: {error}") from error
-    start, held = 0, 0
-    for position, rle in enumerate(rles):
-        held += len(rle["counts"])
-        if held > _BLOCK or position == len(rles) - 1:
-            bad = faulty_runs(rles[start : position + 1])
-            if bad.any():
-                number = start + int(np.argmax(bad))
-                number = number if positions is None else positions[number]
-                raise ValueError(f"{where}: entry {number}: RLE counts do not cover the image")
+    areas = np.zeros(len(rles))
+    for start, end in _blocks([len(rle["counts"]) for rle in rles]):
+        bad, areas[start:end] = _checked_runs(rles[start:end])
+        if bad.any():
+            number = start + int(np.argmax(bad))
+            number = number if positions is None else positions[number]
+            raise ValueError(f"{where}: entry {number}: RLE counts do not cover the image")
+    return rles, areas
+
+
+def _is_compressed(segmentation: dict, size: list[int]) -> bool:
+    counts = segmentation.get("counts")
+    return type(counts) is str and counts.isascii() and segmentation.get("size") == size
+
+
+def _blocks(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """(first, end) of runs of RLEs that have some ``_BLOCK`` characters together."""
+    start = held = 0
+    for position, length in enumerate(lengths):
+        held += length
+        if held >= _BLOCK:
+            yield start, position + 1
             start, held = position + 1, 0
-    return rles
+    if start < len(lengths):
+        yield start, len(lengths)
 
 
 def faulty_runs(rles: Sequence[Mapping]) -> np.ndarray:
-    """[n] bool: compressed RLEs whose runs do not add up to their size, or are no runs at all.
+    """[n] bool: compressed RLEs whose runs do not add up to their size, or are no runs at all."""
+    return _checked_runs(rles)[0]
+
+
+def _checked_runs(rles: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+    """``faulty_runs`` and, of those without a fault, the pixels that are set, [n] float64.
 
     COCO writes each run as the difference to the one two before it (but for the first three), in
-    digits of 5 bits, low ones first, with a bit that says that more follow, offset by 48.
+    digits of 5 bits, low ones first, with a bit that says that more follow, offset by 48. Runs of
+    pixels that are not set and that are set follow each other, and a difference enters its own run
+    and every second one after it: so both sums are sums of the differences times how often.
     """
-    lengths = np.array([len(rle["counts"]) for rle in rles])
+    counts = [rle["counts"] for rle in rles]
+    joined = b"".join(one.encode("ascii") if isinstance(one, str) else one for one in counts)
+    lengths = np.array([len(one) for one in counts])
     pixels = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
+    areas = np.zeros(len(rles))
     if not lengths.all():
-        return lengths == 0
-    codes = np.frombuffer(b"".join(rle["counts"] for rle in rles), dtype=np.uint8) - np.uint8(48)
-    more = (codes & 32).astype(bool)
+        return lengths == 0, areas
+    codes = np.frombuffer(joined, dtype=np.uint8) - np.uint8(48)
     start = np.cumsum(lengths) - lengths
+    closes = codes < 32
     # (below 48 wraps round to more than 63)
-    faulty = np.logical_or.reduceat(codes > 63, start) | more[start + lengths - 1]
+    faulty = np.logical_or.reduceat(codes > 63, start) | ~closes[start + lengths - 1]
     if faulty.any():
-        return faulty
-    opens = np.concatenate(([True], ~more[:-1]))
-    number_start = np.flatnonzero(opens)
-    digits = np.diff(number_start, append=len(codes))
-    place = np.arange(len(codes), dtype=np.int32) - np.repeat(number_start.astype(np.int32), digits)
-    faulty = np.logical_or.reduceat(place >= _MAX_DIGITS, start)
-    if faulty.any():
-        return faulty
-    value = np.add.reduceat((codes & 31).astype(np.int64) << (5 * place), number_start)
-    negative = (codes[number_start + digits - 1] & 16).astype(bool)
-    value -= negative.astype(np.int64) << (5 * digits)
-    runs = np.add.reduceat(opens, start, dtype=np.int64)
-    first = np.cumsum(runs) - runs
-    index = np.arange(len(value)) - np.repeat(first, runs)
-    # a difference enters its own run and every second one after it
-    weight = (np.repeat(runs, runs) - 1 - index) // 2 + 1
-    weight[first] = 1
-    return np.add.reduceat(value * weight, first) != pixels
+        return faulty, areas
+    last = np.flatnonzero(closes)  # digit of each number
+    begin = np.empty_like(last)
+    begin[0], begin[1:] = 0, last[:-1] + 1
+    place = last - begin
+    first = np.searchsorted(begin, start)
+    if place.max() >= _MAX_DIGITS:
+        return np.logical_or.reduceat(place >= _MAX_DIGITS, first), areas
+    value = _numbers(codes, begin, last, place)
+    runs = np.diff(first, append=len(value))
+    left = np.repeat(first + runs, runs) - np.arange(len(value))  # this run and those after it
+    times = (left + 1) >> 1
+    times[first] = 1
+    value *= times
+    total = np.add.reduceat(value, first)
+    value *= (np.repeat(runs, runs) - left) & 1  # every second run is of pixels that are set
+    areas[:] = np.add.reduceat(value, first)
+    return total != pixels, areas
+
+
+def _numbers(
+    codes: np.ndarray, begin: np.ndarray, last: np.ndarray, place: np.ndarray
+) -> np.ndarray:
+    """[N] int64 from digits of 5 bits: those of number n are ``codes[begin[n] : last[n] + 1]``.
+
+    ``place`` is last - begin; bit 4 of the last digit is the sign.
+    """
+    value = (codes[begin] & 31).astype(np.int64)
+    rows, digit = np.flatnonzero(place), 1
+    while len(rows):
+        value[rows] += (codes[begin[rows] + digit] & 31).astype(np.int64) << (5 * digit)
+        digit += 1
+        rows = rows[place[rows] >= digit]
+    negative = np.flatnonzero(codes[last] & 16)
+    value[negative] -= np.int64(1) << (5 * (place[negative] + 1))
+    return value
 
 
 def _stated_size(segmentation: Any) -> list[int]:

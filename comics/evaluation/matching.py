@@ -81,7 +81,8 @@ class Matches:
 
     Attributes:
         ranked: the detections it is about.
-        face: [A, T, D] int32, the matched face's position in ``GroundTruth``, -1 for none.
+        face: [A, D] int32, position in ``GroundTruth`` of the face matched at the lowest threshold,
+            -1 for none.
         true_positive: [A, T, D] bool, matched to a face that counts.
         ignored: [A, T, D] bool, neither right nor wrong; all others are false positives.
         iou: [A, D] float64, IoU with the face matched at the lowest threshold, else 0.
@@ -209,7 +210,8 @@ def _outcome(
     counted = [
         np.bincount(ground_truth.category[~ignore], minlength=categories) for ignore in face_ignored
     ]
-    return Matches(ranked, face, found & ~ignored, ignored, iou, np.stack(counted))
+    lowest = face[:, 0].copy()  # the other thresholds' are not asked for again
+    return Matches(ranked, lowest, found & ~ignored, ignored, iou, np.stack(counted))
 
 
 def _choose(
@@ -283,19 +285,26 @@ def _mask_iou(
     ground_truth: GroundTruth, detections: Detections, ranked: Ranked, pairs: Pairs
 ) -> np.ndarray:
     """[P] float64; pycocotools, one call per image (it skips masks whose boxes are apart)."""
-    iou = np.zeros(len(pairs.detection))
     image = ranked.image[pairs.detection]
     order = np.lexsort((pairs.face, pairs.detection, image))
     edges = np.flatnonzero(np.diff(image[order], prepend=-1, append=-1))
-    detection, face = ranked.entry[pairs.detection[order]], pairs.face[order]
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        faces = face[begin:end]
-        # every detection of an image is paired with the same faces, in the same order
-        columns = int(np.searchsorted(detection[begin:end] != detection[begin], True))
-        own = [detections.rles[i] for i in detection[begin:end:columns].tolist()]
-        other = [ground_truth.rles[i] for i in faces[:columns].tolist()]
-        crowd = ground_truth.crowd[faces[:columns]].astype(np.uint8)
-        iou[order[begin:end]] = coco_mask.iou(own, other, crowd).reshape(-1)
+    begins, ends = edges[:-1], edges[1:]
+    # every detection of an image is paired with the same faces, in the same order
+    columns = np.bincount(ground_truth.image, minlength=1)[image[order[begins]]]
+    detection = ranked.entry[pairs.detection[order]].tolist()
+    face = pairs.face[order]
+    faces, crowd = face.tolist(), ground_truth.crowd[face].astype(np.uint8)
+    own, other = detections.rles, ground_truth.rles
+    found = [np.zeros(0)]
+    for begin, end, count in zip(begins.tolist(), ends.tolist(), columns.tolist(), strict=True):
+        table = coco_mask.iou(
+            [own[i] for i in detection[begin:end:count]],
+            [other[i] for i in faces[begin : begin + count]],
+            crowd[begin : begin + count],
+        )
+        found.append(table.reshape(-1))
+    iou = np.empty(len(order))
+    iou[order] = np.concatenate(found)
     return iou
 
 

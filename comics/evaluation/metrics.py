@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from comics.data.json_files import collection_paused
 from comics.evaluation import coco, lrp
 from comics.evaluation.ground_truth import GroundTruth, load_ground_truth
 from comics.evaluation.matching import (
@@ -141,11 +142,12 @@ def evaluate(
     unknown = [mode for mode in iou_types if mode not in MODES]
     if unknown or not iou_types:
         raise ValueError(f"iou_types must be among {', '.join(MODES)}; got {list(iou_types)}")
-    truth = load_ground_truth(ground_truth)
-    detections = load_results(results, truth)
     modes: dict[str, ModeMetrics] = {}
-    for mode in iou_types:
-        modes[mode] = _evaluate_mode(truth, detections, mode, id_zero_unmatched)
+    with collection_paused():
+        truth = load_ground_truth(ground_truth)
+        detections = load_results(results, truth)
+        for mode in iou_types:
+            modes[mode] = _evaluate_mode(truth, detections, mode, id_zero_unmatched)
     notes = [*truth.notes, *detections.notes, *_undefined(truth, modes)]
     if (truth.ids == 0).any():
         way = "unmatched, as pycocotools does" if id_zero_unmatched else "matched normally"

@@ -34,7 +34,6 @@ from comics.evaluation.masks import rle_column
 from comics.files import atomic_path
 
 FAKE_PROBABILITY = "fake_probability"  # optional field: P(fake) of the detected face
-_AREA_BATCH = 255  # pycocotools 2.0.11 counts the masks of one call of `area` in 8 bits
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,19 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    @cached_property
+    @property
     def rles(self) -> list[dict]:
-        """[D] compressed RLEs.
+        """[D] compressed RLEs; errors as ``masks``."""
+        return self.masks[0]
+
+    @property
+    def mask_areas(self) -> np.ndarray:
+        """[D] float64, pixels set in each mask; errors as ``masks``."""
+        return self.masks[1]
+
+    @cached_property
+    def masks(self) -> tuple[list[dict], np.ndarray]:
+        """[D] compressed RLEs, checked, and the pixels set in each, [D] float64.
 
         Raises:
             ValueError: naming the first result without a mask, or with one that does not fit. (A
@@ -77,15 +86,6 @@ class Detections:
         missing = np.array([value is None for value in self.segmentations], dtype=bool)
         refuse(missing, self.source, lambda i: "no 'segmentation'; evaluate boxes only")
         return rle_column(self.segmentations, self.mask_sizes, self.source)
-
-    @cached_property
-    def mask_areas(self) -> np.ndarray:
-        """[D] float64, pixels set in each mask."""
-        areas = [
-            coco_mask.area(self.rles[start : start + _AREA_BATCH])
-            for start in range(0, len(self), _AREA_BATCH)
-        ]
-        return np.concatenate([np.zeros(0), *areas])
 
 
 def load_results(
@@ -144,7 +144,7 @@ def _boxes(
     lacking = np.array([mask is None for mask in segmentations], dtype=bool)
     refuse(without & lacking, where, lambda i: "neither 'bbox' nor 'segmentation'")
     numbers = np.flatnonzero(without)
-    masks = rle_column([segmentations[i] for i in numbers], sizes[without], where, numbers)
+    masks, _ = rle_column([segmentations[i] for i in numbers], sizes[without], where, numbers)
     boxes = box_column(entries, where, default=(0, 0, 0, 0))
     boxes[without] = coco_mask.toBbox(masks)
     notes.append(f"{where}: {without.sum()} results have no 'bbox'; their masks' boxes are used")

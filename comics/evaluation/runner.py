@@ -6,15 +6,19 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from comics.data.coco import faces_to_results
 from comics.engine.distributed import barrier, is_main, rank, world_size
 from comics.evaluation.results import ResultsWriter
-from comics.structures import CLASS_NAMES, DetectionBatch, NotFiniteError
+from comics.modeling.comics import Comics
+from comics.modeling.detectors.base import Detector
+from comics.modeling.detectors.candidates import Candidates
+from comics.structures import CLASS_NAMES, DetectionBatch, Faces, NotFiniteError
 
 
 def predict_to_file(
@@ -72,17 +76,35 @@ def _predict(
     for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
         images = batch.to(device).images
         try:
-            found = model(images, output_sizes=batch.original_sizes)
+            found = _found(model, images, batch.original_sizes)
         except NotFiniteError as error:
             raise ValueError(f"{', '.join(batch.file_names)}: {error}") from error
-        for faces, image_id, name in zip(found, batch.image_ids, batch.file_names, strict=True):
+        for faces, size, image_id, name in zip(
+            found, batch.original_sizes, batch.image_ids, batch.file_names, strict=True
+        ):
             if image_id in seen:
                 continue
             seen.add(image_id)
             try:
-                writer.write(faces_to_results(faces.to("cpu"), image_id, category_ids))
+                faces = faces.to("cpu")
+                if isinstance(faces, Candidates):
+                    faces = faces.drawn(size)
+                writer.write(faces_to_results(faces, image_id, category_ids))
             except ValueError as error:
                 raise ValueError(f"{name} (image {image_id}): {error}") from error
+
+
+def _found(model: nn.Module, images: list[Tensor], sizes: list[tuple[int, int]]) -> Sequence[Faces]:
+    """Detections of each image, of its original size.
+
+    A detector's as ``Candidates``, on its device: masks leave it small, and are drawn for one
+    image after another.
+    """
+    detector = model.detector if isinstance(model, Comics) else model
+    # One that draws masks by itself, as Detectron2's, has no candidates
+    if isinstance(detector, Detector) and type(detector).infer is Detector.infer:
+        return cast("Detector | Comics", model).candidates(images)
+    return model(images, output_sizes=sizes)
 
 
 def merge_results(parts: Sequence[Path], path: Path) -> None:

@@ -23,7 +23,7 @@ from comics.inference.model_files import LoadedModel, load_detector
 from comics.inference.placement import candidates_of
 from comics.inference.tiling import Tiling, Window, find_places, merge_places
 from comics.inference.verdict import TEMPERATURE_KEY, VerdictRule, VideoRule, form_verdicts
-from comics.modeling.build import choose_device
+from comics.modeling.build import allow_tf32, choose_device
 from comics.modeling.detectors.candidates import Candidates
 from comics.modeling.face_forensics import FaceForensics
 from comics.modeling.faces.heat_map import gradient_heat_maps
@@ -110,6 +110,8 @@ class Predictor:
                 machine cannot compile.
         """
         place = choose_device(device)
+        if place.type == "cuda":
+            allow_tf32(False)  # what a picture gets must not depend on the device
         loaded = load_detector(path, face_weights, place)
         if compiled:
             compile_backbones(loaded.model, place)

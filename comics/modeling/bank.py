@@ -5,13 +5,16 @@ All state lives in buffers, so checkpoints hold it. Shape letters: n keys; K cla
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from comics.ops.similarity import unit
+from comics.ops.transfers import on_device, on_host
 
 MINING_RULES = ("own", "cross")
 UPDATE_RULES = ("proposal", "batch")
@@ -37,17 +40,18 @@ class RingBuffer(nn.Module):
             raise ValueError(f"a ring buffer needs room for at least one row, got size {size}")
         self.register_buffer("storage", torch.zeros(size, dim))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # since the start
+        self._known: int | None = 0  # the same, on the host; None: to be read
 
     def __len__(self) -> int:
         """Rows held."""
-        return min(int(self.pushed), len(self.storage))
+        return min(self._count(), len(self.storage))
 
     def rows(self) -> Tensor:
         """A copy of the rows held, oldest first: [len, D].
 
         A copy, because a loss computed from them must survive the next ``push``.
         """
-        pushed, size = int(self.pushed), len(self.storage)
+        pushed, size = self._count(), len(self.storage)
         if pushed <= size:
             return self.storage[:pushed].clone()
         return self.storage.roll(-(pushed % size), dims=0)
@@ -56,11 +60,22 @@ class RingBuffer(nn.Module):
     def push(self, rows: Tensor) -> None:
         """Append rows [n, D]; the oldest give way, and of more than ``size`` the last stay."""
         size = len(self.storage)
-        first = int(self.pushed) + max(len(rows) - size, 0)
+        first = self._count() + max(len(rows) - size, 0)
         kept = rows[-size:]
         index = torch.arange(first, first + len(kept), device=self.storage.device) % size
         self.storage[index] = kept.detach().to(self.storage)
         self.pushed += len(rows)
+        self._known = self._count() + len(rows)
+
+    def _count(self) -> int:
+        """Rows pushed since the start, without asking the device for what the host has counted."""
+        if self._known is None:
+            self._known = int(self.pushed)
+        return self._known
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._known = None
 
 
 class Prototypes(nn.Module):
@@ -100,11 +115,14 @@ class Prototypes(nn.Module):
         if len(keys) == 0:
             return
         steps = keys.float() if self.per_key else keys.float().mean(dim=0, keepdim=True)
-        start = self.vectors[label] if self.seen[label] else steps[0]
-        steps = steps if self.seen[label] else steps[1:]
         exponents = torch.arange(len(steps), device=steps.device).flip(0)
         weights = (1 - self.momentum) * self.momentum**exponents
-        self.vectors[label] = unit(self.momentum ** len(steps) * start + weights @ steps)
+        # Where nothing is older, and the prototype still 0, the first one keeps its full weight
+        outright = torch.full_like(weights[0], self.momentum ** (len(steps) - 1))
+        weights[0] = torch.where(self.seen[label], weights[0], outright)
+        self.vectors[label] = unit(
+            self.momentum ** len(steps) * self.vectors[label] + weights @ steps
+        )
         self.seen[label] = True
 
 
@@ -162,7 +180,13 @@ class ClassBanks(nn.Module):
             keys: [n, D] unit vectors, finite, the same on every process.
             labels: [n] class of each key.
         """
-        groups = [keys[labels == label] for label in range(len(self.banks))]
+        known = on_host(labels)[0]
+        rows = [on_device(np.flatnonzero(known == c), keys.device) for c in range(len(self.banks))]
+        self.update_groups([keys[chosen] for chosen in rows])
+
+    @torch.no_grad()
+    def update_groups(self, groups: Sequence[Tensor]) -> None:
+        """``update`` with the keys [n, D] of each class."""
         for label, group in enumerate(groups):
             self.prototypes.update(label, group)
         chosen = [self._hardest(label, group) for label, group in enumerate(groups)]
@@ -190,7 +214,7 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensors
-    own = torch.tensor([len(tensors[0])], device=tensors[0].device)
+    own = on_device([len(tensors[0])], tensors[0].device)
     counts = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, own)
     lengths = torch.cat(counts).tolist()

@@ -62,6 +62,15 @@ def load_model(
     return model.to(device).to(memory_format=FAST_LAYOUT).eval(), cfg, file
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Let float32 convolutions and matrix products of a GPU round to TF32, or not.
+
+    PyTorch's own default allows it to convolutions alone.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def choose_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one, else the CPU; any other name is taken as it is.
 

@@ -208,7 +208,7 @@ class Comics(TrainingLifeCycle):
         regions = contrast.regions(targets)
         features = self.detector.roi_mask_features(output, regions.boxes, contrast.size)
         intra, inter = contrast(features, regions)
-        return intra, inter, intra.new_tensor(float(len(regions.labels)))
+        return intra, inter, intra.new_full((), float(len(regions.labels)))
 
     def _encoder(self, contrast: ProposalContrast) -> nn.ModuleDict:
         """What the key encoder copies; shares the modules, registers nothing on this model."""

@@ -11,6 +11,7 @@ from functools import reduce
 from operator import add
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from comics.modeling.matching import (
 from comics.modeling.regions import SAMPLING_RULES, FaceRegions, face_regions
 from comics.ops.compiled import roi_align
 from comics.ops.similarity import contrast_groups, flat_nce, mean_direction, unit
+from comics.ops.transfers import on_device, on_host
 from comics.structures import CLASS_NAMES, FAKE, REAL, Faces
 
 NEGATIVE_RULES = ("opposite", "same")
@@ -211,12 +213,16 @@ class ProposalContrast(nn.Module):
                 scale: self._pairs(scale, query, key, key_projections, matched, targets)
                 for scale in self.scales
             }
-            terms = {scale: self._loss(scale, *pairs) for scale, pairs in scales.items()}
+            classes = on_host(*(labels for *_, labels in scales.values()))
+            terms = {
+                scale: self._loss(scale, first, second, known)
+                for (scale, (first, second, _)), known in zip(scales.items(), classes, strict=True)
+            }
             self._remember(scales)
         weights = self._level_weights({s: len(reported) > 0 for s, (_, reported) in terms.items()})
         loss = reduce(add, (weights[scale] * flat for scale, (flat, _) in terms.items()))
         info_nce = torch.cat([reported for _, reported in terms.values()])
-        count = info_nce.new_tensor(float(len(info_nce)))
+        count = info_nce.new_full((), float(len(info_nce)))
         metrics = {"proposal_info_nce": info_nce.sum() / count.clamp(min=1)}
         return loss, {**metrics, "proposal_pairs": count}
 
@@ -258,9 +264,7 @@ class ProposalContrast(nn.Module):
             return overlapping_any(every, targets, self.iou_threshold)
         if self.match == "assigned":
             return proposals
-        return {
-            level: overlapping(one, targets, self.iou_threshold) for level, one in proposals.items()
-        }
+        return overlapping(proposals, targets, self.iou_threshold)
 
     def _level_weights(self, present: Mapping[str, bool]) -> dict[str, float]:
         """Omega of each scale; with ``share_empty_levels`` those present have the sum of all."""
@@ -271,13 +275,16 @@ class ProposalContrast(nn.Module):
         return {scale: weight * sum(weights.values()) / left for scale, weight in weights.items()}
 
     def _loss(
-        self, scale: str, query: Tensor, key: Tensor, labels: Tensor
+        self, scale: str, query: Tensor, key: Tensor, labels: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Mean FlatNCE of a scale's queries, and the InfoNCE of each that has negatives."""
+        """Mean FlatNCE of a scale's queries, and the InfoNCE of each that has negatives.
+
+        ``labels`` [P] are on the host.
+        """
         losses, reported = [query[:0].sum(dim=1)], [query.detach()[:0].sum(dim=1)]
         positive = (query * key).sum(dim=1)
         for label, other in ((REAL, FAKE), (FAKE, REAL)):
-            mine = labels == label
+            mine = on_device(np.flatnonzero(labels == label), query.device)
             pushed = label if self.same_class_negatives else other
             negatives = cast(ClassBanks, self.banks[scale]).rows(pushed)
             if len(negatives):
@@ -292,14 +299,18 @@ class ProposalContrast(nn.Module):
         """Give every bank the keys of all processes: one exchange for all scales."""
         keys = torch.cat([key for _, key, _ in scales.values()])
         labels = torch.cat([labels for *_, labels in scales.values()])
-        counts = labels.new_tensor([len(labels) for *_, labels in scales.values()])
-        scale_index = torch.arange(len(scales), device=labels.device).repeat_interleave(counts)
-        finite = keys.isfinite().all(dim=1)  # an overflow in one step must not stay in the banks
-        gathered = gather_rows(keys[finite], labels[finite], scale_index[finite])
-        keys, labels, scale_index = gathered
+        counts = [len(labels) for *_, labels in scales.values()]
+        scale_index = on_device(np.repeat(np.arange(len(scales)), counts), labels.device)
+        keys, labels, scale_index = gather_rows(keys, labels, scale_index)
+        # An overflow in one step must not stay in the banks
+        finite, known, scales_known = on_host(keys.isfinite().all(dim=1), labels, scale_index)
         for index, scale in enumerate(scales):
-            here = scale_index == index
-            cast(ClassBanks, self.banks[scale]).update(keys[here], labels[here])
+            here = (scales_known == index) & (finite > 0)
+            groups = [
+                keys[on_device(np.flatnonzero(here & (known == label)), keys.device)]
+                for label in range(len(CLASS_NAMES))
+            ]
+            cast(ClassBanks, self.banks[scale]).update_groups(groups)
 
 
 def proposal_features(level: str, feature: Tensor, proposals: LevelProposals) -> Tensor:
@@ -403,19 +414,24 @@ class PixelContrast(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             face = mean_direction(features, regions.face)
             background = mean_direction(features, regions.background)
-            real, fake = regions.labels == REAL, regions.labels == FAKE
+            real, fake = (
+                on_device(np.flatnonzero(regions.labels == label), features.device)
+                for label in (REAL, FAKE)
+            )
             contrast = (face * background).sum(dim=1)
             intra = contrast_groups(contrast[real], contrast[fake], self.temperature)
-            allowed = torch.ones(int(real.sum()), int(fake.sum()), dtype=torch.bool)
-            allowed = allowed.to(features.device)
+            between = (background[real] @ background[fake].T, face[real] @ face[fake].T)
             if self.pairs == "image":
-                allowed &= regions.image[real][:, None] == regions.image[fake]
-            inter = contrast_groups(
-                (background[real] @ background[fake].T)[allowed],
-                (face[real] @ face[fake].T)[allowed],
-                self.temperature,
-            )
+                allowed = on_device(_pairs_of_an_image(regions), features.device)
+                between = (between[0].flatten()[allowed], between[1].flatten()[allowed])
+            inter = contrast_groups(*between, self.temperature)
         return intra, inter
+
+
+def _pairs_of_an_image(regions: FaceRegions) -> np.ndarray:
+    """Positions, among all pairs of a real and a forged face, of those of one image."""
+    real, fake = (regions.image[regions.labels == label] for label in (REAL, FAKE))
+    return np.flatnonzero(real[:, None] == fake)
 
 
 def _require_choice(key: str, value: str, choices: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torchvision.ops import FrozenBatchNorm2d
 
+from comics.ops.recording import is_recorded
+
 GROUP_NORM_GROUPS = 32  # Wu and He 2018, and every published configuration
 NO_NORM = ("", "none")
 FROZEN = "FrozenBN"
@@ -90,7 +92,9 @@ class ConvNorm(nn.Module):
     """Convolution with "same" padding, then a normalisation and a ReLU if asked for.
 
     A frozen batch norm is a constant scale and shift, so it is folded into the convolution: one
-    pass over the activations less, and the same gradients.
+    pass over the activations less, and the same gradients. Scale and shift are computed once, and
+    where no gradient is asked for, also the folded weights, from the second time on that these are
+    the same; a change of any weight or buffer in place, by loading or by moving is noticed.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups: of the convolution (odd kernel).
@@ -124,6 +128,8 @@ class ConvNorm(nn.Module):
         self.norm = make_norm(norm, out_channels)
         self.is_frozen = norm == FROZEN
         self.activation = activation
+        self._affine: tuple[tuple, tuple[Tensor, Tensor]] | None = None  # what it is of, and it
+        self._folded_weight: tuple[tuple, Tensor | None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, O, h / stride, w / stride], rounded up."""
@@ -136,12 +142,54 @@ class ConvNorm(nn.Module):
 
     def _folded(self, x: Tensor, norm: FrozenBatchNorm2d) -> Tensor:
         conv = self.conv
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        scale, shift = self._scale_and_shift(norm)
         if conv.bias is not None:
             shift = shift + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
+        weight = self._scaled_weight(scale)
         return functional.conv2d(x, weight, shift, conv.stride, conv.padding, 1, conv.groups)
+
+    def _scale_and_shift(self, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+        """[O] each: what the norm multiplies with, and what it adds then."""
+        key = _state_of(norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        if key is None:
+            return _affine_of(norm)
+        if self._affine is None or self._affine[0] != key:
+            with torch.inference_mode(False):  # training may come to use what is kept
+                self._affine = (key, _affine_of(norm))
+        return self._affine[1]
+
+    def _scaled_weight(self, scale: Tensor) -> Tensor:
+        """The convolution's weights times [O]."""
+        weight = self.conv.weight
+        key = _state_of(weight, scale)
+        if key is None:
+            return weight * scale[:, None, None, None]
+        if torch.is_grad_enabled() and weight.requires_grad:
+            self._folded_weight = None
+            return weight * scale[:, None, None, None]
+        known, folded = self._folded_weight or (None, None)
+        if known == key and folded is not None:
+            return folded
+        with torch.no_grad(), torch.inference_mode(False):
+            folded = weight * scale[:, None, None, None]
+        # Kept if it is asked for again: the weights of a key encoder move with every step
+        self._folded_weight = (key, folded if known == key else None)
+        return folded
+
+
+def _affine_of(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _state_of(*tensors: Tensor) -> tuple | None:
+    """Differs whenever a value of the tensors may; None where that cannot be told.
+
+    Nor where a graph is recorded: what is kept would be a part of it.
+    """
+    if is_recorded() or any(tensor.is_inference() for tensor in tensors):
+        return None
+    return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
 
 
 class DeformableConv(nn.Module):

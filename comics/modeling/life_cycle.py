@@ -32,6 +32,8 @@ class TrainingLifeCycle(nn.Module):
     """
 
     training_only: nn.ModuleDict | None
+    # Whether a step may give a parameter no gradient (docs: SOLVER.FIND_UNUSED_PARAMETERS)
+    skips_parameters: bool = False
 
     def reserve_training_only(self) -> None:
         """Make the place for what ``prepare_training`` builds."""

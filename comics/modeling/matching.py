@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from comics.modeling.detectors.base import LevelBoxes, LevelProposals
 from comics.ops.boxes import box_area, box_iou
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 MATCH_RULES = ("iou", "assigned", "any")
@@ -29,13 +31,22 @@ def labels_of(proposals: LevelProposals, targets: Sequence[Faces]) -> Tensor:
 
 
 def overlapping(
-    proposals: LevelProposals, targets: Sequence[Faces], threshold: float
-) -> LevelProposals:
-    """Those whose box overlaps their own face by an IoU above ``threshold``."""
-    truth = torch.cat([faces.boxes for faces in targets])[_position(proposals, targets)]
-    kept = _paired_iou(proposals.boxes, truth) > threshold
-    cells = None if proposals.cells is None else proposals.cells[kept]
-    return LevelProposals(proposals.image[kept], proposals.face[kept], proposals.boxes[kept], cells)
+    proposals: Mapping[str, LevelProposals], targets: Sequence[Faces], threshold: float
+) -> dict[str, LevelProposals]:
+    """Of each level those whose box overlaps their own face by an IoU above ``threshold``."""
+    if not proposals:
+        return {}
+    truth = torch.cat([faces.boxes for faces in targets])
+    overlaps = [
+        _paired_iou(one.boxes, truth[_position(one, targets)]) > threshold
+        for one in proposals.values()
+    ]
+    found = {}
+    for (level, one), kept in zip(proposals.items(), on_host(*overlaps), strict=True):
+        rows = on_device(np.flatnonzero(kept), one.image.device)
+        cells = None if one.cells is None else one.cells[rows]
+        found[level] = LevelProposals(one.image[rows], one.face[rows], one.boxes[rows], cells)
+    return found
 
 
 def overlapping_any(
@@ -67,9 +78,11 @@ def _level_overlapping_any(
     boxes = torch.cat([view.boxes for view in views])
     face, iou = torch.zeros_like(image), torch.zeros_like(boxes[:, 0])
     for position, faces in enumerate(targets):
-        here = image == position
-        if len(faces) and here.any():
-            iou[here], face[here] = box_iou(boxes[here], faces.boxes.to(boxes)).max(dim=1)
+        if len(faces):
+            here = image == position
+            best = box_iou(boxes, faces.boxes.to(boxes)).max(dim=1)
+            iou = torch.where(here, best.values, iou)
+            face = torch.where(here, best.indices, face)
     kept = (iou > threshold).nonzero().squeeze(1)
     cells = _cells(views)
     if cells is not None:
@@ -96,9 +109,8 @@ def _best_of_each(keys: tuple[Tensor, Tensor], score: Tensor) -> Tensor:
 
 def _position(proposals: LevelProposals, targets: Sequence[Faces]) -> Tensor:
     """[P] position of each proposal's face among the faces of the batch."""
-    counts = [0] + [len(faces) for faces in targets[:-1]]
-    first = torch.tensor(counts, device=proposals.image.device).cumsum(dim=0)
-    return first[proposals.image] + proposals.face
+    ends = np.cumsum([0] + [len(faces) for faces in targets[:-1]])
+    return on_device(ends, proposals.image.device)[proposals.image] + proposals.face
 
 
 def _paired_iou(first: Tensor, second: Tensor) -> Tensor:

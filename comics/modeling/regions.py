@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from comics.ops.boxes import clip_boxes, nonempty
 from comics.ops.roi_masks import crop_and_resize
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 SAMPLING_RULES = ("far", "close", "all")
@@ -27,15 +29,15 @@ class FaceRegions:
         boxes: per image [F_i, 4], pixels: what the features are to be pooled from.
         face: [F, S, S] bool, h+ of the paper, never empty.
         background: [F, S, S] bool, h-, never empty.
-        labels: [F] int64.
-        image: [F] int64.
+        labels: [F] int64, on the host, where it decides who is compared with whom.
+        image: [F] int64, likewise.
     """
 
     boxes: list[Tensor]
     face: Tensor
     background: Tensor
-    labels: Tensor
-    image: Tensor
+    labels: np.ndarray
+    image: np.ndarray
 
 
 @torch.no_grad()
@@ -58,22 +60,28 @@ def face_regions(
     Raises:
         ValueError: naming the target, if it has no masks.
     """
-    boxes, face, background, labels, image = [], [], [], [], []
+    boxes, face, background, usable = [], [], [], []
     for position, faces in enumerate(targets):
         if faces.masks is None:
             raise ValueError(f"pixel contrast needs masks, target {position} has none")
         rois = clip_boxes(_grown(faces.boxes, context), faces.image_size)
-        inside = nonempty(rois)
-        masks = crop_and_resize(faces.masks[inside], rois[inside], size)
-        plus, minus = split_regions(masks, margin, sampling)
-        usable = plus.flatten(1).any(dim=1) & minus.flatten(1).any(dim=1)
-        boxes.append(rois[inside][usable])
-        face.append(plus[usable])
-        background.append(minus[usable])
-        labels.append(faces.labels[inside][usable])
-        image.append(torch.full_like(labels[-1], position))
-    joined = (torch.cat(parts) for parts in (face, background, labels, image))
-    return FaceRegions(boxes, *joined)
+        plus, minus = split_regions(crop_and_resize(faces.masks, rois, size), margin, sampling)
+        usable.append(nonempty(rois) & plus.flatten(1).any(dim=1) & minus.flatten(1).any(dim=1))
+        boxes.append(rois)
+        face.append(plus)
+        background.append(minus)
+    kept, labels = on_host(torch.cat(usable), torch.cat([faces.labels for faces in targets]))
+    image = np.repeat(np.arange(len(targets)), [len(faces) for faces in targets])
+    rows = np.flatnonzero(kept)
+    index = on_device(rows, boxes[0].device)
+    per_image = np.bincount(image[rows], minlength=len(targets)).tolist()
+    return FaceRegions(
+        list(torch.cat(boxes)[index].split(per_image)),
+        torch.cat(face)[index],
+        torch.cat(background)[index],
+        labels[rows],
+        image[rows],
+    )
 
 
 def split_regions(masks: Tensor, margin: int, sampling: str) -> tuple[Tensor, Tensor]:

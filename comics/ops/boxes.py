@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from comics.ops.transfers import on_device
+
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """COCO's (x, y, width, height) [N, 4] to (x0, y0, x1, y1) [N, 4]."""
@@ -23,7 +25,7 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
 
 def scale_boxes(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
     """Multiply the x coordinates of [N, 4] boxes by ``scale_x``, the y ones by ``scale_y``."""
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    return boxes * on_device([scale_x, scale_y] * 2, boxes.device, boxes.dtype)
 
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:

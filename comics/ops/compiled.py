@@ -84,7 +84,8 @@ def roi_align(
 def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """Positions [M] int64 of what is kept, best first, of each class apart.
 
-    The same positions as ``torchvision.ops.batched_nms``.
+    The same positions as ``torchvision.ops.batched_nms``. On a GPU that waits for it a second time,
+    or once per class; this one waits once, for the number of survivors.
 
     Args:
         boxes: [N, 4].
@@ -92,19 +93,25 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: fl
         labels: [N] int64.
         iou_threshold: what overlaps more with a better box of its class is suppressed.
     """
+    if not len(boxes):
+        return torch.zeros_like(labels)
     if not _suffices(boxes):
         import torchvision
 
-        return torchvision.ops.batched_nms(boxes, scores, labels, iou_threshold)
-    if not len(boxes):
-        return torch.zeros(0, dtype=torch.int64)
+        if boxes.device.type == "cpu":
+            return torchvision.ops.batched_nms(boxes, scores, labels, iou_threshold)
+        return torchvision.ops.nms(_moved_apart(boxes, labels), scores, iou_threshold)
     nms = torch.ops.torchvision.nms
     if boxes.numel() <= MOVED_APART:
-        moved = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
-        return nms(moved, scores, iou_threshold)
+        return nms(_moved_apart(boxes, labels), scores, iou_threshold)
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for label in labels.unique():
         own = (labels == label).nonzero().squeeze(1)
         kept[own[nms(boxes[own], scores[own], iou_threshold)]] = True
     positions = kept.nonzero().squeeze(1)
     return positions[scores[positions].sort(descending=True).indices]
+
+
+def _moved_apart(boxes: Tensor, labels: Tensor) -> Tensor:
+    """[N, 4] boxes of each class where no other's are."""
+    return boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]

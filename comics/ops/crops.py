@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from comics.ops.boxes import clip_boxes
+from comics.ops.transfers import on_device
 
 BORDERS = ("replicate", "reflect")
 MIN_SIDE = 1.0  # pixels; a box that is clipped to less still gets a crop
@@ -136,7 +137,7 @@ def crop_windows(image: Tensor, windows: Tensor, size: int, border: str = "repli
 def usable_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Boxes [N, 4] clipped to an image of (H, W), and at least one pixel wide and high there."""
     clipped = clip_boxes(boxes, image_size)
-    limit = boxes.new_tensor([image_size[1], image_size[0]])
+    limit = on_device([image_size[1], image_size[0]], boxes.device, boxes.dtype)
     low = torch.minimum(clipped[:, :2], limit - MIN_SIDE)
     return torch.cat((low, torch.maximum(clipped[:, 2:], low + MIN_SIDE)), dim=1)
 

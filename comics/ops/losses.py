@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 IOU_LOSSES = ("iou", "linear_iou", "giou")
 IOU_SMOOTHING = 1.0  # AdelaiDet's (I + 1) / (U + 1): finite logarithm for boxes that do not meet
@@ -29,7 +28,8 @@ def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) ->
     """
     from torchvision.ops import sigmoid_focal_loss  # see comics.ops.compiled
 
-    one_hot = functional.one_hot(labels, logits.shape[1] + 1)[:, :-1].float()
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    one_hot = (labels[:, None] == classes).float()
     return sigmoid_focal_loss(logits.float(), one_hot, alpha=alpha, gamma=gamma, reduction="sum")
 
 

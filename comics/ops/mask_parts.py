@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from comics.ops.transfers import on_device
 from comics.ops.upsampling import aligned_upsample
 
 
@@ -56,22 +57,23 @@ def part_boxes(parts: Sequence[MaskPart], device: torch.device | str = "cpu") ->
     boxes = torch.zeros((len(parts), 4), device=device)
     for box, part in zip(boxes, parts, strict=True):
         if part.bitmap.numel():
-            place = box.new_tensor([part.left, part.top, part.left, part.top])
+            place = on_device([part.left, part.top] * 2, box.device, box.dtype)
             box.copy_(mask_boxes(part.bitmap[None])[0] + place)
     return boxes
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Tight boxes of masks [N, H, W] bool, edges exclusive: [N, 4] float; zeros where empty."""
-    (left, right), (top, bottom) = (_span(masks.any(dim=dim)) for dim in (1, 2))
-    boxes = torch.stack((left, top, right, bottom), dim=1)
-    return torch.where(masks.flatten(1).any(dim=1)[:, None], boxes, 0).float()
-
-
-def _span(covered: Tensor) -> tuple[Tensor, Tensor]:
-    """First and end, [N] each, of what is set in [N, L] bool; anything where nothing is."""
-    numbers = covered.to(torch.uint8)
-    return numbers.argmax(dim=1), covered.shape[1] - numbers.flip(1).argmax(dim=1)
+    if not masks.numel():
+        return torch.zeros((len(masks), 4), device=masks.device)
+    rows, columns = masks.any(dim=2).int(), masks.any(dim=1).int()
+    sides = (  # of equal values argmax takes the first
+        columns.argmax(dim=1),
+        rows.argmax(dim=1),
+        masks.shape[2] - columns.flip(1).argmax(dim=1),
+        masks.shape[1] - rows.flip(1).argmax(dim=1),
+    )
+    return torch.stack(sides, dim=1) * rows.amax(dim=1, keepdim=True).float()
 
 
 def grid_parts(

@@ -51,10 +51,25 @@ def rle_to_bitmap(rle: dict) -> Tensor:
 
 
 def bitmap_to_rle(bitmap: Tensor) -> dict:
-    """[H, W] bool bitmap to a compressed RLE whose counts are a str, ready for JSON."""
-    array = np.asfortranarray(bitmap.detach().cpu().numpy().astype(np.uint8))
-    rle = coco_mask.encode(array)
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    """[H, W] bool bitmap to a compressed RLE whose counts are a str, ready for JSON.
+
+    Only the columns between the mask's first and last are looked at pixel by pixel: a face is a
+    small part of a photo.
+    """
+    pixels = bitmap.detach().cpu().numpy()
+    height, width = pixels.shape
+    columns = np.flatnonzero(pixels.any(axis=0))
+    if not len(columns):
+        runs = np.array([height * width])
+    else:
+        first, end = columns[0], columns[-1] + 1
+        flat = np.zeros(height * (end - first) + 2, dtype=np.int8)  # not set before and after
+        flat[1:-1] = pixels[:, first:end].T.reshape(-1)
+        changes = first * height + np.flatnonzero(np.diff(flat))
+        runs = np.diff(changes, prepend=0, append=height * width)
+        runs = runs if runs[-1] else runs[:-1]
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def centre_of_mass(masks: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from comics.ops.recording import is_recorded
+from comics.ops.transfers import on_device
 
 # Numerators and divisor of each 5x5 filter
 SRM_FILTERS = (
@@ -69,9 +70,8 @@ def srm_residual(image: Tensor, *, truncate: float) -> Tensor:
         raise ValueError(f"an RGB image must be [3, H, W], got {tuple(image.shape)}")
     with torch.autocast(device_type=image.device.type, enabled=False):
         brightness = _reflect_pad(image.float().sum(dim=-3, keepdim=True), SRM_RADIUS)
-        numerators = brightness.new_tensor([rows for rows, _ in SRM_FILTERS])[:, None]
-        divisors = brightness.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
-        residual = functional.conv2d(brightness, numerators) / divisors
+        rows, divisors = _filters(brightness.device)
+        residual = functional.conv2d(brightness, rows[:, None]) / divisors
     return residual.clamp(-truncate, truncate)
 
 
@@ -88,13 +88,19 @@ def relative_residual(feature: Tensor) -> Tensor:
     side = 2 * SRM_RADIUS + 1
     with torch.autocast(device_type=feature.device.type, enabled=False):
         padded = _reflect_pad(feature.float(), SRM_RADIUS)
-        rows = padded.new_tensor([rows for rows, _ in SRM_FILTERS])
-        divisors = padded.new_tensor([divisor for _, divisor in SRM_FILTERS])[:, None, None]
+        rows, divisors = _filters(padded.device)
         depthwise = (rows / divisors)[:, None].repeat(channels, 1, 1, 1)
         residual = functional.conv2d(padded, depthwise, groups=channels).abs()
         magnitude = functional.avg_pool2d(padded.abs().mean(dim=1, keepdim=True), side, stride=1)
         mean = residual.unflatten(1, (channels, len(SRM_FILTERS))).mean(dim=1)
     return mean / magnitude.clamp(min=SMALLEST_MAGNITUDE)
+
+
+def _filters(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numerators [3, 5, 5] and divisors [3, 1, 1] float32."""
+    rows = on_device([rows for rows, _ in SRM_FILTERS], device, torch.float32)
+    divisors = on_device([divisor for _, divisor in SRM_FILTERS], device, torch.float32)
+    return rows, divisors[:, None, None]
 
 
 def _reflect_pad(image: Tensor, padding: int) -> Tensor:

@@ -44,6 +44,13 @@ def test_machine_group_and_face_methods(rows):
     assert rate["value"] > 0
 
 
+def test_how_often_a_step_would_wait(rows):
+    code, found = rows("--checks", "waits")
+    assert code == 0
+    assert [row["subject"] for row in found] == ["BlendMask", "COMICS-BlendMask"]
+    assert all(row["right"] and row["value"] > 0 for row in found)
+
+
 @pytest.mark.slow
 def test_a_detector_and_its_speed(rows):
     code, found = rows("--checks", "speed", "detectors", "precision", "--only", "COMICS-BlendMask")

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comics.structures import DetectionBatch, Faces
+from comics.data.dataset import LoadedBatch
+from comics.structures import DetectionBatch, FaceBatch, Faces
 
 
 def make(count: int, size=(6, 8)) -> Faces:
@@ -76,3 +77,25 @@ def test_batch_moves_everything():
     assert {moved.images[0].device.type, moved.key_images[0].device.type} == {"meta"}
     assert moved.targets[0].masks.device.type == "meta"
     assert (len(moved), moved.file_names) == (1, ["a"])
+
+
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
+    """What a loader hands to a GPU; without one PyTorch has no such memory, so it is only told."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    faces = make(2)
+    image = torch.zeros(3, 6, 8, dtype=torch.uint8)
+    batch = DetectionBatch([image], [faces], [image + 1], [7], ["a.png"], [(6, 8)])
+    assert batch.pin_memory() == batch
+    assert len(pinned) == 2 + 4  # two views; boxes, labels, scores and masks
+    loaded = LoadedBatch(batch, [])
+    assert loaded.pin_memory().batch.images[0] is image
+    assert LoadedBatch(None, []).pin_memory().batch is None
+    pinned.clear()
+    numbers = torch.arange(1)
+    crops = FaceBatch(
+        image[None], numbers, {"key": image[None]}, {"key": numbers > 0}, None,
+        numbers, numbers, numbers, numbers, numbers, ["a.png"],
+    )  # fmt: skip
+    assert crops.pin_memory().file_names == ["a.png"]
+    assert len(pinned) == 9

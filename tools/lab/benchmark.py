@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure speed and memory; every figure is compared with a peer's in the same run.
 
-  tools/lab/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside pycocotools
+  tools/lab/benchmark.py evaluation   AP and oLRP at OpenForensics' scale, beside others
   tools/lab/benchmark.py model        BlendMask, COMICS-BlendMask and torchvision's Mask R-CNN
   tools/lab/benchmark.py loader       images per second by workers, and memory over an epoch
   tools/lab/benchmark.py inference    a video from file to file, beside the model's own speed
@@ -17,18 +17,35 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from benchmark_evaluation import benchmark_evaluation, peak_megabytes
-from benchmark_faces import benchmark_faces
+from benchmark_faces import PARTS, benchmark_faces
 from benchmark_inference import benchmark_inference
-from benchmark_model import MODELS, benchmark_model, run_model_worker
+from benchmark_model import (
+    CLOCKS,
+    DEFAULT,
+    DETECTRON2,
+    OWN,
+    SETTINGS,
+    TORCHVISION,
+    benchmark_model,
+    run_model_worker,
+)
 from benchmark_sizes import benchmark_sizes
+
+if TYPE_CHECKING:
+    from comics.config import CfgNode
+
+WHAT = ("inference", "training")
 
 
 def benchmark_loader(arguments: argparse.Namespace) -> None:
-    """Images per second of the training loader by workers, and memory along an epoch."""
-    import psutil
+    """Images per second of the training loader by workers, its memory, and the model's own speed.
 
+    Seconds of CPU say how many workers keep up with a model, whatever else the machine does.
+    """
     from comics.config import load_config
     from comics.data.loader import build_train_loader
 
@@ -40,24 +57,72 @@ def benchmark_loader(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
         loader = iter(build_train_loader(cfg, 0))
         next(loader)
-        start, memory = time.perf_counter(), []
+        start, before, memory = time.perf_counter(), _cpu_seconds(), []
         for step in range(arguments.batches):
             next(loader)
             if step % max(1, arguments.batches // 4) == 0:
-                me = psutil.Process()
-                memory.append(
-                    sum(p.memory_full_info().pss for p in [me, *me.children(recursive=True)])
-                )
-        rate = arguments.batches * cfg.SOLVER.IMS_PER_BATCH / (time.perf_counter() - start)
+                memory.append(sum(p.memory_full_info().pss for p in _processes()))
+        images = arguments.batches * cfg.SOLVER.IMS_PER_BATCH
+        rate = images / (time.perf_counter() - start)
+        cpu = images / (_cpu_seconds() - before)
         megabytes = ", ".join(f"{value / 2**20:.0f}" for value in memory)
-        print(f"{workers} workers: {rate:.1f} images/s; memory of all processes {megabytes} MB")
+        print(
+            f"{workers} workers: {rate:.1f} images/s, {cpu:.1f} a second of CPU; memory of all "
+            f"processes {megabytes} MB",
+            flush=True,
+        )
+        if arguments.steps:
+            _measure_steps(cfg, loader, arguments.steps)
         del loader
+
+
+def _measure_steps(cfg: CfgNode, loader: Iterator, steps: int) -> None:
+    """Images a second of training steps of the configured model, on the loader's pictures."""
+    import torch
+
+    from comics.engine.step import TrainingStep
+    from comics.engine.train import amp_dtype
+    from comics.modeling.build import FAST_LAYOUT, build_model, choose_device
+
+    device = choose_device(cfg.MODEL.DEVICE)
+    model = build_model(cfg).to(device).to(memory_format=FAST_LAYOUT).train()
+    model.prepare_training()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    step = TrainingStep(model, optimizer, device=device, amp_dtype=amp_dtype(cfg))
+    batches = [next(loader) for _ in range(steps + 1)]
+    for number, batch in enumerate(batches):
+        if number == 1:  # the first warms up
+            start, before = time.perf_counter(), time.process_time()
+        step.backward([batch])
+        step.apply()
+        model.after_optimizer_step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    images = steps * len(batches[0])
+    print(
+        f"  model: {images / (time.perf_counter() - start):.2f} images/s, "
+        f"{images / (time.process_time() - before):.2f} a second of CPU",
+        flush=True,
+    )
+
+
+def _processes() -> list:
+    import psutil
+
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that are still there."""
+    times = [process.cpu_times() for process in _processes()]
+    return sum(one.user + one.system for one in times)
 
 
 def run_worker(arguments: argparse.Namespace) -> None:
     """One measurement; the last line of output is JSON."""
     figures = run_model_worker(arguments.worker, *arguments.words)
-    print(json.dumps({"figures": figures, "megabytes": peak_megabytes()}))
+    print(json.dumps({"figures": figures, "megabytes": peak_megabytes(), **figures}))
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -69,6 +134,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     evaluation = commands.add_parser("evaluation", help="AP and oLRP at OpenForensics' scale")
     evaluation.add_argument("--seed", type=int, default=2021)
     evaluation.add_argument("--scale", type=float, default=1.0, help="share of the full size")
+    evaluation.add_argument(
+        "--peers", action=argparse.BooleanOptionalAction, default=True, help="measure them too"
+    )
     evaluation.set_defaults(run=benchmark_evaluation)
     model = commands.add_parser("model", help="inference and training of detectors")
     model.add_argument("--size", type=int, default=512, help="side of the picture, pixels")
@@ -77,17 +145,23 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     model.add_argument(
         "--models",
         nargs="+",
-        default=MODELS,
-        choices=MODELS,
+        default=DEFAULT,
         metavar="NAME",
-        help=f"the first is what the others are compared with: {', '.join(MODELS)}",
+        help="the first is what the others are compared with; after an @ how it is run: "
+        f"{', '.join(SETTINGS)}; names: {', '.join([*OWN, TORCHVISION, DETECTRON2])}",
     )
+    model.add_argument("--what", nargs="+", default=WHAT, choices=WHAT)
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    model.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the process")
+    model.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    model.add_argument("--overrides", nargs="+", default=[], metavar="KEY VALUE", help="of ours")
     model.set_defaults(run=benchmark_model)
     loader = commands.add_parser("loader", help="images per second of the training loader")
     loader.add_argument("dataset", help="annotation file, e.g. output/train_demo/data/train.json")
     loader.add_argument("--config-file", help="YAML; default: comics/config/defaults.py")
     loader.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     loader.add_argument("--batches", type=int, default=100)
+    loader.add_argument("--steps", type=int, default=0, help="training steps to compare with")
     loader.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     loader.set_defaults(run=benchmark_loader)
     faces = commands.add_parser("faces", help="face methods: batching, training step, banks")
@@ -95,6 +169,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     faces.add_argument("--size", type=int, default=224, help="side of a crop, pixels")
     faces.add_argument("--batch", type=int, default=8, help="faces of a training step")
     faces.add_argument("--threads", type=int, default=2)
+    faces.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    faces.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: of the process")
+    faces.add_argument("--methods", nargs="+", help="beside CrossEntropy; default: every one")
+    faces.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     faces.add_argument("--rounds", type=int, default=7)
     faces.set_defaults(run=benchmark_faces)
     sizes = commands.add_parser("sizes", help="parameters and arithmetic of configurations")

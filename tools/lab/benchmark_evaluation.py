@@ -7,6 +7,7 @@ A file of its own because a measurement must not carry torch, which evaluating f
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import resource
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,36 +120,130 @@ def run_pycocotools(truth: str, results: str, mode: str) -> dict[str, float]:
     return {f"{mode} {name}": v for name, v in zip(names, evaluation.stats, strict=False) if name}
 
 
+def run_faster(truth: str, results: str, mode: str) -> dict[str, float]:
+    """AP alone, of one mode, by faster-coco-eval."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    ground_truth = COCO(truth)
+    entries = json.loads(Path(results).read_text())
+    if mode == "segm":
+        for entry in entries:
+            del entry["bbox"]
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(entries), mode)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ("AP", None, None, "AP_S", "AP_M", "AP_L")
+    return {f"{mode} {name}": v for name, v in zip(names, evaluation.stats, strict=False) if name}
+
+
+def run_lrp(truth: str, results: str, mode: str) -> dict[str, float]:
+    """oLRP of all faces, of one mode, as the official code computes it.
+
+    That code is pycocotools' matching at an IoU of 0.5, and one pass over each class's detections;
+    the pass is written here after its formula (docs/methods.md#metrics-lrp).
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    ground_truth = COCO(truth)
+    entries = json.loads(Path(results).read_text())
+    if mode == "segm":
+        for entry in entries:
+            del entry["bbox"]
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(entries), mode)
+    evaluation.params.iouThrs = np.array([0.5])
+    evaluation.evaluate()
+    images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    optima = []
+    for position, category in enumerate(evaluation.params.catIds):
+        first = position * areas * images  # of the range "all"
+        found = [one for one in evaluation.evalImgs[first : first + images] if one is not None]
+        optima.append(_optimal_lrp(evaluation, found, category))
+    return {f"{mode} oLRP": float(np.mean(optima))}
+
+
+def _optimal_lrp(evaluation: Any, found: list[dict], category: int) -> float:
+    """Of one class, from what pycocotools matched in each image."""
+    scores, overlaps = [], []  # 0: a false positive
+    faces = sum(int((~np.asarray(one["gtIgnore"], dtype=bool)).sum()) for one in found)
+    for one in found:
+        key = (one["image_id"], category)
+        columns = {face["id"]: n for n, face in enumerate(evaluation._gts[key])}
+        table = evaluation.ious[key]  # an empty list where there is nothing to compare
+        for row, face in enumerate(one["dtMatches"][0].astype(int).tolist()):
+            overlaps.append(table[row][columns[face]] if face else 0.0)
+        scores += one["dtScores"]
+    order = np.argsort(-np.array(scores), kind="mergesort")
+    overlap = np.array(overlaps)[order]
+    right = np.cumsum(overlap > 0)
+    distance = right - np.cumsum(overlap)
+    wrong, missed = np.arange(1, len(overlap) + 1) - right, faces - right
+    return float(((distance / 0.5 + wrong + missed) / (right + wrong + missed)).min())
+
+
 def measure(worker: str, *words: str) -> dict:
-    """Run one worker in a fresh process: its figures, ``seconds`` of wall time, ``megabytes``."""
+    """Run one worker in a fresh process: its figures, ``seconds``, ``cpu`` and ``megabytes``."""
     command = [sys.executable, __file__, worker, *words]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
-    return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds}
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds, "cpu": cpu}
 
 
 def benchmark_evaluation(arguments: argparse.Namespace) -> None:
-    """Compare our evaluation with pycocotools on a made-up set, in the same run."""
+    """Compare our evaluation with others' on a made-up set, in the same run."""
     with tempfile.TemporaryDirectory() as folder:
         paths = make_evaluation_set(Path(folder), arguments.seed, arguments.scale)
         words = [str(path) for path in paths]
         ours = measure("ours", *words)
-        boxes, masks = (measure("pycocotools", *words, mode) for mode in ("bbox", "segm"))
-    official = boxes["figures"] | masks["figures"]
-    gap = max(abs(ours["figures"][name] - value) for name, value in official.items())
-    theirs = boxes["seconds"] + masks["seconds"]
-    print(f"ours, AP + oLRP, box + mask: {ours['seconds']:.2f} s, {ours['megabytes']:.0f} MB")
-    print(f"pycocotools, AP, box: {boxes['seconds']:.2f} s, {boxes['megabytes']:.0f} MB")
-    print(f"pycocotools, AP, mask: {masks['seconds']:.2f} s, {masks['megabytes']:.0f} MB")
-    print(f"ratio (pycocotools box + mask / ours): {theirs / ours['seconds']:.2f}")
-    print(f"largest difference of an AP: {gap:.1e}")
+        _show("ours, AP + oLRP, box + mask", ours)
+        if arguments.peers:
+            _compare(ours, words)
     print(json.dumps(ours["figures"]))
+
+
+def _compare(ours: dict, words: list[str]) -> None:
+    """Print every peer's cost, how often ours goes into it, and the largest difference."""
+    peers = {"pycocotools": "AP", "lrp": "oLRP (official algorithm)"}
+    if importlib.util.find_spec("faster_coco_eval"):
+        peers["faster"] = "AP (faster-coco-eval)"
+    else:
+        print("faster-coco-eval is not installed")
+    figures: dict[str, float] = {}
+    for peer, what in peers.items():
+        both = [measure(peer, *words, mode) for mode in ("bbox", "segm")]
+        for mode, found in zip(("box", "mask"), both, strict=True):
+            _show(f"{peer}, {what}, {mode}", found)
+        wall, cpu = (sum(found[kind] for found in both) / ours[kind] for kind in ("seconds", "cpu"))
+        print(f"ratio ({peer} box + mask / ours): {wall:.2f}, of CPU time {cpu:.2f}", flush=True)
+        figures |= {k: v for found in both for k, v in found["figures"].items()}
+    for kind in ("AP", "oLRP"):
+        gaps = [
+            abs(ours["figures"][name] - value)
+            for name, value in figures.items()
+            if name.split()[1].startswith(kind)
+        ]
+        print(f"largest difference of an {kind}: {max(gaps):.1e}")
+
+
+def _show(name: str, found: dict) -> None:
+    print(
+        f"{name}: {found['seconds']:.2f} s, {found['cpu']:.2f} s of CPU, "
+        f"{found['megabytes']:.0f} MB",
+        flush=True,
+    )
 
 
 def run_worker(worker: str, words: list[str]) -> None:
     """One measurement; the last line of output is JSON."""
-    runners = {"ours": run_ours, "pycocotools": run_pycocotools}
+    runners = {
+        "ours": run_ours,
+        "pycocotools": run_pycocotools,
+        "faster": run_faster,
+        "lrp": run_lrp,
+    }
     figures = runners[worker](*words)
     print(json.dumps({"figures": figures, "megabytes": peak_megabytes()}))
 

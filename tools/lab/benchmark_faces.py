@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
+from benchmark_model import CLOCKS
 from torch import nn
+
+from comics.structures import FaceBatch
 
 FACE_COUNTS = (1, 2, 4, 8, 16)
 PHOTO = (800, 1200)  # height and width, pixels
 FACE_SIDES = (40, 300)  # pixels, of the faces in it
 BASELINE = "CrossEntropy"
-METHODS = (BASELINE, "DCL", "RealCentric", "GuideSpace", "CompressionRelation")
+PARTS = ("batching", "training")
 MEGABYTE = 2**20
 
 
 def benchmark_faces(arguments: argparse.Namespace) -> None:
     """Print the figures of both parts; ratios are medians over interleaved rounds."""
+    from comics.modeling.build import choose_device
+
     torch.set_num_threads(arguments.threads)
-    print(f"encoder {arguments.encoder}, crops of {arguments.size}, {arguments.threads} threads")
-    compare_batching(arguments)
-    compare_training(arguments)
+    device = choose_device(arguments.device)
+    print(
+        f"encoder {arguments.encoder}, crops of {arguments.size}, {device}, {arguments.threads} "
+        f"threads, {arguments.clock} clock",
+        flush=True,
+    )
+    clock = partial(_seconds, CLOCKS[arguments.clock], device)
+    if "batching" in arguments.parts:
+        compare_batching(arguments, device, clock)
+    if "training" in arguments.parts:
+        compare_training(arguments, device, clock)
+
+
+def _seconds(clock: Callable[[], float], device: torch.device) -> float:
+    """The time once the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock()
 
 
 def build_method(arguments: argparse.Namespace, name: str) -> nn.Module:
@@ -38,17 +58,20 @@ def build_method(arguments: argparse.Namespace, name: str) -> nn.Module:
     return method.to(memory_format=torch.channels_last)
 
 
-def compare_batching(arguments: argparse.Namespace) -> None:
+def compare_batching(
+    arguments: argparse.Namespace, device: torch.device, clock: Callable[[], float]
+) -> None:
     """Crops and P(fake) of the faces of one photo: all in one pass, or a pass for each."""
     from comics.modeling.face_forensics import FaceForensics
 
-    model = FaceForensics(nn.Identity(), build_method(arguments, BASELINE)).eval()
+    model = FaceForensics(nn.Identity(), build_method(arguments, BASELINE)).eval().to(device)
     rng = np.random.default_rng(0)
-    photo = torch.from_numpy(rng.integers(0, 256, (3, *PHOTO), dtype=np.uint8))
+    photo = torch.from_numpy(rng.integers(0, 256, (3, *PHOTO), dtype=np.uint8)).to(device)
     sides = rng.uniform(*FACE_SIDES, max(FACE_COUNTS))
     room = np.column_stack((PHOTO[1] - sides, PHOTO[0] - sides))
     corners = rng.uniform(0, 1, room.shape) * room
     boxes = torch.tensor(np.column_stack((corners, corners + sides[:, None])), dtype=torch.float32)
+    boxes = boxes.to(device)
 
     def together(count: int) -> None:
         model.face_probability([photo], [boxes[:count]])
@@ -63,7 +86,7 @@ def compare_batching(arguments: argparse.Namespace) -> None:
         for name, f in (("together", together), ("apart", apart))
     }
     with torch.inference_mode():
-        times = interleaved(work, arguments.rounds)
+        times = interleaved(work, arguments.rounds, clock)
     one = np.median(times["together 1"])
     print("faces of a photo: one pass for all, beside a pass for each")
     for count in FACE_COUNTS:
@@ -77,16 +100,25 @@ def compare_batching(arguments: argparse.Namespace) -> None:
         )
 
 
-def compare_training(arguments: argparse.Namespace) -> None:
+def compare_training(
+    arguments: argparse.Namespace, device: torch.device, clock: Callable[[], float]
+) -> None:
     """A training step of each method, and what it keeps beside its encoder."""
-    methods = {name: build_method(arguments, name).train() for name in METHODS}
+    import comics.modeling.faces  # noqa: F401  registers them
+    from comics.registry import FACE_METHODS
+
+    names = arguments.methods or sorted(name for name, _ in FACE_METHODS if name != BASELINE)
+    methods = {
+        name: build_method(arguments, name).train().to(device) for name in (BASELINE, *names)
+    }
     for method in methods.values():
         method.prepare_training()
         method.start_epoch(0)
     work = {
-        name: (lambda m=method: train_once(m, arguments.batch)) for name, method in methods.items()
+        name: partial(train_once, method, random_batch(method, arguments.batch).to(device))
+        for name, method in methods.items()
     }
-    times = interleaved(work, arguments.rounds)
+    times = interleaved(work, arguments.rounds, clock)
     print(f"training step of {arguments.batch} faces, beside {BASELINE} with the same encoder")
     for name, method in methods.items():
         ratio = np.median(times[name] / times[BASELINE])
@@ -99,9 +131,8 @@ def compare_training(arguments: argparse.Namespace) -> None:
         )
 
 
-def train_once(method: nn.Module, size: int) -> None:
-    """Forward, backward and a plain step on random faces."""
-    batch = random_batch(method, size)
+def train_once(method: nn.Module, batch: FaceBatch) -> None:
+    """Forward, backward and a plain step."""
     sum(method(batch).losses.values()).backward()
     with torch.no_grad():
         for parameter in method.parameters():
@@ -111,10 +142,8 @@ def train_once(method: nn.Module, size: int) -> None:
     method.after_optimizer_step()
 
 
-def random_batch(method: nn.Module, size: int):
+def random_batch(method: nn.Module, size: int) -> FaceBatch:
     """Noise with every view that the method asks for; reals and fakes in turn."""
-    from comics.structures import FaceBatch
-
     side = method.crop_size
     labels = torch.arange(size) % 2
     images = {
@@ -149,13 +178,15 @@ def kept_bytes(method: nn.Module) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name != "clock" and size}
 
 
-def interleaved(work: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
+def interleaved(
+    work: Mapping[str, Callable[[], None]], rounds: int, clock: Callable[[], float]
+) -> dict[str, np.ndarray]:
     """Seconds of each piece of work in each round; a first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, function in work.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: np.array(values) for name, values in times.items()}

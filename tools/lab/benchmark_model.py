@@ -10,11 +10,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def measure(worker: str, *words: str) -> dict:
@@ -30,19 +33,39 @@ PROGRAM = Path(__file__).with_name("benchmark.py")
 # Inference and training scenes: faces of an image, and what a training step sees
 SCENE_FACES, TRAIN_BATCH, DETECTIONS_SHOWN = 5, 2, 10
 TORCHVISION, DETECTRON2 = "torchvision", "detectron2"  # their own Mask R-CNN
-MODELS = ("BlendMask", "COMICSBlendMask", "MaskRCNN", "COMICSMaskRCNN", TORCHVISION, DETECTRON2)
-PUBLISHED = {"BlendMask": "BlendMask/R_50_1x.yaml", "MaskRCNN": "Mask-RCNN/R_50_FPN_1x.yaml"}
+PUBLISHED = {
+    "FCOS": "FCOS/R_50_1x.yaml", "BlendMask": "BlendMask/R_50_1x.yaml",
+    "CondInst": "CondInst/R_50_1x.yaml", "MEInst": "MEInst/R_50_1x.yaml",
+    "SOLOv2": "SOLOv2/R_50_1x.yaml", "MaskRCNN": "Mask-RCNN/R_50_FPN_1x.yaml",
+    "MaskScoringRCNN": "MS-RCNN/R_50_FPN_1x.yaml", "CenterMask": "CenterMask/R_50_1x.yaml",
+    "SOLO": "SOLO/R_50_1x.yaml", "RetinaMask": "RetinaMask/R_50_1x.yaml",
+    "YOLACT": "YOLACT/R_50_1x.yaml", "YOLACTPlusPlus": "YOLACT-PlusPlus/R_50_1x.yaml",
+    "PolarMask": "PolarMask/R_50_1x.yaml",
+}  # fmt: skip
+WITHOUT_COMICS = ("FCOS",)  # no masks, and no published configuration
+OWN = [*PUBLISHED, *(f"COMICS{name}" for name in PUBLISHED if name not in WITHOUT_COMICS)]
+DEFAULT = ("BlendMask", "COMICSBlendMask", "MaskRCNN", "COMICSMaskRCNN", TORCHVISION, DETECTRON2)
+# How a model is run, after an "@": "BlendMask@bfloat16"
+SETTINGS = ("contiguous", "bfloat16", "float16", "compiled")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def make_model(name: str, size: int) -> nn.Module:
+def make_model(name: str, size: int, words: Sequence[str] = ()) -> nn.Module:
     """A model with random weights, R-50 and FPN, frozen batch norms calibrated on noise.
 
-    Every image gets ``DETECTIONS_SHOWN`` faces, whatever the scores.
+    Every image gets ``DETECTIONS_SHOWN`` faces, whatever the scores, of models that rank boxes.
+
+    Args:
+        name: of ``OWN``, or a peer's.
+        size: side of the pictures.
+        words: further KEY VALUE of our own models.
     """
     torch.manual_seed(0)
-    make = {TORCHVISION: make_torchvision, DETECTRON2: make_detectron2}.get(name, make_own)
-    model = make(name, size)
+    if name in (TORCHVISION, DETECTRON2):
+        model = (make_torchvision if name == TORCHVISION else make_detectron2)(name, size)
+    else:
+        model = make_own(name, words)
     calibrate(model, make_scene(size, 0)[0])
     if hasattr(model, "prepare_training"):
         model.prepare_training()
@@ -69,8 +92,8 @@ def make_detectron2(name: str, size: int) -> nn.Module:
     return zoo_mask_rcnn(num_classes=2, detections=DETECTIONS_SHOWN)
 
 
-def make_own(name: str, size: int) -> nn.Module:
-    """A detector of ours, published configuration, plain or with COMICS."""
+def make_own(name: str, words: Sequence[str]) -> nn.Module:
+    """A detector of ours, published configuration with changes, plain or with COMICS."""
     from comics.config import load_config
     from comics.modeling.build import build_model
 
@@ -79,9 +102,10 @@ def make_own(name: str, size: int) -> nn.Module:
     if name != plain:
         path = path.parents[1] / f"COMICS-{path.parent.name}" / path.name
     every = ["MODEL.FCOS.SCORE_THRESH_TEST", "0.0", "MODEL.WEIGHTS", ""]
+    every += ["MODEL.MEInst.PATH_COMPONENTS", ""]
     every += ["MODEL.FCOS.POST_NMS_TOPK_TEST", str(DETECTIONS_SHOWN)]
     every += ["TEST.DETECTIONS_PER_IMAGE", str(DETECTIONS_SHOWN)]
-    model = build_model(load_config(path, every))
+    model = build_model(load_config(path, [*every, *words]))
     detector = getattr(model, "detector", model)
     if plain == "BlendMask":
         nn.init.constant_(detector.head.box_distances.bias, 6.0)  # boxes that are not empty
@@ -154,67 +178,132 @@ def make_scene(size: int, seed: int):
     return image, faces
 
 
-def infer_once(model: nn.Module, size: int) -> None:
-    """One picture, batch 1, to pasted masks."""
-    with torch.inference_mode():
-        model.eval()(as_input(model, make_scene(size, 0)[0]))
+@dataclass(frozen=True)
+class Runner:
+    """A model as it is run: where, and in which precision.
 
+    Attributes:
+        model: on ``device``.
+        images, targets: of a training step, there too.
+        dtype: of mixed precision; None for none.
+    """
 
-def train_once(model: nn.Module, size: int) -> None:
-    """Forward, backward and SGD on two pictures."""
-    model.train()
-    images, targets = zip(*(make_scene(size, seed) for seed in range(TRAIN_BATCH)), strict=True)
-    if is_detectron2(model):
-        from comics.integrations.detectron2.benchmark import training_losses
+    model: nn.Module
+    images: list[Tensor]
+    targets: list
+    device: torch.device
+    dtype: torch.dtype | None
 
-        losses = training_losses(model, images, targets)
-    elif is_torchvision(model):
-        truth = [
-            {"boxes": f.boxes, "labels": f.labels + 1, "masks": f.masks.byte()} for f in targets
-        ]
-        losses = model([image / 255 for image in images], truth)
-    else:
+    @classmethod
+    def of(cls, name: str, size: int, device: torch.device, words: Sequence[str] = ()) -> Runner:
+        """The model of a name, with ``SETTINGS`` after an "@"."""
+        from comics.engine.compilation import compile_features
+
+        name, *settings = name.split("@")
+        unknown = [one for one in settings if one not in SETTINGS]
+        if unknown:
+            raise SystemExit(f"{unknown[0]!r} is none of {', '.join(SETTINGS)}")
+        model = make_model(name, size, words).to(device)
+        if "contiguous" not in settings:
+            model.to(memory_format=torch.channels_last)
+        if "compiled" in settings:
+            compile_features(model, device)
+        half = next((one for one in settings if one in ("bfloat16", "float16")), None)
+        pairs = [make_scene(size, seed) for seed in range(TRAIN_BATCH)]
+        images = [image.to(device) for image, _ in pairs]
+        targets = [faces.to(device) for _, faces in pairs]
+        return cls(model, images, targets, device, half and getattr(torch, half))
+
+    def infer(self) -> None:
+        """One picture, batch 1, to drawn masks."""
+        with torch.inference_mode(), self._autocast():
+            self.model.eval()(as_input(self.model, self.images[0]))
+        self._wait()
+
+    def train(self) -> None:
+        """Forward, backward and SGD on two pictures."""
+        with self._autocast():
+            losses = self._losses()
+        sum(losses.values()).backward()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 1e-6 * parameter.grad
+                    parameter.grad = None
+        getattr(self.model, "after_optimizer_step", lambda: None)()
+        self._wait()
+
+    def _losses(self) -> dict[str, Tensor]:
+        model, images, targets = self.model.train(), self.images, self.targets
+        if is_detectron2(model):
+            from comics.integrations.detectron2.benchmark import training_losses
+
+            return training_losses(model, images, targets)
+        if is_torchvision(model):
+            truth = [
+                {"boxes": f.boxes, "labels": f.labels + 1, "masks": f.masks.byte()} for f in targets
+            ]
+            return model([image / 255 for image in images], truth)
         keys = {"key_images": images} if getattr(model, "needs_key_images", False) else {}
-        losses = model(images, targets, **keys).losses
-    sum(losses.values()).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= 1e-6 * parameter.grad
-                parameter.grad = None
-    getattr(model, "after_optimizer_step", lambda: None)()
+        return model(images, targets, **keys).losses
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def benchmark_model(arguments: argparse.Namespace) -> None:
     """Times of one inference and one training step, interleaved; peak memory of each alone."""
+    from comics.modeling.build import choose_device
+
     torch.set_num_threads(arguments.threads)
-    first = arguments.models[0]
-    size, work = arguments.size, {"inference": infer_once, "training": train_once}
-    models = {name: make_model(name, size) for name in arguments.models}
-    for model in models.values():
-        model.to(memory_format=torch.channels_last)
-    for what, function in work.items():
-        times: dict[str, list[float]] = {name: [] for name in models}
+    device, clock = choose_device(arguments.device), CLOCKS[arguments.clock]
+    first, size = arguments.models[0], arguments.size
+    runners = {
+        name: Runner.of(name, size, device, arguments.overrides) for name in arguments.models
+    }
+    for what in arguments.what:
+        times: dict[str, list[float]] = {name: [] for name in runners}
         for round_number in range(arguments.rounds + 1):
-            for name, model in models.items():
-                start = time.perf_counter()
-                function(model, size)
+            for name, runner in runners.items():
+                start = clock()
+                (runner.infer if what == "inference" else runner.train)()
                 if round_number:  # the first round warms up
-                    times[name].append(time.perf_counter() - start)
-        print(f"{what}, {size}x{size}, {arguments.threads} threads, {arguments.rounds} rounds")
+                    times[name].append(clock() - start)
+        print(
+            f"{what}, {size}x{size}, {device}, {arguments.threads} threads, {arguments.rounds} "
+            f"rounds, {arguments.clock} clock",
+            flush=True,
+        )
         for name, values in times.items():
-            memory = measure(what, name, str(size), str(arguments.threads))["megabytes"]
+            peak = _peak(what, name, arguments) if arguments.memory else ""
             ratio = np.median(np.array(values) / np.array(times[first]))
             print(
                 f"  {name:26} median {np.median(values):.3f} s ({min(values):.3f}-"
-                f"{max(values):.3f}), {ratio:.2f} x {first}, peak {memory:.0f} MB"
+                f"{max(values):.3f}), {ratio:.2f} x {first}{peak}",
+                flush=True,
             )
 
 
-def run_model_worker(what: str, name: str, size: str, threads: str) -> dict[str, float]:
-    """A few steps of one model alone, for its peak memory."""
+def _peak(what: str, name: str, arguments: argparse.Namespace) -> str:
+    words = (what, name, str(arguments.size), str(arguments.threads), arguments.device)
+    return f", peak {measure(*words, *arguments.overrides)['megabytes']:.0f} MB"
+
+
+def run_model_worker(
+    what: str, name: str, size: str, threads: str, device: str, *words: str
+) -> dict[str, float]:
+    """A few steps of one model alone, for its peak memory, on a GPU the GPU's."""
+    from comics.modeling.build import choose_device
+
     torch.set_num_threads(int(threads))
-    model = make_model(name, int(size)).to(memory_format=torch.channels_last)
+    place = choose_device(device)
+    runner = Runner.of(name, int(size), place, words)
     for _ in range(3):
-        (infer_once if what == "inference" else train_once)(model, int(size))
+        (runner.infer if what == "inference" else runner.train)()
+    if place.type == "cuda":
+        return {"megabytes": torch.cuda.max_memory_allocated(place) / 2**20}
     return {}

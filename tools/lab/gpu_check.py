@@ -53,6 +53,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "lab")]
 
 from benchmark_model import calibrate, make_scene  # noqa: E402
+from count_waits import NARROW, count_step  # noqa: E402
 
 from comics.structures import Faces  # noqa: E402
 
@@ -532,12 +533,18 @@ def _measure_inference_and_training(
 
 
 def waits(bench: Bench) -> Work:
-    """How often a training step waits for the GPU."""
-    for file in TIMED if bench.cuda else ():
+    """How often a training step waits for the GPU; on the CPU, how often it would."""
+    for file in TIMED:
         yield Path(file).parent.name, partial(_count_waits, bench, CONFIGS / file)
 
 
 def _count_waits(bench: Bench, path: Path) -> None:
+    if not bench.cuda:
+        model = make_detector(path, *NARROW)
+        found = count_step(model, *scenes(bench.scale.side, 2)).total
+        bench.record.add("waits", path.parent.name, "synchronisations of a step", float(found),
+                         right=found <= MOST_WAITS)  # fmt: skip
+        return
     model = make_detector(path).to(bench.device)
     images, targets = on(bench.device, *scenes(bench.scale.timed_side, 2))
     training_step(model, images, targets)

@@ -11,13 +11,15 @@ Shape letters: N faces; T side of a thumbnail.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from comics.data.faces.manifest import Manifest
 from comics.data.forgery.masks import SourceFace, describe_face
 from comics.data.forgery.warps import similarity_transform, warp
 from comics.data.images import ImageError, read_image
@@ -38,10 +40,69 @@ MIN_POSE_FACES = 100  # fewer known faces fix no regression
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # What differs by this much counts 1: CIE LAB units, and shares of an aligned side
 LIGHT_UNIT, NOSE_UNIT = 12.0, 0.025
-MAX_MISFIT = 2.0  # worse donors would be seen at a glance
-CANDIDATES = 80  # donors drawn, of which the fittest is taken
-# A nose so far aside is a profile, which no face of the template replaces
-MAX_NOSE_OFFSET = 0.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a donor must fit.
+
+    Attributes:
+        candidates: donors drawn, of which the fittest is taken.
+        misfit: worse donors would be seen at a glance (``Look.misfit``).
+        nose: share of an aligned side; a nose so far aside is a profile, which no face of the
+            template replaces.
+        shape: root mean square distance of eyes and mouth corners from the template's once they
+            are aligned, share of an aligned side: a head that is turned brings the eyes together.
+        side: of the face, pixels; a smaller one shows too little of a donor.
+        landmarks: whether the face's keypoints must be known, not guessed from its box.
+        patch: difference in lightness (CIE L) that a tenth of the thumbnail may exceed: sunglasses
+            and hands over a face are blended into smears.
+    """
+
+    candidates: int = 80
+    misfit: float = 2.0
+    nose: float = 0.1
+    shape: float = float("inf")
+    side: float = 0.0
+    landmarks: bool = False
+    patch: float = float("inf")
+
+    def faces_camera(self, keypoints: np.ndarray) -> bool:
+        """Whether keypoints [5, 2] are those of a face that is turned to the camera."""
+        try:
+            matrix = similarity_transform(keypoints[FIXED], FFHQ_TEMPLATE[FIXED])
+        except ValueError:
+            return False  # keypoints that all coincide
+        moved = keypoints @ matrix[:, :2].T + matrix[:, 2] - FFHQ_TEMPLATE
+        shape = float(np.sqrt((moved[FIXED] ** 2).sum(1).mean()))
+        return abs(float(moved[2, 0])) <= self.nose and shape <= self.shape
+
+
+DEFAULT_FIT = Fit()
+
+
+@dataclass(frozen=True)
+class DonorFile:
+    """A donor: its file, the splits it may be used in (none: by its name), what made it."""
+
+    path: Path
+    splits: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class ChosenDonor:
+    """The donor of a face: ``file``, its picture as a ``face``, how badly it fits (0 best)."""
+
+    file: DonorFile
+    face: SourceFace
+    misfit: float
+
+    @property
+    def record(self) -> dict:
+        """What a set says of it, ready for JSON."""
+        kind = {"donor_kind": self.file.kind} if self.file.kind else {}
+        return {"donor": self.file.path.name, **kind, "misfit": round(self.misfit, 3)}
 
 
 @dataclass(frozen=True)
@@ -84,15 +145,19 @@ class Look:
         light = np.sqrt(((self.thumb - other.thumb) ** 2).mean()) / LIGHT_UNIT
         return float(light + np.abs(self.nose - other.nose).max() / NOSE_UNIT)
 
+    def patch(self, other: Look) -> float:
+        """Difference in lightness that a tenth of the thumbnail exceeds."""
+        return float(np.quantile(np.abs(self.thumb[..., 0] - other.thumb[..., 0]), 0.9))
+
 
 class GeneratedDonors:
     """Aligned generated faces, by split.
 
     Args:
-        files: (path, splits that it may be used in) of each; without any, a hash of the file's
-            name gives one.
+        files: of the donors; where one names no splits, a hash of its name gives one.
         splits: names of the splits, and what fraction of files without a split falls into each.
         pose: regression, or None to leave pose out.
+        fit: how well a donor must fit.
 
     Attributes:
         skipped: (path, reason) of files that could not be read.
@@ -103,32 +168,50 @@ class GeneratedDonors:
 
     def __init__(
         self,
-        files: Sequence[tuple[Path, tuple[str, ...]]],
+        files: Sequence[DonorFile],
         splits: dict[str, float],
         pose: PoseRegression | None = None,
+        fit: Fit = DEFAULT_FIT,
     ) -> None:
-        self.pose = pose
+        self.pose, self.fit = pose, fit
         self.skipped: list[tuple[str, str]] = []
-        self._donors: dict[str, list[tuple[Path, Look]]] = {split: [] for split in splits}
+        self._donors: dict[str, list[tuple[DonorFile, Look]]] = {split: [] for split in splits}
         digest = hashlib.sha256()
-        for path, wanted in sorted(files):
+        for file in sorted(files, key=lambda file: (file.path, file.splits)):
             try:
-                look = self._look(read_donor(path))
+                look = self._look(read_donor(file.path))
             except ImageError as error:
                 self.skipped.append((error.path, error.reason))
                 continue
-            digest.update(f"{path.name} {wanted}\n".encode("utf-8", "surrogateescape"))
-            digest.update(path.read_bytes())
-            for split in wanted or (_split_by_hash(path.name, splits),):
-                self._donors[split].append((path, look))
+            name = f"{file.path.name} {file.splits}\n"
+            digest.update(name.encode("utf-8", "surrogateescape"))
+            digest.update(file.path.read_bytes())
+            for split in file.splits or (_split_by_hash(file.path.name, splits),):
+                self._donors[split].append((file, look))
         if not any(self._donors.values()):
             first = f"; the first: {': '.join(self.skipped[0])}" if self.skipped else ""
             raise ValueError(f"none of {len(files)} donors can be read{first}")
         counts = {name: len(donors) for name, donors in self._donors.items()}
         self.arguments = {"sha256": digest.hexdigest(), "counts": counts, "pose": pose is not None}
+        if fit != DEFAULT_FIT:
+            self.arguments["fit"] = asdict(fit)
 
-    def choose(self, face: SourceFace, split: str, rng: np.random.Generator) -> SourceFace | None:
-        """The fittest of ``CANDIDATES`` donors of a split; None where none of them fits.
+    def partners(self, split: str) -> list[tuple[DonorFile, DonorFile]]:
+        """Each donor of a split, with the other one of the split that looks most like it."""
+        donors = self._donors.get(split, [])
+        pairs = []
+        for file, look in donors:
+            others = [other for other in donors if other[0] is not file]
+            if others:
+                pairs.append((file, min(others, key=lambda other: look.misfit(other[1]))[0]))
+        return pairs
+
+    def kinds(self, split: str) -> dict[str, int]:
+        """Number of a split's donors of each kind."""
+        return dict(Counter(file.kind for file, _ in self._donors.get(split, [])))
+
+    def choose(self, face: SourceFace, split: str, rng: np.random.Generator) -> ChosenDonor | None:
+        """The fittest of some drawn donors of a split; None where none of them fits.
 
         Args:
             face: that will be replaced; a covered one has no fitting donor.
@@ -138,20 +221,27 @@ class GeneratedDonors:
         donors = self._donors.get(split, [])
         if not donors or face.covered:
             return None
-        drawn = rng.integers(0, len(donors), CANDIDATES)
-        try:
-            frame, matrix = align(face.image, face.keypoints)
-        except ValueError:
-            return None  # keypoints that all coincide
-        nose = (matrix[:, :2] @ face.keypoints[2] + matrix[:, 2]) / FRAME - FFHQ_TEMPLATE[2]
-        if abs(nose[0]) > MAX_NOSE_OFFSET:
+        drawn = rng.integers(0, len(donors), self.fit.candidates)
+        wanted = self._wanted(face)
+        if wanted is None:
             return None
-        wanted = self._look_of(frame)
         misfits = [wanted.misfit(donors[number][1]) for number in drawn]
         best = int(np.argmin(misfits))
-        if misfits[best] > MAX_MISFIT:
+        look = donors[drawn[best]][1]
+        if misfits[best] > self.fit.misfit or wanted.patch(look) > self.fit.patch:
             return None
-        return read_donor(donors[drawn[best]][0])
+        file = donors[drawn[best]][0]
+        return ChosenDonor(file, read_donor(file.path), misfits[best])
+
+    def _wanted(self, face: SourceFace) -> Look | None:
+        """The look that a donor needs; None of a face that none can replace."""
+        if face.covered or (self.fit.landmarks and face.guessed):
+            return None
+        if np.sqrt(np.prod(face.box[2:] - face.box[:2])) < self.fit.side:
+            return None
+        if not self.fit.faces_camera(face.keypoints):
+            return None
+        return self._look_of(align(face.image, face.keypoints)[0])
 
     def _look(self, donor: SourceFace) -> Look:
         return self._look_of(align(donor.image, donor.keypoints)[0])
@@ -186,6 +276,24 @@ def donor_files(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder}: no picture in it ({', '.join(SUFFIXES)})")
     return files
+
+
+def listed_donors(manifest: Manifest, splits: Mapping[str, tuple[str, ...]]) -> list[DonorFile]:
+    """The rows of a manifest as donors; ``method`` is their kind.
+
+    Args:
+        manifest: of aligned generated faces.
+        splits: which splits of a set a split of the manifest serves; a row of none of these has
+            its split by its file's name.
+    """
+    return [
+        DonorFile(
+            Path(manifest[index].path),
+            splits.get(manifest.name(index, "split"), ()),
+            manifest.name(index, "method"),
+        )
+        for index in range(len(manifest))
+    ]
 
 
 def align(image: np.ndarray, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,7 @@ class SourceFace:
         mask: [H, W] bool, the region of the face; at least one pixel.
         covered: whether something is worn over nose and mouth.
         landmarks: [68, 2] float64 in the iBUG order, where they are known.
+        guessed: whether ``keypoints`` are the template's.
     """
 
     image: np.ndarray
@@ -51,6 +52,7 @@ class SourceFace:
     mask: np.ndarray
     covered: bool = False
     landmarks: np.ndarray | None = None
+    guessed: bool = False
 
 
 def describe_face(
@@ -96,9 +98,10 @@ def describe_face(
         mask = ellipse_region(shape, box, 0.0 if keypoints is None else face_roll(keypoints))
     if not mask.any():
         raise ValueError(f"no pixel of the face with box {box.tolist()} is in the image {shape}")
+    guessed = keypoints is None
     if keypoints is None:
         keypoints = box[:2] + KEYPOINT_TEMPLATE * (box[2:] - box[:2])
-    return SourceFace(image, box, keypoints, mask, covered, landmarks)
+    return SourceFace(image, box, keypoints, mask, covered, landmarks, guessed)
 
 
 def ellipse_region(shape: tuple[int, int], box: np.ndarray, roll: float = 0.0) -> np.ndarray:

@@ -28,10 +28,11 @@ from comics.data.loader import (
     build_test_loader,
     build_train_loader,
     needs_key_view,
+    training_view,
 )
 from comics.data.records import DatasetError, FaceAnnotation, ImageRecord
 from comics.data.transforms import Geometry, evaluation_geometry, training_geometry
-from comics.data.views import PhotometricView
+from comics.data.views import View
 from comics.engine import distributed
 from comics.integrations.detectron2.instances import batch_to_inputs, sample_to_input
 from comics.ops.masks import segmentation_to_rle
@@ -183,7 +184,7 @@ class ComicsDatasetMapper:
         is_train: bool = True,
         *,
         geometry: Geometry,
-        view: PhotometricView | None = None,
+        view: View | None = None,
         with_masks: bool = True,
         with_key_view: bool = False,
         image_format: str = "RGB",
@@ -213,7 +214,7 @@ class ComicsDatasetMapper:
         return {
             "is_train": is_train,
             "geometry": training_geometry(cfg) if is_train else evaluation_geometry(cfg),
-            "view": PhotometricView.from_config(cfg) if cfg.INPUT.VIEWS.ENABLED else None,
+            "view": training_view(cfg),
             "with_masks": cfg.MODEL.MASK_ON,
             "with_key_view": needs_key_view(cfg),
             "image_format": cfg.INPUT.FORMAT,

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 
 from comics.modeling.detectors.base import LevelBoxes, LevelProposals
+from comics.modeling.detectors.deltas import DeltaCoder
 from comics.ops.boxes import box_iou
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 IGNORED, NO_FACE = -1, -1
@@ -63,10 +64,10 @@ def match_anchors(overlap: Tensor, background: float, foreground: float) -> tupl
     face = torch.where(best >= foreground, face, NO_FACE)
     is_background = best < background
     highest, anchor = overlap.max(dim=1)
-    for position in (highest > 0).nonzero().flatten().tolist():
-        face[anchor[position]] = position
-        is_background[anchor[position]] = False
-    return face, is_background
+    number = torch.arange(len(overlap), device=overlap.device)
+    claims = torch.where(highest > 0, number, NO_FACE)
+    claimed = torch.full_like(face, NO_FACE).scatter_reduce(0, anchor, claims, "amax")
+    return torch.where(claimed >= 0, claimed, face), is_background & (claimed < 0)
 
 
 @torch.no_grad()
@@ -100,7 +101,7 @@ def per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
     return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps], dim=1)
 
 
-def decoded_boxes(coder: BoxCoder, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
+def decoded_boxes(coder: DeltaCoder, deltas: Sequence[Tensor], anchors: Tensor) -> Tensor:
     """Predicted boxes [B, R, 4] without gradient, pixels.
 
     Args:
@@ -130,9 +131,10 @@ def anchor_proposals(
         per_cell: A.
     """
     proposals, start = {}, 0
+    known = on_host(found.positive)[0]
     for level, (height, width) in zip(levels, map_sizes, strict=True):
         stop = start + height * width * per_cell
-        image, index = found.positive[:, start:stop].nonzero(as_tuple=True)
+        image, index = (on_device(one, predicted.device) for one in known[:, start:stop].nonzero())
         proposals[level] = LevelProposals(
             image,
             found.face[image, start + index],

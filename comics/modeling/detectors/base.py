@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from comics.modeling.backbone import Pyramid
 from comics.modeling.detectors.candidates import Candidates
+from comics.modeling.detectors.cells import image_of_each
 from comics.modeling.life_cycle import TrainingLifeCycle
 from comics.structures import Faces, NotFiniteError
 
@@ -236,9 +237,9 @@ class Detector(TrainingLifeCycle):
         finally:
             for hook in hooks:
                 hook.remove()
-        for faces in found:
-            if not (faces.boxes.isfinite().all() and faces.scores.isfinite().all()):
-                raise NotFiniteError("a box or score that the model gives is not finite")
+        finite = [one.isfinite().all() for f in found if len(f) for one in (f.boxes, f.scores)]
+        if finite and not torch.stack(finite).all():
+            raise NotFiniteError("a box or score that the model gives is not finite")
         return found
 
     def roi_mask_features(
@@ -325,10 +326,14 @@ def check_targets(
             raise ValueError(
                 f"target {position} is for an image of {faces.image_size}, the image is {size}"
             )
-        bad = (faces.boxes[:, 2:] <= faces.boxes[:, :2]).any(dim=1)
-        if bad.any():
-            box = faces.boxes[bad][0].tolist()
-            raise ValueError(f"target {position} has a box without width or height: {box}")
+    boxes = torch.cat([faces.boxes for faces in targets])
+    bad = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+    if bad.any():  # one look for all images, since a GPU waits for each
+        first = int(bad.nonzero()[0])
+        position = int(image_of_each([faces.boxes for faces in targets])[first])
+        raise ValueError(
+            f"target {position} has a box without width or height: {boxes[first].tolist()}"
+        )
     return targets
 
 

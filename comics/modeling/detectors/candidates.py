@@ -26,6 +26,7 @@ from comics.ops.mask_parts import (
     polygon_parts,
 )
 from comics.ops.roi_masks import square_parts
+from comics.ops.transfers import on_device
 from comics.structures import Faces
 
 
@@ -117,8 +118,9 @@ class PolygonMasks:
 
     def parts(self, size: tuple[int, int], output_size: tuple[int, int]) -> list[MaskPart]:
         """See ``SoftMasks.parts``."""
-        scale = self.points.new_tensor([output_size[1] / size[1], output_size[0] / size[0]])
-        return polygon_parts(self.points * scale, output_size)
+        scale = [output_size[1] / size[1], output_size[0] / size[0]]
+        scaled = self.points * on_device(scale, self.points.device, self.points.dtype)
+        return polygon_parts(scaled, output_size)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolygonMasks:
         """See ``SoftMasks.map``."""
@@ -155,7 +157,7 @@ class Candidates(Faces):
         """
         clipped = clip_boxes(boxes, size)
         every = cls(clipped, (size[0], size[1]), labels, scores, soft_masks=soft_masks)
-        return every[nonempty(clipped)]
+        return every[nonempty(clipped).nonzero().squeeze(1)] if len(every) else every
 
     def drawn(self, output_size: tuple[int, int]) -> Faces:
         """The faces in the same image of (H, W), boxes clipped to it, with bitmaps.

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from comics.ops.transfers import on_device
 
 
 def level_locations(
@@ -38,8 +41,7 @@ def points_of_cells(
         widths: w of each level.
         strides: pixels per cell of each level.
     """
-    width = torch.tensor(widths, device=cell.device)[level]
-    stride = torch.tensor(strides, device=cell.device)[level]
+    width, stride = on_device([list(widths), list(strides)], cell.device)[:, level]
     index = torch.stack((cell % width, cell // width), dim=1)
     return (index * stride[:, None] + stride[:, None] // 2).float()
 
@@ -58,34 +60,60 @@ def image_of_each(groups: Sequence[Tensor]) -> Tensor:
     Args:
         groups: per image [P_i, ...]; at least one image.
     """
-    counts = torch.tensor([len(group) for group in groups], device=groups[0].device)
-    return torch.arange(len(groups), device=counts.device).repeat_interleave(counts)
+    counts = [len(group) for group in groups]
+    return on_device(np.repeat(np.arange(len(groups)), counts), groups[0].device)
 
 
-def by_level(level: Tensor, count: int, read: Callable[[int, Tensor], Tensor]) -> Tensor:
+def counts_of(numbers: Tensor, count: int) -> list[int]:
+    """How often each of 0 .. ``count`` - 1 is among [P] int64; waits for the device, once."""
+    return (numbers[:, None] == torch.arange(count, device=numbers.device)).sum(dim=0).tolist()
+
+
+def by_level(
+    level: Tensor,
+    count: int,
+    read: Callable[[int, Tensor], Tensor],
+    sizes: Sequence[int] | None = None,
+) -> Tensor:
     """[P, ...] gathered level by level, in the order of ``level`` [P].
 
     Args:
         level: [P] int64 below ``count``.
         count: of levels.
         read: (level, positions [p] of its rows) -> [p, ...].
+        sizes: rows of each level, where they are known; otherwise the device is waited for.
     """
-    order = [(level == index).nonzero().squeeze(1) for index in range(count)]
-    gathered = torch.cat([read(index, rows) for index, rows in enumerate(order)])
-    return gathered[torch.argsort(torch.cat(order))]
+    order = level.argsort(stable=True)
+    rows = order.split(counts_of(level, count) if sizes is None else list(sizes))
+    gathered = torch.cat([read(index, part) for index, part in enumerate(rows)])
+    return gathered[order.argsort()]
 
 
-def values_at_cells(maps: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor) -> Tensor:
-    """[P, C] of per-level maps [B, C, h, w] at cells: [P] level, image and cell each."""
+def values_at_cells(
+    maps: Sequence[Tensor],
+    level: Tensor,
+    image: Tensor,
+    cell: Tensor,
+    sizes: Sequence[int] | None = None,
+) -> Tensor:
+    """[P, C] of per-level maps [B, C, h, w] at cells: [P] level, image and cell each.
+
+    ``sizes`` as of ``by_level``.
+    """
 
     def read(index: int, rows: Tensor) -> Tensor:
         return maps[index].flatten(2)[image[rows], :, cell[rows]]
 
-    return by_level(level, len(maps), read)
+    return by_level(level, len(maps), read, sizes)
 
 
 def conv3x3_at_cells(
-    conv: nn.Conv2d, maps: Sequence[Tensor], level: Tensor, image: Tensor, cell: Tensor
+    conv: nn.Conv2d,
+    maps: Sequence[Tensor],
+    level: Tensor,
+    image: Tensor,
+    cell: Tensor,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """Output of a 3x3 convolution (stride 1, padding 1) at a few cells of several maps.
 
@@ -95,6 +123,7 @@ def conv3x3_at_cells(
         conv: C to O channels.
         maps: per level [B, C, h_l, w_l].
         level, image, cell: [P] int64; cell = row * w_l + column.
+        sizes: as of ``by_level``.
 
     Returns:
         [P, O].
@@ -108,5 +137,5 @@ def conv3x3_at_cells(
         padded = functional.pad(maps[index], (1, 1, 1, 1)).permute(0, 2, 3, 1)
         return padded[image[chosen][:, None, None], rows, columns]
 
-    gathered = by_level(level, len(maps), read).permute(0, 3, 1, 2).flatten(1)
+    gathered = by_level(level, len(maps), read, sizes).permute(0, 3, 1, 2).flatten(1)
     return functional.linear(gathered, conv.weight.flatten(1), conv.bias)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from comics.modeling.detectors.cells import by_level, image_of_each
 from comics.ops.boxes import box_area
 from comics.ops.compiled import roi_align
+from comics.ops.transfers import on_device
 
 CANONICAL_SIZE = 224  # side in pixels of a box that belongs to CANONICAL_LEVEL: ImageNet's
 CANONICAL_LEVEL = 4
@@ -62,8 +63,8 @@ def pool_by_reach(
     """
     every = torch.cat(list(boxes)).float()
     reach = (every[:, 2:] - every[:, :2]).amax(dim=1) / 2
-    limits = torch.tensor(bounds, device=every.device)
-    level = torch.bucketize(reach, limits.to(reach.dtype))
+    limits = on_device(list(bounds), every.device, reach.dtype)
+    level = torch.bucketize(reach, limits)
     return pool_by_level(maps, strides, boxes, level, size=size)
 
 

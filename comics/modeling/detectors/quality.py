@@ -29,6 +29,7 @@ class Positives:
         points: [P, 2] (x, y) pixels that they stand for.
         strides: [P] float, pixels per cell of their level.
         predicted, wanted: [P, 4] distances to the sides of the box, in strides.
+        level_sizes: how many of them each level has; they are in its order.
         faces: ground truth of each image.
     """
 
@@ -40,6 +41,7 @@ class Positives:
     strides: Tensor
     predicted: Tensor
     wanted: Tensor
+    level_sizes: Sequence[int]
     faces: Sequence[Faces]
 
     def __len__(self) -> int:

@@ -82,7 +82,7 @@ class LevelDiscriminator(nn.Module):
         A level without embeddings makes it a connected 0: there is nothing to align.
         """
         if len(weak) == 0 or len(strong) == 0:
-            return zero_of(weak) + zero_of(strong)
+            return sum((zero_of(p) for p in self.parameters()), zero_of(weak) + zero_of(strong))
         both = reverse_gradient(torch.cat([weak, strong]).float(), self.reversal)
         logits = self.layers(both).flatten()
         is_weak, is_strong = logits[: len(weak)], logits[len(weak) :]

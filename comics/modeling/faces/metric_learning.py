@@ -62,6 +62,7 @@ class MetricLearning(EmbeddingMethod):
     """
 
     views: tuple[str, ...] = ("strong",)
+    skips_parameters = True  # without a strongly compressed face one of the networks rests
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class SupervisedContrastive(FaceMethod):
     """
 
     views: tuple[str, ...] = ("positive",)
+    skips_parameters = True  # the first stage has no classifier
     crop_size = 299
 
     def __init__(

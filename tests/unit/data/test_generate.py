@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from drawn_faces import write_photos
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -130,6 +131,34 @@ def test_labels_are_drawn_at_the_asked_share_and_evenly_over_methods():
     for method in methods:
         assert counts[method] / 6000 == pytest.approx(0.1, abs=0.015)
     assert draw_labels(np.random.default_rng(0), 0, 0.5, methods) == []
+
+
+def test_photos_of_several_faces_show_both_kinds_where_that_is_asked_for():
+    rng, methods = np.random.default_rng(0), ["self_blend"]
+    drawn = [draw_labels(rng, 3, 0.5, methods, mixed=0.8) for _ in range(2000)]
+    both = np.mean([None in labels and "self_blend" in labels for labels in drawn])
+    assert both == pytest.approx(0.8 + 0.2 * 0.75, abs=0.02)  # 3 of 4 draws are mixed anyhow
+    places = np.mean([[label is None for label in labels] for labels in drawn], axis=0)
+    assert places == pytest.approx(0.5, abs=0.04)  # and no place tells the label
+    lone = [draw_labels(rng, 1, 0.5, methods, mixed=1.0)[0] for _ in range(1000)]
+    assert Counter(lone)[None] == pytest.approx(500, abs=60)
+    with pytest.raises(ValueError, match="mixed photos need a fake_share between"):
+        Settings(mixed=0.5, fake_share=1.0)
+
+
+def test_photos_can_be_chosen_by_their_faces(tmp_path):
+    path = write_photos(tmp_path, 6)
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][:7]  # the fourth has one face, later ones none
+    path.write_text(json.dumps(content))
+
+    def several(faces):
+        return {name for name, own in faces.items() if len(own) > 1}
+
+    source = PhotoSource(path, keep=several)
+    assert sorted(source.photos) == ["0.png", "1.png", "2.png"]
+    assert sum(len(names) for names in source.donors.values()) == 6
+    assert source.arguments["photos"] == 3
 
 
 def test_labels_tell_nothing_of_size_place_or_compression():

@@ -109,6 +109,16 @@ def test_what_a_batch_holds(make_set, configure):
     assert loader.iterations_per_epoch == 2
 
 
+def test_batches_are_pinned_for_a_gpu_alone(make_set, configure, monkeypatch):
+    source = make_set(4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, pinned in (("auto", True), ("cuda:1", True), ("cpu", False)):
+        loader = build_train_loader(configure(source, MODEL__DEVICE=device))
+        assert loader._loader.pin_memory == pinned, device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not build_train_loader(configure(source, MODEL__DEVICE="auto"))._loader.pin_memory
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(make_set, configure, workers):
     source = make_set(7)

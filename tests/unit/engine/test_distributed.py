@@ -26,6 +26,27 @@ def test_cuda_where_there_is_none():
         pass
 
 
+def test_a_group_of_gpus_is_told_its_device(monkeypatch):
+    """NCCL would guess it otherwise; on the CPU there is none to tell."""
+    told = []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, timeout, device_id: told.append((backend, device_id)),
+    )
+    with distributed.process_group("cpu"):
+        pass
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(distributed, "choose_device", lambda name: gpu)
+    monkeypatch.setattr(distributed, "_local_cuda_device", lambda: gpu)
+    with distributed.process_group("cuda") as device:
+        assert device == gpu
+    assert told == [("gloo", None), ("nccl", gpu)]
+
+
 GLOO = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
     "[127.0.0.1]:8425. This is typically caused by a remote worker crashing."

@@ -101,7 +101,7 @@ def test_each_match_is_the_official_one(case, mode):
     truth, matches = metrics.ground_truth, metrics.modes[mode].matches
     ours = {}
     for place, entry in enumerate(matches.ranked.entry):
-        face = matches.face[0, 0, place]
+        face = matches.face[0, place]
         identity = 0 if face < 0 else int(truth.ids[face])
         ours[int(entry) + 1] = (
             identity,

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -406,7 +407,7 @@ def random_regions(seed, labels, images, size=5):
     background = ~face & (torch.rand(len(labels), size, size) < 0.7)
     face[:, 0, 0], background[:, 0, 0] = True, False
     background[:, -1, -1], face[:, -1, -1] = True, False
-    return FaceRegions([], face, background, torch.tensor(labels), torch.tensor(images))
+    return FaceRegions([], face, background, np.array(labels), np.array(images))
 
 
 def region_similarity(features, one, other):

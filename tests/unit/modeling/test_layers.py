@@ -1,9 +1,10 @@
-"""Deformable convolution against a naive loop."""
+"""Deformable convolution against a naive loop; frozen norms folded against unfolded ones."""
 
 import math
 
 import pytest
 import torch
+import torch.utils._python_dispatch
 
 from comics.modeling.layers import ConvNorm, DeformableConv, DeformableConvNorm, StridedConv
 
@@ -111,3 +112,97 @@ def test_a_map_of_one_cell_has_exact_gradients_under_bfloat16_on_the_cpu():
         larger = conv(torch.randn(1, 8, 4, 6))
     assert larger.shape == (1, 8, 2, 3)
     assert conv.state_dict().keys() == {"weight", "bias"}
+
+
+class Counting(torch.utils._python_dispatch.TorchDispatchMode):
+    """How often each operation runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+def frozen_layer():
+    torch.manual_seed(0)
+    layer = ConvNorm(3, 4, 3, norm="FrozenBN", activation=True)
+    layer.norm.running_mean.normal_()
+    layer.norm.running_var.uniform_(0.5, 2)
+    layer.norm.weight.normal_()
+    layer.norm.bias.normal_()
+    return layer
+
+
+def unfolded(layer, x):
+    return torch.nn.functional.relu(layer.norm(layer.conv(x)))
+
+
+def test_a_frozen_norm_is_folded_once():
+    layer, x = frozen_layer(), torch.randn(2, 3, 5, 5)
+    for _ in range(2):
+        with torch.no_grad():
+            layer(x)
+    with Counting() as counted, torch.inference_mode():
+        layer(x)
+    assert counted.names == ["conv2d", "relu_"]
+    with Counting() as counted:  # in training only what has a gradient is computed again
+        layer(x)
+    assert counted.names.count("mul") == 1 and "rsqrt" not in counted.names
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_fold_follows_every_change(mode):
+    layer, x = frozen_layer(), torch.randn(2, 3, 5, 5)
+    other = frozen_layer()
+    with torch.no_grad():
+        other.conv.weight.normal_()
+        other.norm.running_var.uniform_(0.5, 2)
+
+    def agrees():
+        with mode():
+            for _ in range(3):  # the third uses what the second kept
+                torch.testing.assert_close(layer(x), unfolded(layer, x))
+
+    agrees()
+    layer.load_state_dict(other.state_dict())
+    agrees()
+    with torch.no_grad():
+        layer.norm.running_mean += 1
+        layer.conv.weight *= 2
+    agrees()
+    layer.conv.weight = torch.nn.Parameter(torch.randn_like(layer.conv.weight))
+    agrees()
+    layer.double()
+    x = x.double()
+    agrees()
+    layer.to(memory_format=torch.channels_last)
+    agrees()
+
+
+def test_a_fold_kept_by_inference_mode_serves_training():
+    """Frozen stages: their folded weights are constants of a step's graph."""
+    layer, x = frozen_layer().requires_grad_(False), torch.randn(1, 3, 5, 5, requires_grad=True)
+    with torch.inference_mode():
+        for _ in range(3):
+            layer(x.detach())
+    layer(x).sum().backward()
+    wanted = x.grad.clone()
+    x.grad = None
+    unfolded(layer, x).sum().backward()
+    torch.testing.assert_close(wanted, x.grad)
+
+
+def test_a_gradient_through_a_frozen_norm_is_the_unfolded_one():
+    layer, x = frozen_layer(), torch.randn(2, 3, 5, 5)
+    for _ in range(2):
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+        found = layer.conv.weight.grad.clone()
+        layer.zero_grad()
+        unfolded(layer, x).square().sum().backward()
+        torch.testing.assert_close(found, layer.conv.weight.grad, rtol=1e-4, atol=1e-3)
+        with torch.no_grad():
+            layer.conv.weight -= 0.01 * found

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from comics.ops.masks import bitmap_to_rle, mask_centers, rle_to_bitmap, segmentation_to_bitmap
@@ -16,6 +17,16 @@ def test_rle_round_trip(bitmap):
     rle = bitmap_to_rle(bitmap)
     assert isinstance(rle["counts"], str)
     assert torch.equal(rle_to_bitmap(rle), bitmap)
+
+
+@given(bitmaps, st.integers(0, 3), st.integers(0, 3))
+def test_an_rle_is_pycocotools(bitmap, left, right):
+    """Also where a mask has empty columns beside it, which are not looked at."""
+    wide = torch.nn.functional.pad(bitmap, (left, right))
+    wanted = coco_mask.encode(np.asfortranarray(wide.numpy().astype(np.uint8)))
+    found = bitmap_to_rle(wide)
+    assert found["counts"] == wanted["counts"].decode()
+    assert found["size"] == wanted["size"]
 
 
 @given(bitmaps)

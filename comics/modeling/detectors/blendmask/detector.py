@@ -175,7 +175,12 @@ class BlendMask(SquareMaskFCOS):
         """Centre-ness-weighted mean of the positives' pixel-wise cross-entropies."""
         found = dense.positives
         attention = conv3x3_at_cells(
-            self.attention, dense.head.box_tower, found.level, found.image, found.cell
+            self.attention,
+            dense.head.box_tower,
+            found.level,
+            found.image,
+            found.cell,
+            found.level_sizes,
         )
         crops = self._pool(bases, [faces.boxes for faces in targets])
         wanted = target_masks(targets, self.resolution)
@@ -256,7 +261,8 @@ def semantic_labels(targets: Sequence[Faces], step: int, grid: tuple[int, int]) 
         shape = (1, -(-height // step), -(-width // step))
         label = torch.zeros(shape, dtype=torch.int64, device=faces.boxes.device)
         if len(faces):
-            for mask, name in zip(faces.known_masks[:, ::step, ::step], faces.labels, strict=True):
-                label = torch.where(mask, name + 1, label)
+            number = torch.arange(1, len(faces) + 1, device=label.device)[:, None, None]
+            last = (faces.known_masks[:, ::step, ::step] * number).amax(dim=0)
+            label = torch.cat((label.new_full((1,), -1), faces.labels))[last][None] + 1
         maps.append(label)
     return pad_to(maps, grid).squeeze(1)

@@ -16,6 +16,7 @@ from comics.modeling.detectors.cells import image_of_each
 from comics.modeling.detectors.mask_rcnn import MaskHead
 from comics.modeling.detectors.pooling import PyramidPooler, pool_by_level
 from comics.ops.boxes import box_area
+from comics.ops.transfers import on_device
 
 ASSIGNMENTS = ("ratio", "area")
 SMALLEST_AREA = 1e-6  # of a box in pixels: keeps the logarithm of one without area finite
@@ -89,7 +90,7 @@ class AdaptivePooler(PyramidPooler):
         every = torch.cat(list(boxes)).float()
         if self.assignment == "area":
             return self.level_of(every)
-        areas = torch.tensor([float(h * w) for h, w in sizes], device=every.device)
+        areas = on_device([float(h * w) for h, w in sizes], every.device)
         ratio = areas[image_of_each(boxes)] / box_area(every).clamp(min=SMALLEST_AREA)
         last = len(self.levels) - 1
         return (last - ratio.log2()).ceil().clamp(0, last).to(torch.int64)

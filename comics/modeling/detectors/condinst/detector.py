@@ -263,7 +263,7 @@ class CondInst(FCOS):
         """Best class probability times quality at the positives, [P]."""
         found = dense.positives
         classes, quality = (
-            values_at_cells(maps, found.level, found.image, found.cell).sigmoid()
+            values_at_cells(maps, found.level, found.image, found.cell, found.level_sizes).sigmoid()
             for maps in (dense.head.class_logits, dense.head.quality_logits)
         )
         return classes.amax(dim=1) * quality[:, 0]

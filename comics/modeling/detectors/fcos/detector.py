@@ -50,6 +50,7 @@ from comics.modeling.detectors.towers import (
 from comics.modeling.layers import fill_bias
 from comics.ops.boxes import clip_boxes
 from comics.ops.compiled import batched_nms
+from comics.ops.transfers import on_device, on_host
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -251,8 +252,9 @@ class Selector:
             torch.cat(part, dim=1) for part in zip(*levels, strict=True)
         )
         chosen = []
+        kept = on_host(rank > REJECTED)[0]
         for image in range(len(rank)):
-            keep = rank[image] > REJECTED
+            keep = on_device(kept[image].nonzero()[0], rank.device)
             candidates = Detections(
                 boxes[image][keep],
                 rank[image][keep].sqrt(),
@@ -284,17 +286,19 @@ class Selector:
         return rank, boxes, pair % classes, torch.full_like(cell, index), cell
 
     def _suppress(self, candidates: Detections) -> Detections:
+        if not len(candidates):
+            return candidates
         if self.nms_threshold > 0:
             kept = batched_nms(
                 candidates.boxes, candidates.scores, candidates.labels, self.nms_threshold
             )
         else:
             kept = candidates.scores.argsort(descending=True, stable=True)
-        detections = candidates[kept]
-        if len(detections) <= self.post_nms_topk:
-            return detections
-        lowest = detections.scores.topk(self.post_nms_topk).values[-1]
-        return detections[detections.scores >= lowest]
+        if len(kept) <= self.post_nms_topk:
+            return candidates[kept]
+        ranked = candidates.scores[kept]
+        lowest = ranked.topk(self.post_nms_topk).values[-1]
+        return candidates[kept[(ranked >= lowest).nonzero().squeeze(1)]]
 
 
 def detected_cells(found: Sequence[Detections]) -> tuple[Tensor, Tensor, Tensor]:
@@ -484,13 +488,13 @@ class FCOS(Detector):
         """Every location that answers for a face, with the box predicted there."""
         found, positives = dense.positives, {}
         face = found.face - dense.targets.first_face[found.image]
-        for index, (name, stride) in enumerate(
-            zip(self.levels, self.assigner.strides, strict=True)
+        every = (found.image, face, found.predicted.detach(), found.cell)
+        by_level = zip(*(one.split(found.level_sizes) for one in every), strict=True)
+        for name, stride, distances, (image, face, predicted, cell) in zip(
+            self.levels, self.assigner.strides, dense.head.distances, by_level, strict=True
         ):
-            here = (found.level == index).nonzero().squeeze(1)
-            cell, map_size = found.cell[here], dense.head.distances[index].shape[-2:]
-            boxes = boxes_at_cells(found.predicted[here].detach(), cell, map_size, stride)
-            positives[name] = LevelProposals(found.image[here], face[here], boxes, cell)
+            boxes = boxes_at_cells(predicted, cell, distances.shape[-2:], stride)
+            positives[name] = LevelProposals(image, face, boxes, cell)
         return positives
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -21,6 +22,7 @@ from comics.config import CfgNode
 from comics.modeling.detectors.cells import level_locations
 from comics.modeling.detectors.quality import Centerness, Positives, Quality
 from comics.ops.losses import IOU_LOSSES, distance_iou, distance_iou_loss, focal_loss
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 UNASSIGNED = -1
@@ -46,6 +48,7 @@ class Assignment:
         points: [N, 2] (x, y) pixels that the locations stand for.
         strides: [N] float, pixels per cell of their level.
         positive: [P] int64, positions of the locations that have a face.
+        level_sizes: how many of them each level has.
         first_face: [B] int64, ``face`` of each image's first face.
     """
 
@@ -58,6 +61,7 @@ class Assignment:
     points: Tensor
     strides: Tensor
     positive: Tensor
+    level_sizes: list[int]
     first_face: Tensor
 
     def positives(self, distances: Tensor, faces: Sequence[Faces]) -> Positives:
@@ -77,6 +81,7 @@ class Assignment:
             strides=self.strides[chosen],
             predicted=distances[chosen],
             wanted=self.distances[chosen],
+            level_sizes=self.level_sizes,
             faces=faces,
         )
 
@@ -142,15 +147,18 @@ class TargetAssigner:
             centers = [(b[:, :2] + b[:, 2:]) / 2 for b in boxes]
         table = self._location_table(map_sizes, device)
         counts = [len(b) for b in boxes]
-        first_face = torch.tensor([sum(counts[:i]) for i in range(len(counts))], device=device)
+        first_face = on_device([sum(counts[:i]) for i in range(len(counts))], device)
         parts = [
             self._assign_image(table, *image) for image in zip(boxes, labels, centers, strict=True)
         ]
         chosen, image_labels, distances = (torch.stack(part) for part in zip(*parts, strict=True))
         face = torch.where(chosen == UNASSIGNED, chosen, chosen + first_face[:, None])
         image = torch.arange(len(boxes), device=device)[:, None].expand_as(face)
-        order = _LevelMajor([height * width for height, width in map_sizes])
+        cells = [height * width for height, width in map_sizes]
+        order = _LevelMajor(cells)
         all_labels = order(image_labels)
+        positive = np.flatnonzero(on_host(all_labels != self.num_classes)[0])
+        ends = np.searchsorted(positive, len(boxes) * np.cumsum(cells))
         return Assignment(
             labels=all_labels,
             distances=order(distances),
@@ -160,7 +168,8 @@ class TargetAssigner:
             cell=order(table.cell.expand_as(face)),
             points=order(table.points.expand(len(boxes), -1, -1)),
             strides=order(table.stride.expand_as(face)),
-            positive=(all_labels != self.num_classes).nonzero().squeeze(1),
+            positive=on_device(positive, device),
+            level_sizes=np.diff(ends, prepend=0).tolist(),
             first_face=first_face,
         )
 
@@ -168,8 +177,8 @@ class TargetAssigner:
         self, map_sizes: Sequence[tuple[int, int]], device: torch.device
     ) -> _LocationTable:
         bounds = (SMALLEST_SIZE, *self.sizes_of_interest, LARGEST_SIZE)
-        counts = torch.tensor([height * width for height, width in map_sizes], device=device)
-        level = torch.arange(len(map_sizes), device=device).repeat_interleave(counts)
+        counts = [height * width for height, width in map_sizes]
+        level = on_device(np.repeat(np.arange(len(counts)), counts), device)
         return _LocationTable(
             points=torch.cat(
                 [
@@ -177,9 +186,9 @@ class TargetAssigner:
                     for size, stride in zip(map_sizes, self.strides, strict=True)
                 ]
             ),
-            stride=torch.tensor(self.strides, device=device, dtype=torch.float32)[level],
-            lower=torch.tensor(bounds[:-1], device=device)[level],
-            upper=torch.tensor(bounds[1:], device=device)[level],
+            stride=on_device(self.strides, device, torch.float32)[level],
+            lower=on_device(bounds[:-1], device)[level],
+            upper=on_device(bounds[1:], device)[level],
             level=level,
             cell=torch.cat([torch.arange(h * w, device=device) for h, w in map_sizes]),
         )
@@ -342,7 +351,7 @@ class FCOSLoss(nn.Module):
         positives = target.positives(distances, faces)
         weights = self.quality.target(positives)
         totals = mean_over_processes(
-            torch.stack((weights.new_tensor(float(len(positives))), weights.sum()))
+            torch.stack((weights.new_full((), float(len(positives))), weights.sum()))
         )
         count = totals[0].clamp(min=1.0)
         weight_sum = totals[1].clamp(min=SMALLEST_WEIGHT)
@@ -361,7 +370,7 @@ class FCOSLoss(nn.Module):
 
     def _class_divisor(self, count: Tensor, target: Assignment) -> Tensor:
         if self.normalizer == "all":
-            return mean_over_processes(count.new_tensor(float(len(target.labels))))
+            return mean_over_processes(torch.full_like(count, float(len(target.labels))))
         if self.normalizer == "moving_fg":
             self.moving_positives.lerp_(count, 1 - MOVING_MOMENTUM)
             return self.moving_positives.clone()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
@@ -36,6 +37,7 @@ from comics.modeling.detectors.mask_rcnn.proposals import ProposalNetwork
 from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, SampledProposals
 from comics.modeling.detectors.pooling import PyramidPooler
 from comics.modeling.detectors.target_masks import require_masks
+from comics.ops.transfers import on_device, on_host
 from comics.registry import DETECTORS
 from comics.structures import Faces
 
@@ -155,7 +157,7 @@ class MaskRCNN(PooledMaskDetector):
         pooled = self.box_pooler(features, sampled.per_image(len(targets)))
         class_logits, deltas = self.box_head(pooled)
         losses |= self.box_head.loss(class_logits, deltas, sampled)
-        positive = sampled[sampled.labels < self.box_head.num_classes]
+        positive = sampled[sampled.faces(self.box_head.num_classes)]
         losses |= self.mask_losses(features, positive, targets)
         finest = features[self.mask_pooler.levels[0]]
         return TrainingOutput(losses, features, self.proposals(positive), finest)
@@ -206,10 +208,10 @@ class MaskRCNN(PooledMaskDetector):
 
         With ``MODEL.ROI_HEADS.PROPOSAL_APPEND_GT`` the faces' own boxes are among them.
         """
-        level_of = self.box_pooler.level_of(positive.boxes)
+        level_of = on_host(self.box_pooler.level_of(positive.boxes))[0]
         found = {}
         for position, level in enumerate(self.box_pooler.levels):
-            here = positive[level_of == position]
+            here = positive[np.flatnonzero(level_of == position)]
             found[level] = LevelProposals(here.image, here.face, here.boxes, cells=None)
         return found
 
@@ -219,11 +221,11 @@ class MaskRCNN(PooledMaskDetector):
         """The first stage's proposals, by the level that they are pooled from."""
         boxes = self.proposals_of(self.dense(features), batch.sizes)
         image, joined = image_of_each(boxes), torch.cat(boxes)
-        level_of = self.box_pooler.level_of(joined)
-        return {
-            level: LevelBoxes(image[level_of == index], joined[level_of == index], cells=None)
-            for index, level in enumerate(self.box_pooler.levels)
-        }
+        level_of, found = on_host(self.box_pooler.level_of(joined))[0], {}
+        for index, level in enumerate(self.box_pooler.levels):
+            here = on_device(np.flatnonzero(level_of == index), joined.device)
+            found[level] = LevelBoxes(image[here], joined[here], cells=None)
+        return found
 
     def _propose(
         self,

@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
+from comics.modeling.detectors.deltas import DeltaCoder
 from comics.modeling.detectors.mask_rcnn.sampling import SampledProposals
 from comics.modeling.layers import NO_NORM, make_norm
 from comics.ops.boxes import clip_boxes
+from comics.ops.compiled import batched_nms
+from comics.ops.transfers import on_device, on_host
 
 # Standard deviations of the initial weights of the predictors (Detectron2's)
 CLASS_STD, BOX_STD, MASK_STD = 0.01, 0.001, 0.001
@@ -92,7 +94,7 @@ class BoxHead(nn.Module):
         self.class_logits = nn.Linear(width[-1], num_classes + 1)
         self.box_deltas = nn.Linear(width[-1], 4 * (1 if class_agnostic else num_classes))
         self.num_classes = num_classes
-        self.coder = BoxCoder(weights=tuple(box_weights))
+        self.coder = DeltaCoder(weights=tuple(box_weights))
         self.smooth_l1_beta = smooth_l1_beta
         self.box_weight = box_weight
         self.score_threshold = score_threshold
@@ -134,7 +136,7 @@ class BoxHead(nn.Module):
         """Cross-entropy and box loss, means over the P sampled proposals; 0 without any."""
         count = max(len(logits), 1)
         errors = functional.cross_entropy(logits, sampled.labels, reduction="sum")
-        faces = (sampled.labels < self.num_classes).nonzero().squeeze(1)
+        faces = on_device(sampled.faces(self.num_classes), logits.device)
         wanted = self.coder.encode_single(sampled.target_boxes[faces], sampled.boxes[faces])
         chosen = sampled.labels[faces] if deltas.shape[1] > 1 else torch.zeros_like(faces)
         box_errors = functional.smooth_l1_loss(
@@ -163,15 +165,23 @@ class BoxHead(nn.Module):
         boxes = self.coder.decode_single(deltas.flatten(1), torch.cat(list(proposals)))
         boxes = boxes.view_as(deltas)
         scores = logits.softmax(dim=1)
-        parts = zip(boxes.split(counts), scores.split(counts), sizes, strict=True)
+        finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
+        wanted = on_host(finite[:, None] & (scores[:, :-1] > self.score_threshold))[0]
+        parts = zip(
+            boxes.split(counts),
+            scores.split(counts),
+            np.split(wanted, np.cumsum(counts)[:-1]),
+            sizes,
+            strict=True,
+        )
         return [self._select(*part) for part in parts]
 
-    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> BoxDetections:
-        """Of one image: boxes [N, K or 1, 4], scores [N, K + 1]."""
-        finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
-        boxes, scores = clip_boxes(boxes[finite], size), scores[finite, :-1]
-        row, label = (scores > self.score_threshold).nonzero().unbind(dim=1)
-        boxes = boxes[row, label if boxes.shape[1] > 1 else 0]
+    def _select(
+        self, boxes: Tensor, scores: Tensor, wanted: np.ndarray, size: tuple[int, int]
+    ) -> BoxDetections:
+        """Of one image: boxes [N, K or 1, 4], scores [N, K + 1], and [N, K], which may stay."""
+        row, label = (on_device(one, boxes.device) for one in wanted.nonzero())
+        boxes = clip_boxes(boxes[row, label if boxes.shape[1] > 1 else 0], size)
         scores = scores[row, label]
         kept = batched_nms(boxes, scores, label, self.nms_threshold)
         if self.detections_per_image >= 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +22,7 @@ from comics.modeling.detectors.mask_rcnn.sampling import ProposalSampler, Sample
 from comics.modeling.detectors.pooling import PyramidPooler
 from comics.ops.boxes import clip_boxes, nonempty
 from comics.ops.roi_masks import crop_and_resize
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 
@@ -56,8 +58,13 @@ class PooledMaskDetector(Detector):
             targets: ground truth; the faces' own boxes are among the result, if the sampler is so.
         """
         clipped = [clip_boxes(one, size) for one, size in zip(boxes, sizes, strict=True)]
-        sampled = self.sampler([one[nonempty(one)] for one in clipped], targets)
-        return sampled[sampled.labels < self.sampler.num_classes]
+        usable = on_host(*(nonempty(one) for one in clipped))
+        given = [
+            one[on_device(np.flatnonzero(kept), one.device)]
+            for one, kept in zip(clipped, usable, strict=True)
+        ]
+        sampled = self.sampler(given, targets)
+        return sampled[sampled.faces(self.sampler.num_classes)]
 
     def pool_masks(
         self,
@@ -81,8 +88,8 @@ class PooledMaskDetector(Detector):
         wanted = torch.zeros_like(logits, dtype=torch.bool)
         areas = logits.new_zeros(len(logits))
         for position, faces in enumerate(targets):
-            here = positive.image == position
             if len(faces):
+                here = on_device(positive.of_image(position), logits.device)
                 face = positive.face[here]
                 wanted[here] = crop_and_resize(
                     faces.known_masks, positive.boxes[here], logits.shape[-1], face

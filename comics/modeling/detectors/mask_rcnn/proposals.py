@@ -13,20 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.rpn import (
     RegionProposalNetwork,
     RPNHead,
     concat_box_prediction_layers,
 )
-from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
 from comics.modeling.detectors.anchors import PyramidAnchors
+from comics.modeling.detectors.deltas import DeltaCoder
+from comics.modeling.detectors.mask_rcnn.sampling import BalancedSampler
 from comics.ops.boxes import clip_boxes
+from comics.ops.compiled import batched_nms
+from comics.ops.transfers import on_device, on_host
 
 SAME_WIDTH = -1  # Detectron2's "as wide as the input" in MODEL.RPN.CONV_DIMS
 
@@ -50,8 +54,9 @@ class OverlapMatcher(Matcher):
         self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor
     ) -> None:
         """Match each face with its best anchors; arguments and effect as torchvision's."""
-        touched = match_quality_matrix.amax(dim=1) > 0
-        super().set_low_quality_matches_(matches, all_matches, match_quality_matrix[touched])
+        highest = match_quality_matrix.amax(dim=1, keepdim=True)
+        best = ((match_quality_matrix == highest) & (highest > 0)).any(dim=0)
+        matches.copy_(torch.where(best, all_matches, matches))
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -108,7 +113,8 @@ class ProposalNetwork(RegionProposalNetwork):
         self.proposal_matcher = OverlapMatcher(
             foreground, background, allow_low_quality_matches=True
         )
-        self.box_coder = BoxCoder(weights=tuple(box_weights))
+        self.box_coder = DeltaCoder(weights=tuple(box_weights))
+        self.fg_bg_sampler = BalancedSampler(anchors_per_image, positive_fraction)
         self.levels = tuple(levels)
         self.anchors_per_image = anchors_per_image
         self.min_size = min_size
@@ -197,17 +203,19 @@ class ProposalNetwork(RegionProposalNetwork):
         count = len(image_shapes)
         logits = objectness.detach().view(count, -1)
         best = self._get_top_n_idx(logits, list(num_anchors_per_level))
-        level_of_anchor = torch.arange(len(num_anchors_per_level), device=logits.device)
-        level_of_anchor = level_of_anchor.repeat_interleave(
-            torch.tensor(num_anchors_per_level, device=logits.device)
-        )
-        kept_boxes, kept_logits = [], []
+        numbers = np.repeat(np.arange(len(num_anchors_per_level)), num_anchors_per_level)
+        level_of_anchor = on_device(numbers, logits.device)
+        chosen, usable = [], []
         for row, size, boxes, scores in zip(best, image_shapes, proposals, logits, strict=True):
             boxes, scores, level = boxes[row], scores[row], level_of_anchor[row]
             finite = boxes.isfinite().all(dim=1) & scores.isfinite()
             boxes = clip_boxes(boxes, size)
-            usable = finite & ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
-            boxes, scores, level = boxes[usable], scores[usable], level[usable]
+            usable.append(finite & ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1))
+            chosen.append((boxes, scores, level))
+        kept_boxes, kept_logits = [], []
+        for parts, known in zip(chosen, on_host(*usable), strict=True):
+            rows = on_device(np.flatnonzero(known), logits.device)
+            boxes, scores, level = (part[rows] for part in parts)
             kept = batched_nms(boxes, scores, level, self.nms_thresh)[: self.post_nms_top_n()]
             kept_boxes.append(boxes[kept])
             kept_logits.append(scores[kept])
@@ -229,7 +237,8 @@ class ProposalNetwork(RegionProposalNetwork):
             regression_targets: per image [R, 4]; read where labels are 1.
         """
         positive, negative = (torch.cat(chosen) > 0 for chosen in self.fg_bg_sampler(labels))
-        sampled = positive | negative
+        sampled = (positive | negative).nonzero().squeeze(1)
+        positive = positive.nonzero().squeeze(1)
         normaliser = self.anchors_per_image * len(labels)
         objectness_loss = functional.binary_cross_entropy_with_logits(
             objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
 from comics.config import CfgNode
 from comics.ops.boxes import box_iou
+from comics.ops.transfers import on_device, on_host
 from comics.structures import Faces
 
 
@@ -38,19 +41,68 @@ class SampledProposals:
     labels: Tensor
     target_boxes: Tensor
 
-    def __getitem__(self, index: Tensor) -> SampledProposals:
-        """Select by an index or bool tensor."""
-        return SampledProposals(
+    @cached_property
+    def on_host(self) -> tuple[np.ndarray, np.ndarray]:
+        """``image`` and ``labels`` [P] int64 on the host; the device is waited for once."""
+        image, labels = on_host(self.image, self.labels)
+        return image, labels
+
+    def __getitem__(self, rows: np.ndarray) -> SampledProposals:
+        """Select by positions that the host knows."""
+        index = on_device(rows, self.boxes.device)
+        found = SampledProposals(
             self.boxes[index],
             self.image[index],
             self.face[index],
             self.labels[index],
             self.target_boxes[index],
         )
+        image, labels = self.on_host
+        found.__dict__["on_host"] = (image[rows], labels[rows])  # known already
+        return found
+
+    def faces(self, num_classes: int) -> np.ndarray:
+        """Positions of those that are no background."""
+        return np.flatnonzero(self.on_host[1] < num_classes)
+
+    def of_image(self, position: int) -> np.ndarray:
+        """Positions of those in an image of the batch."""
+        return np.flatnonzero(self.on_host[0] == position)
 
     def per_image(self, count: int) -> list[Tensor]:
         """The boxes of each of ``count`` images."""
-        return list(self.boxes.split(torch.bincount(self.image, minlength=count).tolist()))
+        return list(self.boxes.split(np.bincount(self.on_host[0], minlength=count).tolist()))
+
+
+class BalancedSampler(BalancedPositiveNegativeSampler):
+    """torchvision's sampler with the same draws, which waits once for all images, not twice each.
+
+    A choice among the marked places is made by their numbers, so their positions are not needed.
+    """
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks [R] of the chosen positives (>= 1) and negatives (0), uint8, of each image."""
+        groups = [(one >= 1, one == 0) for one in matched_idxs]
+        counts = torch.stack([mask.sum() for group in groups for mask in group]).tolist()
+        chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        most = int(self.batch_size_per_image * self.positive_fraction)
+        for position, group in enumerate(groups):
+            positives, negatives = counts[2 * position : 2 * position + 2]
+            wanted = min(positives, most)
+            limits = (wanted, min(negatives, self.batch_size_per_image - wanted))
+            for masks, mask, count, limit in zip(
+                chosen, group, (positives, negatives), limits, strict=True
+            ):
+                masks.append(_draw(mask, count, limit))
+        return chosen
+
+
+def _draw(mask: Tensor, count: int, limit: int) -> Tensor:
+    """``limit`` of the ``count`` places where a mask [R] is set, at random: [R] uint8."""
+    drawn = torch.randperm(count, device=mask.device)[:limit]
+    taken = torch.zeros(count + 1, dtype=torch.uint8, device=mask.device)  # 0: before the first
+    taken[drawn + 1] = 1
+    return taken[mask.cumsum(dim=0)] * mask
 
 
 class ProposalSampler:
@@ -77,7 +129,7 @@ class ProposalSampler:
     ) -> None:
         self.num_classes = num_classes
         self.matcher = Matcher(iou_threshold, iou_threshold, allow_low_quality_matches=False)
-        self.choose = BalancedPositiveNegativeSampler(proposals_per_image, positive_fraction)
+        self.choose = BalancedSampler(proposals_per_image, positive_fraction)
         self.append_ground_truth = append_ground_truth
 
     @classmethod
@@ -108,16 +160,16 @@ class ProposalSampler:
             for position, (boxes, faces) in enumerate(zip(proposals, targets, strict=True))
         ]
         is_face = [(one.labels < self.num_classes).long() for one in labelled]
-        drawn = [
-            one[(positive + negative) > 0]
-            for one, positive, negative in zip(labelled, *self.choose(is_face), strict=True)
-        ]
-        return SampledProposals(
+        positive, negative = (torch.cat(masks) for masks in self.choose(is_face))
+        every = SampledProposals(
             *(
-                torch.cat([getattr(one, name) for one in drawn])
+                torch.cat([getattr(one, name) for one in labelled])
                 for name in SampledProposals.__dataclass_fields__
             )
         )
+        image, labels, drawn = on_host(every.image, every.labels, (positive + negative) > 0)
+        every.__dict__["on_host"] = (image, labels)  # known already
+        return every[np.flatnonzero(drawn)]
 
     def _labelled(self, boxes: Tensor, faces: Faces, position: int) -> SampledProposals:
         truth = faces.boxes.to(boxes)

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import batched_nms
 
 from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
@@ -39,6 +37,7 @@ from comics.modeling.detectors.base import (
     name_levels,
 )
 from comics.modeling.detectors.candidates import Candidates
+from comics.modeling.detectors.deltas import DeltaCoder
 from comics.modeling.detectors.mask_rcnn import (
     BoxDetections,
     MaskHead,
@@ -52,6 +51,7 @@ from comics.modeling.detectors.target_masks import require_masks
 from comics.modeling.detectors.towers import initialise_convs, make_tower, run_tower
 from comics.modeling.layers import fill_bias
 from comics.ops.boxes import clip_boxes
+from comics.ops.compiled import batched_nms
 from comics.ops.losses import focal_loss
 from comics.registry import DETECTORS
 from comics.structures import Faces
@@ -137,11 +137,11 @@ class AnchorSelector:
         for level, its_boxes in zip(scores, boxes, strict=True):
             flat = level.flatten()
             best = flat.topk(min(self.candidates_per_level, len(flat)))
-            kept = best.indices[best.values > self.score_threshold]
-            row, label = kept // level.shape[1], kept % level.shape[1]
-            found.append((its_boxes[row], flat[kept], label))
+            row, label = best.indices // level.shape[1], best.indices % level.shape[1]
+            found.append((its_boxes[row], best.values, label))
         every, score, label = (torch.cat(part) for part in zip(*found, strict=True))
-        every = clip_boxes(every, size)
+        above = (score > self.score_threshold).nonzero().squeeze(1)
+        every, score, label = clip_boxes(every[above], size), score[above], label[above]
         kept = batched_nms(every, score, label, self.nms_threshold)[: self.detections_per_image]
         return BoxDetections(every[kept], score[kept], label[kept])
 
@@ -193,7 +193,7 @@ class RetinaMask(PooledMaskDetector):
         self.levels = tuple(levels)
         self.num_classes = num_classes
         self.background, self.foreground = iou_thresholds
-        self.coder = BoxCoder(weights=tuple(box_weights))
+        self.coder = DeltaCoder(weights=tuple(box_weights))
         self.box_loss = box_loss
         self.alpha, self.gamma = alpha, gamma
         self.selector = selector
@@ -311,9 +311,9 @@ class RetinaMask(PooledMaskDetector):
             gamma=self.gamma,
         )
         positive = assigned.positive
-        every = anchors.expand(len(positive), -1, -1)
-        wanted = self.coder.encode_single(assigned.boxes[positive], every[positive])
-        boxes = self.box_loss(per_anchor(deltas, BOX)[positive], wanted)
+        image, anchor = positive.nonzero().unbind(dim=1)
+        wanted = self.coder.encode_single(assigned.boxes[image, anchor], anchors[anchor])
+        boxes = self.box_loss(per_anchor(deltas, BOX)[image, anchor], wanted)
         count = positive.sum()
         return {
             "loss_cls": classes / (count + len(positive)),

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection._utils import BoxCoder
 
 from comics.config import CfgNode
 from comics.modeling.backbone import Pyramid, build_backbone
@@ -35,6 +34,7 @@ from comics.modeling.detectors.base import (
     name_levels,
 )
 from comics.modeling.detectors.candidates import Candidates, GridMasks
+from comics.modeling.detectors.deltas import DeltaCoder
 from comics.modeling.detectors.mask_rcnn import require_levels
 from comics.modeling.detectors.pooling import pool_map
 from comics.modeling.detectors.solov2 import shrink_masks
@@ -118,7 +118,7 @@ class YOLACT(Detector):
         self.semantic_weight = semantic_weight
         self.selector = selector
         self.mask_on = mask_on
-        self.coder = BoxCoder(weights=BOX_WEIGHTS)
+        self.coder = DeltaCoder(weights=BOX_WEIGHTS)
         self.level_stride = backbone.strides[self.levels[0]]
         self.mask_stride = self.level_stride // ENLARGEMENT
 

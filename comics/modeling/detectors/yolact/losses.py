@@ -92,7 +92,8 @@ def semantic_loss(logits: Tensor, targets: Sequence[Faces], stride: int) -> Tens
         if not len(faces):
             continue
         masks = shrink_masks(faces.known_masks, stride, size, "aligned")
-        for label in faces.labels.unique().tolist():
-            image[label] = masks[faces.labels == label].any(dim=0)
+        classes = torch.arange(len(image), device=image.device)
+        of_class = (faces.labels == classes[:, None])[:, :, None, None]  # [K, N, 1, 1]
+        image.copy_((of_class & masks).any(dim=1))
     errors = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     return errors / (len(logits) * size[0] * size[1])

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from comics.ops.boxes import box_iou
+from comics.ops.compiled import batched_nms
 
 NMS_TYPES = ("fast", "greedy")
 
@@ -61,9 +60,8 @@ class AnchorSelector:
     def select(self, scores: Tensor, boxes: Tensor) -> AnchorDetections:
         """Of one image: class probabilities [R, K], boxes [R, 4]."""
         best = scores.topk(min(self.candidates_per_class, len(scores)), dim=0)  # [n, K] each
-        kept = best.values > self.score_threshold
-        label = torch.arange(scores.shape[1], device=scores.device).expand_as(kept)[kept]
-        anchor, score = best.indices[kept], best.values[kept]
+        row, label = (best.values > self.score_threshold).nonzero().unbind(dim=1)
+        anchor, score = best.indices[row, label], best.values[row, label]
         order = score.argsort(descending=True, stable=True)
         anchor, score, label = anchor[order], score[order], label[order]
         if self.nms_type == "fast":

@@ -171,3 +171,20 @@ def test_what_a_method_declares_is_all_that_it_reads(face_method, tiny_method, f
     if not method.needs_clusters:
         object.__setattr__(batch, "clusters", torch.full((8,), -1))
     method(batch)
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_every_parameter_gets_a_gradient(face_method, tiny_method, face_batch, valid):
+    """Else DistributedDataParallel would wait for one, unless the method says so."""
+    method = tiny_method(face_method)
+    if method.skips_parameters:
+        assert face_method in ("MetricLearning", "RealCentric", "SupervisedContrastive")
+        return
+    for epoch, labels in ((0, LABELS), (3, [0, 0, 0, 0])):
+        method.start_epoch(epoch)
+        method.zero_grad()
+        sum(method(face_batch(labels, 0, valid)).losses.values()).backward()
+        without = [
+            name for name, p in method.named_parameters() if p.requires_grad and p.grad is None
+        ]
+        assert not without, f"epoch {epoch}"
