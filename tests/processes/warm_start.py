@@ -39,6 +39,7 @@ REQUEST_BYTES = 1 << 20
 ANSWER = struct.Struct("i")  # the number of a process; later the status that it ended with
 MODULES = ("comics", "comics.cli", "torch.distributed.run")  # what may be started by -m
 PRELOADED = ("torch", "torchvision", "timm", "cv2", "av", "scipy.ndimage", "PIL.Image")
+LOOK_S = 5.0  # between two looks whether the test process still lives
 THREADS = Path("/proc/self/task")  # a folder for each thread of this process
 FORKS_SAFELY = "jemalloc_bg_thd"  # a thread of pyarrow's allocator, which is prepared for forks
 WITH_THREADS = "comics.inference.onnx."  # ONNX Runtime starts one, and forks may wait for it
@@ -178,8 +179,15 @@ def _ask(address: str, process: Any, options: dict[str, Any]) -> bool:
 def serve(listener: socket.socket) -> list[str]:
     """Words of a script; it returns in forks only."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks are not waited for
+    started_by = os.getppid()
+    listener.settimeout(LOOK_S)
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            if os.getppid() != started_by:
+                os._exit(0)  # the tests were killed
+            continue
         if os.fork():
             connection.close()
             continue
