@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def _compare(ours: dict, words: list[str]) -> None:
         both = [measure(peer, *words, mode) for mode in ("bbox", "segm")]
         for mode, found in zip(("box", "mask"), both, strict=True):
             _show(f"{peer}, {what}, {mode}", found)
-        wall, cpu = (sum(found[kind] for found in both) / ours[kind] for kind in ("seconds", "cpu"))
+        wall, cpu = (_times(both, ours, kind) for kind in ("seconds", "cpu"))
         print(f"ratio ({peer} box + mask / ours): {wall:.2f}, of CPU time {cpu:.2f}", flush=True)
         figures |= {k: v for found in both for k, v in found["figures"].items()}
     for kind in ("AP", "oLRP"):
@@ -226,6 +227,11 @@ def _compare(ours: dict, words: list[str]) -> None:
             if name.split()[1].startswith(kind)
         ]
         print(f"largest difference of an {kind}: {max(gaps):.1e}")
+
+
+def _times(theirs: Sequence[dict], ours: dict, kind: str) -> float:
+    """How often our cost goes into theirs; NaN where ours is too small to be counted."""
+    return sum(found[kind] for found in theirs) / ours[kind] if ours[kind] else math.nan
 
 
 def _show(name: str, found: dict) -> None:
