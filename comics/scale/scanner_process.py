@@ -176,7 +176,8 @@ class ScannerProcess:
 
 def _start(environment: Mapping[str, str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "comics.scale.scanner_process"],
+        # -P: never a package that lies in the current folder
+        [sys.executable, "-P", "-m", "comics.scale.scanner_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -61,13 +61,14 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PROCESSES), str(ROOT)]))
         patch.delenv("RAY_ADDRESS", raising=False)
-        from ray._private import services, utils
+        from ray._private import services, utils, worker
 
         # Agents as of an installation without the dashboard: quicker to start
         patch.setattr(utils, "get_dashboard_dependency_error", lambda: ImportError("not wanted"))
         patch.setattr(services, "start_raylet", without_waiting(services.start_raylet))
         made = two_nodes()
         yield made
+        worker.global_worker.node = None  # of a driver that has let go; Ray would not end its node
         made.shutdown()
 
 

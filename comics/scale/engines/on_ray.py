@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from comics.scale.shard_worker import ShardWorker
 
 MAX_BLOCKS = 10_000  # that the tasks of a stage are cut into; Ray keeps account of each
 BLOCK_BYTES = 1 << 20  # of rows
+CONNECT_S = 10.0
 WAIT_S = 0.5  # between looks at whether the job is to stop
 LOCALHOST = "127.0.0.1"  # the dashboard has no password
 RAY_ERRORS_SHOWN = 300  # characters
@@ -56,6 +58,7 @@ class RayEngine:
         dashboard: bool = False,
     ) -> None:
         require("ray", "--engine ray")
+        _reach(address or os.environ.get("RAY_ADDRESS"))
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anybody
         import ray
 
@@ -212,6 +215,21 @@ def describe(settings: Mapping[str, Any]) -> dict[str, Any]:
         return worker.describe()
     finally:
         worker.close()
+
+
+def _reach(address: str | None) -> None:
+    """Make sure that somebody listens at HOST:PORT; Ray would try for minutes, and end the process.
+
+    Raises:
+        RayFault: if nobody does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or "://" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise RayFault(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _told(cpus: float, gpus: float) -> str:
