@@ -23,4 +23,5 @@ def test_the_example_passes_the_registry_wide_tests(tmp_path):
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    assert re.search(r"\b8 passed", done.stdout), done.stdout[-500:]  # plain and COMICS, 4 each
+    # Plain and COMICS, three each; the COMICS variant is overfitted
+    assert re.search(r"\b7 passed", done.stdout), done.stdout[-500:]

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "datasets/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PARTS = ("benchmark_",)  # modules of tools/lab/benchmark.py, no commands of their own
+PARTS = ("benchmark_", "face_grid")  # modules of the tools beside them, no commands of their own
 TOOLS = sorted(p for p in (ROOT / "tools").rglob("*.py") if not p.name.startswith(PARTS))
 
 
