@@ -19,6 +19,9 @@ from fake_scanner import log_of, read_rows, rows, write_files
 pytest.importorskip("ray", reason='pip install "comics-forensics[scale]"')
 pytest.importorskip("pyarrow", reason='pip install "comics-forensics[scale]"')
 
+# Ray's own thread finds the cluster gone where its last node was taken down
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = ROOT / "tests" / "processes"
 STORE_BYTES = 80 << 20  # of shared memory for each node; numbers of shards need next to none
