@@ -37,7 +37,7 @@ from typing import Any
 STREAMS = 3  # stdin, stdout, stderr
 REQUEST_BYTES = 1 << 20
 ANSWER = struct.Struct("i")  # the number of a process; later the status that it ended with
-MODULES = ("comics", "comics.cli", "torch.distributed.run")  # what may be started by -m
+MODULES = ("torch.distributed.run",)  # what may be started by -m
 PRELOADED = ("torch", "torchvision", "timm", "cv2", "av", "scipy.ndimage", "PIL.Image")
 LOOK_S = 5.0  # between two looks whether the test process still lives
 THREADS = Path("/proc/self/task")  # a folder for each thread of this process
