@@ -18,7 +18,7 @@ class Headless:
     """As much of Playwright's browser as the tests use.
 
     A call such as ``evaluate`` waits without end, and so would the whole run of tests, for a
-    browser that stopped answering. This has been seen once, in thousands of starts.
+    browser that stopped answering. This has been seen once.
     """
 
     def __init__(self, driver: Any) -> None:

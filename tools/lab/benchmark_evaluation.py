@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,34 +107,14 @@ def run_pycocotools(truth: str, results: str, mode: str) -> dict[str, float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    ground_truth = COCO(truth)
-    entries = json.loads(Path(results).read_text())
-    if mode == "segm":
-        for entry in entries:
-            del entry["bbox"]
-    evaluation = COCOeval(ground_truth, ground_truth.loadRes(entries), mode)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    names = ("AP", None, None, "AP_S", "AP_M", "AP_L")
-    return {f"{mode} {name}": v for name, v in zip(names, evaluation.stats, strict=False) if name}
+    return _average_precisions(_opened(COCO, COCOeval, truth, results, mode), mode)
 
 
 def run_faster(truth: str, results: str, mode: str) -> dict[str, float]:
     """AP alone, of one mode, by faster-coco-eval."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    ground_truth = COCO(truth)
-    entries = json.loads(Path(results).read_text())
-    if mode == "segm":
-        for entry in entries:
-            del entry["bbox"]
-    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(entries), mode)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    names = ("AP", None, None, "AP_S", "AP_M", "AP_L")
-    return {f"{mode} {name}": v for name, v in zip(names, evaluation.stats, strict=False) if name}
+    return _average_precisions(_opened(COCO, COCOeval_faster, truth, results, mode), mode)
 
 
 def run_lrp(truth: str, results: str, mode: str) -> dict[str, float]:
@@ -147,12 +126,7 @@ def run_lrp(truth: str, results: str, mode: str) -> dict[str, float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    ground_truth = COCO(truth)
-    entries = json.loads(Path(results).read_text())
-    if mode == "segm":
-        for entry in entries:
-            del entry["bbox"]
-    evaluation = COCOeval(ground_truth, ground_truth.loadRes(entries), mode)
+    evaluation = _opened(COCO, COCOeval, truth, results, mode)
     evaluation.params.iouThrs = np.array([0.5])
     evaluation.evaluate()
     images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
@@ -162,6 +136,24 @@ def run_lrp(truth: str, results: str, mode: str) -> dict[str, float]:
         found = [one for one in evaluation.evalImgs[first : first + images] if one is not None]
         optima.append(_optimal_lrp(evaluation, found, category))
     return {f"{mode} oLRP": float(np.mean(optima))}
+
+
+def _opened(coco: Any, evaluator: Any, truth: str, results: str, mode: str) -> Any:
+    """An evaluation by classes of pycocotools, or by those of a library with its interface."""
+    ground_truth = coco(truth)
+    entries = json.loads(Path(results).read_text())
+    if mode == "segm":
+        for entry in entries:
+            del entry["bbox"]
+    return evaluator(ground_truth, ground_truth.loadRes(entries), mode)
+
+
+def _average_precisions(evaluation: Any, mode: str) -> dict[str, float]:
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ("AP", None, None, "AP_S", "AP_M", "AP_L")
+    return {f"{mode} {name}": v for name, v in zip(names, evaluation.stats, strict=False) if name}
 
 
 def _optimal_lrp(evaluation: Any, found: list[dict], category: int) -> float:
@@ -186,11 +178,10 @@ def _optimal_lrp(evaluation: Any, found: list[dict], category: int) -> float:
 def measure(worker: str, *words: str) -> dict:
     """Run one worker in a fresh process: its figures, ``seconds``, ``cpu`` and ``megabytes``."""
     command = [sys.executable, __file__, worker, *words]
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds, "cpu": cpu}
+    seconds = time.perf_counter() - start
+    return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds}
 
 
 def benchmark_evaluation(arguments: argparse.Namespace) -> None:
@@ -217,7 +208,7 @@ def _compare(ours: dict, words: list[str]) -> None:
         both = [measure(peer, *words, mode) for mode in ("bbox", "segm")]
         for mode, found in zip(("box", "mask"), both, strict=True):
             _show(f"{peer}, {what}, {mode}", found)
-        wall, cpu = (_times(both, ours, kind) for kind in ("seconds", "cpu"))
+        wall, cpu = (sum(found[kind] for found in both) / ours[kind] for kind in ("seconds", "cpu"))
         print(f"ratio ({peer} box + mask / ours): {wall:.2f}, of CPU time {cpu:.2f}", flush=True)
         figures |= {k: v for found in both for k, v in found["figures"].items()}
     for kind in ("AP", "oLRP"):
@@ -227,11 +218,6 @@ def _compare(ours: dict, words: list[str]) -> None:
             if name.split()[1].startswith(kind)
         ]
         print(f"largest difference of an {kind}: {max(gaps):.1e}")
-
-
-def _times(theirs: Sequence[dict], ours: dict, kind: str) -> float:
-    """How often our cost goes into theirs; NaN where ours is too small to be counted."""
-    return sum(found[kind] for found in theirs) / ours[kind] if ours[kind] else math.nan
 
 
 def _show(name: str, found: dict) -> None:
@@ -251,7 +237,8 @@ def run_worker(worker: str, words: list[str]) -> None:
         "lrp": run_lrp,
     }
     figures = runners[worker](*words)
-    print(json.dumps({"figures": figures, "megabytes": peak_megabytes()}))
+    cost = {"megabytes": peak_megabytes(), "cpu": time.process_time()}
+    print(json.dumps({"figures": figures, **cost}))
 
 
 def peak_megabytes() -> float:
