@@ -15,14 +15,17 @@ In short::
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import os
-
     from comics.api import MediaPredictor
 
 __version__ = "0.1.0"
+
+# ONNX Runtime (1.31 on Linux) tells Microsoft of its use from the moment it is imported, and leaves
+# an identifier of the machine behind; whoever wants that sets the variable to 0
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def load(

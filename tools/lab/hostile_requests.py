@@ -449,8 +449,7 @@ HTTP_GARBAGE = (
     b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
 )  # fmt: skip
 PATHS = (
-    "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/docs", "/redoc",
-    "/.git/HEAD",
+    "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/redoc", "/.git/HEAD",
     "/api/detect/../../healthz", "/api/detect?file=/etc/passwd", "/static/../index.js", "/%00",
 )  # fmt: skip
 UPLOAD_HEAD = (
@@ -563,7 +562,9 @@ KINDS: dict[str, tuple[Act, set[int]]] = {
         {GONE, 200, 400, 403, 404, 405, 408, 415, 431},
     ),
     "page": (
-        lambda port, rng, honest: get(port, rng.choice(["GET", "HEAD"]), "/", Range="bytes=0-,0-"),
+        lambda port, rng, honest: get(
+            port, rng.choice(["GET", "HEAD"]), rng.choice(["/", "/docs"]), Range="bytes=0-,0-"
+        ),
         {200},
     ),
 }  # fmt: skip

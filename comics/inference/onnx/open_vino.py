@@ -7,12 +7,18 @@ up to 4 % off, and pins its threads to cores that others use too.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+# A module that is None cannot be imported: without its telemetry package, importing OpenVINO tells
+# nobody of it (by itself it tells Google Analytics, under an identifier kept in the home folder)
+TELEMETRY = "openvino_telemetry"
+_known = sys.modules.get(TELEMETRY)
+sys.modules[TELEMETRY] = None  # type: ignore[assignment]
 try:
     import openvino
 except ImportError as error:  # an extra of the package
@@ -20,6 +26,10 @@ except ImportError as error:  # an extra of the package
         'the runtime openvino needs OpenVINO: pip install "comics-forensics[openvino]"',
         name="openvino",
     ) from error
+finally:
+    del sys.modules[TELEMETRY]
+    if _known is not None:
+        sys.modules[TELEMETRY] = _known
 
 VERSION = openvino.__version__.split("-")[0]
 DEVICE = "CPU"
