@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
+# What installs into $(VENV); another program of the same arguments may: .ci/run takes uv
+PIP_INSTALL ?= $(BIN)/python -m pip install --quiet
 OUTPUT ?= output/demo
 TRAIN_OUTPUT ?= output/train_demo
 
@@ -15,8 +17,8 @@ install: $(STAMP)
 $(STAMP): setup.py docker/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comics needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c docker/constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -c docker/constraints.txt torch torchvision
+	$(PIP_INSTALL) -c docker/constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(STAMP)  ## forge photos, let the model find the forged faces, and write one page (under 3 minutes)
@@ -26,7 +28,7 @@ train-demo: $(STAMP)  ## make a data set, train, evaluate, infer, and write one 
 	$(BIN)/python tools/lab/train_demo.py --output $(TRAIN_OUTPUT)
 
 test: $(STAMP)  ## the whole test suite, on every core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

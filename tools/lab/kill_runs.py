@@ -350,11 +350,16 @@ def kill(process: int, alone: bool, ranks: bool, rng: random.Random) -> None:
 
 
 def kill_group(process: int) -> None:
-    """SIGKILL to a group of processes."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
+    """SIGKILL to a group of processes, and to the groups that torchrun makes of its ranks."""
+    ranks = children(process)
+    for group in (process, *ranks):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process, 0)
+    # Until they are gone they hold the folder, and the next run would rightly refuse to start
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        time.sleep(0.02)
 
 
 def children(process: int) -> list[int]:
