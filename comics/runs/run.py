@@ -69,6 +69,7 @@ from comics.runs.video import MAX_TOLD, VideoOutputs, run_video
 from comics.runs.video_evidence import OUT_OF_MEMORY, EvidenceOptions
 from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
+from comics.video.pixel_shape import as_shown
 from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
@@ -481,7 +482,9 @@ class _Run:
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
             """Put an analysed frame into the record, and write the crops of its faces."""
-            crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
+            crops = None
+            if options.crops:
+                crops = write_crops(outputs, *as_shown(frame, faces), frame.index)
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(
                 ImageRecord.of(
