@@ -57,6 +57,7 @@ from comics.runs.outputs import (
     FAILED,
     OK,
     SCHEMA_VERSION,
+    TOO_LITTLE_MEMORY,
     FileStatus,
     file_entry,
     results_file,
@@ -405,7 +406,7 @@ class _Run:
                     self._batch([item])
                 return
             (job, image, facts), *_ = batch
-            reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
+            reason = f"{TOO_LITTLE_MEMORY} for its {image.shape[1]}x{image.shape[0]} pixels"
             if isinstance(error, NotFiniteError):
                 reason = f"no verdict: {error}"
             self._fail(job.position, job.file.name, "image", reason, job, facts)
@@ -528,7 +529,7 @@ class _Run:
             self._state.discard()
             return
         except OUT_OF_MEMORY:
-            status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
+            status = FileStatus(name, "video", FAILED, reason=f"{TOO_LITTLE_MEMORY} for its frames")
         except NotFiniteError as error:
             status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         facts = self._facts(job.file, None)
