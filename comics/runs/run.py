@@ -483,9 +483,8 @@ class _Run:
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
             """Put an analysed frame into the record, and write the crops of its faces."""
-            crops = None
-            if options.crops:
-                crops = write_crops(outputs, *as_shown(frame, faces), frame.index)
+            seen = as_shown(frame, faces) if options.crops else None
+            crops = write_crops(outputs, *seen, frame.index) if seen else None
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(
                 ImageRecord.of(
