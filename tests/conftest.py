@@ -28,10 +28,26 @@ SHARED = Path(os.environ.get("COMICS_SHARED", BESIDE))  # any absent folder: as 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+SERVERS = pytest.StashKey[str]()
+SERVER = "warm start"  # what each test process of pytest-xdist is told: the address of the server
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """The process that hands out tests to others starts one server for all of them."""
+    config = node.config
+    if SERVERS not in config.stash:
+        stack = contextlib.ExitStack()
+        config.stash[SERVERS] = warm_start.start_server(stack)
+        config.add_cleanup(stack.close)
+    node.workerinput[SERVER] = config.stash[SERVERS]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _warm_starts():
+def _warm_starts(request):
     """Tools start in a fraction of the time; see tests/processes/warm_start.py."""
-    with warm_start.installed():
+    told = getattr(request.config, "workerinput", {})
+    with warm_start.installed(told.get(SERVER)):
         yield
 
 
