@@ -5,6 +5,7 @@ Suites of what holds for every entry of a table take ``any_detector``, ``mask_de
 """
 
 import contextlib
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -120,6 +121,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[headless.KILLED]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules and tests live to the end: the garbage collector need not visit them each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

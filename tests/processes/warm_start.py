@@ -256,8 +256,10 @@ def main() -> None:
     address, number = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     sys.path.pop(0)  # this folder
+    gc.disable()  # modules stay
     import_everything()
     gc.freeze()  # what is shared with the forks is not visited, which would copy it
+    gc.enable()
     words = serve(listener)
     _take_over(lambda: address, _read_at_start(os.environ))
     if words[0] == "-u":
