@@ -125,10 +125,11 @@ def test_predicted_masks(mask_detector, comics):
     for seed in range(3):
         output = step(model, scene(seed=seed), scene(seed=seed + 9))
         used += output.metrics["pixel_faces"].item()
+        if used and seed:  # two steps, or three where that finds none
+            break
     assert used > 0
     annotated = comics(mask_detector, *EAGER, "MODEL.COMICS.PIXEL.BOUNDARY_MARGIN", "0")
-    for seed in range(3):
-        other = step(annotated, scene(seed=seed), scene(seed=seed + 9))
+    other = step(annotated, scene(seed=2), scene(seed=11))
     assert other.metrics["pixel_faces"] == 4
 
 
