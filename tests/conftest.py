@@ -1,7 +1,8 @@
 """What every test may ask for: small models by name, every registered name, a browser.
 
-Suites of what holds for every entry of a table take ``any_detector``, ``mask_detector`` or
-``face_method`` as an argument: a new entry appears in all of them by being registered.
+Suites of what holds for every entry of a table take ``any_detector``, ``mask_detector``,
+``comics_detector`` or ``face_method`` as an argument: a new entry appears in all of them by being
+registered.
 """
 
 import contextlib
@@ -210,7 +211,9 @@ def finding_config():
 # --- every registered name -----------------------------------------------------------------------
 
 
-ARGUMENTS = ("any_detector", "mask_detector", "longest_training", "face_method")
+ARGUMENTS = (
+    "any_detector", "mask_detector", "comics_detector", "longest_training", "face_method",
+)  # fmt: skip
 
 
 def registered(argument: str) -> list[str]:
@@ -228,6 +231,8 @@ def registered(argument: str) -> list[str]:
         for name in plain
         if DETECTORS.get(name).roi_mask_features is not Detector.roi_mask_features
     ]
+    if argument == "comics_detector":
+        return [f"COMICS{name}" for name in masked]
     if argument == "longest_training":
         return [f"COMICS{name}" if name in masked else name for name in plain]
     trained = masked if argument == "mask_detector" else plain
@@ -239,8 +244,9 @@ def pytest_generate_tests(metafunc):
 
     ``any_detector``: plain and as COMICS variants; ``mask_detector``: the same without the COMICS
     variants of detectors that have no masks, which cannot be trained with both contrasts;
-    ``longest_training``: the COMICS variant, which trains all that the plain one trains, where
-    there is one; ``face_method``. A module's ``QUICK`` names those that are not slow.
+    ``comics_detector``: the COMICS variants among those; ``longest_training``: the COMICS variant,
+    which trains all that the plain one trains, where there is one; ``face_method``. A module's
+    ``QUICK`` names those that are not slow.
     """
     quick = getattr(metafunc.module, "QUICK", None)
     for argument in set(ARGUMENTS) & set(metafunc.fixturenames):
