@@ -17,6 +17,7 @@ import numpy as np
 from comics.data.custody.facts import FileFacts
 from comics.data.images import ImageError, read_image, read_image_size
 from comics.runs.inputs import InputFile, file_fault
+from comics.runs.outputs import TOO_LITTLE_MEMORY
 
 AHEAD_PER_WORKER = 2  # pictures: one at work, one that waits to be taken
 BYTES_AHEAD = 2**28  # of decoded pictures that wait; one picture may always be decoded
@@ -94,7 +95,7 @@ def decode(file: InputFile, max_pixels: int) -> np.ndarray | ImageError:
     except ImageError as error:
         return error
     except MemoryError:
-        return ImageError(file.path, "too little memory to decode it")
+        return ImageError(file.path, f"{TOO_LITTLE_MEMORY} to decode it")
 
 
 def decoded_bytes(file: InputFile, max_pixels: int) -> int:

@@ -46,6 +46,7 @@ from comics.structures import CLASS_NAMES, Faces
 
 SCHEMA_VERSION = "2.3"
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
+TOO_LITTLE_MEMORY = "too little memory"  # how the reason of a file that failed for that begins
 # Of a file. No forgery found among its faces is not the same as a file that is real
 NO_FACE, NO_FORGERY, UNCLEAR, FORGED = (
     "no_face_found", "no_forgery_found", "unclear", "forged_face_found",

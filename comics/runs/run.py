@@ -57,6 +57,7 @@ from comics.runs.outputs import (
     FAILED,
     OK,
     SCHEMA_VERSION,
+    TOO_LITTLE_MEMORY,
     FileStatus,
     file_entry,
     results_file,
@@ -69,6 +70,7 @@ from comics.runs.video import MAX_TOLD, VideoOutputs, run_video
 from comics.runs.video_evidence import OUT_OF_MEMORY, EvidenceOptions
 from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame
+from comics.video.pixel_shape import as_shown
 from comics.video.stream import Stopped
 
 VIDEOS_FOLDER = "videos"
@@ -404,7 +406,7 @@ class _Run:
                     self._batch([item])
                 return
             (job, image, facts), *_ = batch
-            reason = f"too little memory for its {image.shape[1]}x{image.shape[0]} pixels"
+            reason = f"{TOO_LITTLE_MEMORY} for its {image.shape[1]}x{image.shape[0]} pixels"
             if isinstance(error, NotFiniteError):
                 reason = f"no verdict: {error}"
             self._fail(job.position, job.file.name, "image", reason, job, facts)
@@ -481,7 +483,9 @@ class _Run:
 
         def add_frame(frame: Frame, faces: Faces, track_ids: Sequence[int]) -> None:
             """Put an analysed frame into the record, and write the crops of its faces."""
-            crops = write_crops(outputs, frame.image, faces, frame.index) if options.crops else None
+            crops = None
+            if options.crops:
+                crops = write_crops(outputs, *as_shown(frame, faces), frame.index)
             shown = options.write_media and peaks.rise(faces, track_ids)
             self._state.add(
                 ImageRecord.of(
@@ -525,7 +529,7 @@ class _Run:
             self._state.discard()
             return
         except OUT_OF_MEMORY:
-            status = FileStatus(name, "video", FAILED, reason="too little memory for its frames")
+            status = FileStatus(name, "video", FAILED, reason=f"{TOO_LITTLE_MEMORY} for its frames")
         except NotFiniteError as error:
             status = FileStatus(name, "video", FAILED, reason=f"no verdict: {error}")
         facts = self._facts(job.file, None)

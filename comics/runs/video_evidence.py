@@ -22,7 +22,7 @@ from comics.runs.inputs import InputFile
 from comics.runs.pictures import MEDIA_FOLDER, write_picture
 from comics.structures import Faces, NotFiniteError
 from comics.video.frames import Frame, Selection, VideoError
-from comics.video.pixel_shape import predict_frames, square_pixels, stored_faces
+from comics.video.pixel_shape import as_shown, predict_frames
 from comics.video.stream import Stopped, open_reader
 from comics.video.tracks_file import Track, TrackRecorder
 
@@ -178,8 +178,7 @@ def _heat(
     frame: Frame, faces: Faces, predictor: HeatPredictor, pictures: FileOutputs | None
 ) -> tuple[list[HeatGrid], str | None]:
     """The heat map of each face, in the pixels of the file, and the name of their picture."""
-    image = square_pixels(frame)
-    shown = stored_faces(replace(faces, masks=None), (image.shape[0], image.shape[1]))
+    image, shown = as_shown(frame, faces)
     heat, windows = predictor.heat_maps(image, shown)
     height, width = frame.image.shape[:2]
     if (height, width) != image.shape[:2]:

@@ -6,6 +6,7 @@ The kind of a file is told by its content; its name is only displayed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from comics.inference.files import display_name, safe_name
 from comics.inference.verdict import VideoRule
 from comics.runs.inputs import ExpandedInputs, InputFile
 from comics.runs.options import RunOptions
-from comics.runs.outputs import FAILED
+from comics.runs.outputs import FAILED, TOO_LITTLE_MEMORY
 from comics.runs.records import RunRecord, results_document
 from comics.runs.run import run_inference, write_results
 from comics.runs.video import VideoOptions
@@ -36,6 +37,8 @@ from comics.server.errors import ApiError
 from comics.server.limits import ServerLimits
 from comics.video.frames import VideoError
 from comics.video.source import open_source
+
+logger = logging.getLogger(__name__)
 
 PICTURE, ANIMATION, VIDEO = "picture", "animation", "video"
 MAX_NAME = 200  # characters of an uploaded file's name
@@ -247,6 +250,10 @@ def _check(document: dict, limits: ServerLimits) -> None:
             "processing_too_long", f"it was not done within {limits.processing_s:g} seconds"
         )
     (file,) = document["files"]
+    if file["status"] == FAILED and file["reason"].startswith(TOO_LITTLE_MEMORY):
+        logger.error("a file could not be looked at: %s", file["reason"])
+        text = "the server has too little memory for it now; try again later, or a smaller one"
+        raise ApiError("out_of_memory", text, {"Retry-After": "60"})
     if file["status"] == FAILED:
         raise ApiError("unreadable_file", file["reason"])
     if any(image.get("time_s", 0) > limits.video_s for image in document["images"]):

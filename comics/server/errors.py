@@ -44,6 +44,7 @@ CODES = {
     "processing_too_long": 422,
     "internal_error": 500,
     "busy": 503,
+    "out_of_memory": 503,
     "shutting_down": 503,
     "storage_full": 507,
 }

@@ -59,6 +59,17 @@ def stored_faces(faces: Faces, size: tuple[int, int]) -> Faces:
     )
 
 
+def as_shown(frame: Frame, faces: Faces) -> tuple[np.ndarray, Faces]:
+    """A frame [H', W', 3] with square pixels, and where its faces are in it, without their masks.
+
+    Args:
+        frame: as it is in the file.
+        faces: in its pixels.
+    """
+    image = square_pixels(frame)
+    return image, stored_faces(replace(faces, masks=None), (image.shape[0], image.shape[1]))
+
+
 def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
     if not len(masks):
         return masks.new_zeros((0, *size))

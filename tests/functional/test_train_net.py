@@ -358,8 +358,10 @@ def test_a_lost_process_is_told_in_words(run, call, words, tmp_path):
     output = process.communicate(timeout=240)[0]
     assert process.returncode != 0
     assert "process 0 of 2 has lost another process of the run" in output
-    theirs = output.split("process 0 of 2 has lost")[0]
-    assert "Traceback" not in theirs, output
+    # A loader's worker that the killed process leaves behind may complain of its own
+    before = output.split("process 0 of 2 has lost")[0].splitlines()
+    theirs = [line for line in before if not line.startswith("[rank1]:")]
+    assert not any("Traceback" in line for line in theirs), output
     code, _ = call(*words("out", "SOLVER.MAX_ITER", 3, *options, flags=["--resume"]))
     assert code == 0
     assert not list((tmp_path / "out").rglob(".*"))

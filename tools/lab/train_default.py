@@ -50,6 +50,7 @@ SOURCE_STAGES = (
 SOURCES = ("own", "dfdc", "stylegan", "autoencoder", "swap")
 GROUPS, FORGED_EACH = 100_000, 3  # clips of DFDC: all; forgeries of each
 SWAP_SEED = 18
+TRIAL_BATCH = 2  # photos or faces of a step, where few iterations are asked for
 # What the finished model says of itself
 MAX_BLOCKINESS = 2.4  # JPEG of quality 10 to 15: median; of DFDC's own faces, 2 % are above
 TRAINED_ON = (
@@ -105,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train-images", type=int, metavar="N", help="only so many, for a trial (default: all)"
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="of each training, for a trial")
+    parser.add_argument(
+        "--iterations", type=int, metavar="N", help="of each training, for a trial, in batches of 2"
+    )
     return parser
 
 
@@ -268,7 +271,7 @@ def training(
              "OUTPUT_DIR", run, "SEED", options.seed, key, weights, "DATASETS.TRAIN", train,
              "DATASETS.VAL", [str(data / "0" / "val.json")]]  # fmt: skip
     if options.iterations is not None:
-        words += ["SOLVER.MAX_ITER", options.iterations]
+        words += ["SOLVER.MAX_ITER", options.iterations, "SOLVER.IMS_PER_BATCH", TRIAL_BATCH]
     return stage(run / "model_final.safetensors", "train_net.py", *words)
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import jsonschema
 import numpy as np
 import pytest
@@ -145,6 +147,23 @@ def test_the_changed_input_is_remembered_and_its_old_state_is_not(tmp_path, run)
     document, lines = run([path])
     assert document["files"][0]["verdict"] == "forged_face_found"
     assert not any("continued" in line for line in lines)  # its picture shows something else
+
+
+def test_crops_of_a_video_have_square_pixels(tmp_path, run, make_scene):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        scene = make_scene(64, 64, patches=[((255, 0, 0), 16, 8, 32, 40)])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(scene, format="rgb24")))
+        container.mux(stream.encode())
+    document, _ = run([path], crops=True)
+    (face,) = document["results"]
+    x, y, width, height = face["bbox"]
+    assert (x, y, width, height) == pytest.approx((16, 8, 16, 32), abs=1.5)  # pixels of the file
+    with Image.open(tmp_path / "out" / face["crop"]) as crop:
+        assert crop.width / crop.height == pytest.approx(2 * width / height, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [".comics", "media", "videos", "crops"])

@@ -369,6 +369,21 @@ def test_a_full_disk_is_not_the_clients_fault(client, make_picture, monkeypatch,
     assert send(client, make_picture()).status_code == 200
 
 
+@pytest.mark.parametrize("make", ["make_picture", "make_video"])
+def test_too_little_memory_is_not_the_clients_fault(
+    predictor, make, request, monkeypatch, caplog, folders
+):
+    def short(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr(predictor, "predict", short, raising=False)
+    with TestClient(build_app(predictor), raise_server_exceptions=False) as client:
+        answer = send(client, request.getfixturevalue(make)())
+    assert "memory" in refused(answer, 503, "out_of_memory")
+    assert int(answer.headers["retry-after"]) > 0
+    assert any("too little memory" in r.getMessage() for r in caplog.records)
+
+
 def test_other_faults_of_the_disk_are_no_full_disk(predictor, make_picture, monkeypatch, folders):
     def broken(*_args, **_options):
         raise OSError(errno.EIO, "Input/output error")
