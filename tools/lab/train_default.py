@@ -43,10 +43,7 @@ SEEDS, CORRUPTED = 12, (2, 5, 8, 10, 11)
 DETECTOR_STAGES = {"detector_base": 3, "detector": 3, "detector_large": 3, "detector_long": 12}
 FACE_STAGES = {"face_base": 3, "face": 6, "face_long": 12}
 # Of the classifier, on all sources, whose shares of a batch the configurations have
-SOURCE_STAGES = (
-    "face_sources", "face_sources_large", "face_sources_wide", "face_sources_final",
-    "face_sources_more",
-)  # fmt: skip
+SOURCE_STAGES = ("face_sources", "face_sources_large", "face_sources_wide", "face_sources_final")
 SOURCES = ("own", "dfdc", "stylegan", "autoencoder", "swap")
 GROUPS, FORGED_EACH = 100_000, 3  # clips of DFDC: all; forgeries of each
 SWAP_SEED = 18
