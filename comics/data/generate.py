@@ -488,7 +488,8 @@ class _Maker:
 
 def _run(maker: _Maker, jobs: list[Job], workers: int) -> Iterator[tuple[str, dict | str]]:
     """Results in the order of ``jobs``."""
-    workers = workers if len(jobs) > FEW else min(workers, 0)
+    if len(jobs) <= FEW:
+        workers = min(workers, 0)  # a negative number is refused all the same
     with hold_folder(maker.output / RECORDS) as alone:
         if alone:  # the latter are of versions before 0.4
             remove_leftovers(maker.output, ["images", RECORDS], (*LEFTOVERS, "*.tmp"))
