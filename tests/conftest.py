@@ -1,12 +1,10 @@
 """What every test may ask for: small models by name, every registered name, a browser.
 
-Suites of what holds for every entry of a table take ``any_detector``, ``mask_detector``,
-``comics_detector`` or ``face_method`` as an argument: a new entry appears in all of them by being
-registered.
+Suites of what holds for every entry of a table take ``any_detector``, ``mask_detector`` or
+``face_method`` as an argument: a new entry appears in all of them by being registered.
 """
 
 import contextlib
-import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -30,26 +28,10 @@ SHARED = Path(os.environ.get("COMICS_SHARED", BESIDE))  # any absent folder: as 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-SERVERS = pytest.StashKey[str]()
-SERVER = "warm start"  # what each test process of pytest-xdist is told: the address of the server
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node):
-    """The process that hands out tests to others starts one server for all of them."""
-    config = node.config
-    if SERVERS not in config.stash:
-        stack = contextlib.ExitStack()
-        config.stash[SERVERS] = warm_start.start_server(stack)
-        config.add_cleanup(stack.close)
-    node.workerinput[SERVER] = config.stash[SERVERS]
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _warm_starts(request):
+def _warm_starts():
     """Tools start in a fraction of the time; see tests/processes/warm_start.py."""
-    told = getattr(request.config, "workerinput", {})
-    with warm_start.installed(told.get(SERVER)):
+    with warm_start.installed():
         yield
 
 
@@ -122,17 +104,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=[headless.KILLED]))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection():
-    """Modules and tests live to the end: the garbage collector need not visit them each time."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -211,9 +182,7 @@ def finding_config():
 # --- every registered name -----------------------------------------------------------------------
 
 
-ARGUMENTS = (
-    "any_detector", "mask_detector", "comics_detector", "longest_training", "face_method",
-)  # fmt: skip
+ARGUMENTS = ("any_detector", "mask_detector", "longest_training", "face_method")
 
 
 def registered(argument: str) -> list[str]:
@@ -231,8 +200,6 @@ def registered(argument: str) -> list[str]:
         for name in plain
         if DETECTORS.get(name).roi_mask_features is not Detector.roi_mask_features
     ]
-    if argument == "comics_detector":
-        return [f"COMICS{name}" for name in masked]
     if argument == "longest_training":
         return [f"COMICS{name}" if name in masked else name for name in plain]
     trained = masked if argument == "mask_detector" else plain
@@ -244,9 +211,8 @@ def pytest_generate_tests(metafunc):
 
     ``any_detector``: plain and as COMICS variants; ``mask_detector``: the same without the COMICS
     variants of detectors that have no masks, which cannot be trained with both contrasts;
-    ``comics_detector``: the COMICS variants among those; ``longest_training``: the COMICS variant,
-    which trains all that the plain one trains, where there is one; ``face_method``. A module's
-    ``QUICK`` names those that are not slow.
+    ``longest_training``: the COMICS variant, which trains all that the plain one trains, where
+    there is one; ``face_method``. A module's ``QUICK`` names those that are not slow.
     """
     quick = getattr(metafunc.module, "QUICK", None)
     for argument in set(ARGUMENTS) & set(metafunc.fixturenames):

@@ -42,7 +42,6 @@ from comics.structures import CLASS_NAMES, FAKE, REAL
 
 RECORDS, ARGUMENTS = ".records", "arguments.json"
 REAL_NAME = "real"  # of faces that stay as they are, in the counts of methods
-FEW = 8  # images that are made here at once: to start processes takes longer than to make them
 JPEG_QUALITY = (85, 95)  # of the saved images, both included
 MAX_CROP = 0.15  # share of an image that its way to the viewer cuts off at a side
 MIN_LEFT = 0.6  # share of a face that a cut must leave for it to count as a face
@@ -172,7 +171,7 @@ def generate_dataset(
         source: where photos come from.
         settings: seed, share and methods.
         counts: images per split; a split left out or None gets the source's usual number.
-        workers: processes; 0 works in this one, and so does any number for a few images.
+        workers: processes; 0 works in this one.
         progress: show a bar on stderr.
         materials: donors and network for the methods that need them.
 
@@ -488,8 +487,6 @@ class _Maker:
 
 def _run(maker: _Maker, jobs: list[Job], workers: int) -> Iterator[tuple[str, dict | str]]:
     """Results in the order of ``jobs``."""
-    if len(jobs) <= FEW:
-        workers = min(workers, 0)  # a negative number is refused all the same
     with hold_folder(maker.output / RECORDS) as alone:
         if alone:  # the latter are of versions before 0.4
             remove_leftovers(maker.output, ["images", RECORDS], (*LEFTOVERS, "*.tmp"))

@@ -1,5 +1,6 @@
 """docs/adding_a_face_method.md: its example passes what every method must pass, and is trained."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,29 +13,21 @@ PAGE = ROOT / "docs" / "adding_a_face_method.md"
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Function: a program and its words -> how it ended; it finds the example, as a module."""
+def plugin(tmp_path):
+    """The example as a module that can be imported: the environment that finds it."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     example = next(block for block in blocks if "class TurnConsistency" in block)
     (tmp_path / "turn_consistency.py").write_text(example, encoding="utf-8")
-
-    def run(program, *words):
-        (tmp_path / "program.py").write_text(program, encoding="utf-8")
-        return subprocess.run(
-            [sys.executable, tmp_path / "program.py", *words],
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
-
-    return run
+    return os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
 
 @pytest.mark.slow
-def test_the_example_passes_the_registry_wide_tests(start):
-    done = start(
-        "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))",
-        "-q", "-p", "turn_consistency", "-p", "no:cacheprovider",
-        "-k", "TurnConsistency", "tests/unit/modeling/faces/test_every_face_method.py",
-        "tests/unit/data/faces/test_face_loader.py",
+def test_the_example_passes_the_registry_wide_tests(plugin):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "turn_consistency", "-p", "no:cacheprovider",
+         "-k", "TurnConsistency", "tests/unit/modeling/faces/test_every_face_method.py",
+         "tests/unit/data/faces/test_face_loader.py"],
+        cwd=ROOT, env=plugin, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.search(r"\b(\d+) passed", done.stdout).group(1)) >= 8, done.stdout[-500:]
@@ -70,8 +63,14 @@ for image, other in zip(batch.images, turned, strict=True):
 """
 
 
-def test_the_loader_makes_the_view(start, tmp_path):
+def test_the_loader_makes_the_view(plugin, tmp_path):
     folder = tmp_path / "faces"
     folder.mkdir()
-    done = start(CODE, str(folder))
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder)],
+        cwd=ROOT,
+        env=plugin,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]

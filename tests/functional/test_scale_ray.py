@@ -4,12 +4,13 @@ Ray ends the process of a driver, at some later time, whose cluster is taken dow
 that is very busy, one whose node was silent for too long. Of that the driver says nothing.
 """
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("ray", reason='pip install "comics-forensics[scale]"')
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "processes" / "ray_cluster_cases.py"
@@ -20,8 +21,6 @@ TRIES = 2  # where the driver was ended before its cases could fail or pass
 
 @pytest.mark.slow
 def test_on_a_cluster_of_two_nodes():
-    if importlib.util.find_spec("ray") is None:  # imported by the cases alone: it takes seconds
-        pytest.skip('pip install "comics-forensics[scale]"')
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(CASES)]
     for _ in range(TRIES):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -58,13 +58,6 @@ def test_every_stage_of_the_recipe_fits_the_next(tmp_path, monkeypatch, capfd):
     for stages in ("DETECTOR_STAGES", "FACE_STAGES"):
         fewer = {name: min(count, 3) for name, count in getattr(tool, stages).items()}
         monkeypatch.setattr(tool, stages, fewer)
-    of_data = tool.data_stage
-
-    def in_one_process(*arguments):  # ten pictures are forged sooner than processes start
-        made = of_data(*arguments)
-        return tool.stage(made.result, *made.words, "--workers", 0)
-
-    monkeypatch.setattr(tool, "data_stage", in_one_process)
     write_photos(tmp_path / "photos")
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "imagenet.pth")
     output = tmp_path / "out"

@@ -1,8 +1,8 @@
 """Start the project's tools in processes that have imported its libraries already.
 
 A process of ours spends seconds on importing PyTorch, and the tests start hundreds. Here one
-server imports once, for all test processes; every tool is then a fork of it: a process of its own,
-with its own arguments, folder, environment and streams, that ends with its own exit code.
+server per test process imports once; every tool is then a fork of it: a process of its own, with
+its own arguments, folder, environment and streams, that ends with its own exit code.
 
 ``installed()`` lets ``subprocess.Popen``, and so ``subprocess.run``, take this way for a script of
 Python, or for one of ``MODULES``, that is started in the usual manner. It does so in the forks too:
@@ -53,20 +53,15 @@ UNUSUAL = ("preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")  # of _execu
 
 
 @contextlib.contextmanager
-def installed(address: str | None = None) -> Iterator[None]:
-    """While it lasts, ``subprocess.Popen`` gets scripts of Python as forks of a server.
-
-    Args:
-        address: of a server that runs; without one it is started when it is first needed.
-    """
+def installed() -> Iterator[None]:
+    """While it lasts, ``subprocess.Popen`` gets scripts of Python as forks of a server."""
     with contextlib.ExitStack() as stack:
-        # Not before one is to be started
-        server = functools.cache(lambda: address or start_server(stack))
+        server = functools.cache(lambda: _start_server(stack))  # not before one is to be started
         stack.callback(_take_over(server, _read_at_start(os.environ)))
         yield
 
 
-def start_server(stack: contextlib.ExitStack) -> str:
+def _start_server(stack: contextlib.ExitStack) -> str:
     """Address of a process that imports once; it ends with the stack."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     address = os.path.join(folder, "socket")
@@ -256,10 +251,8 @@ def main() -> None:
     address, number = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     sys.path.pop(0)  # this folder
-    gc.disable()  # modules stay
     import_everything()
     gc.freeze()  # what is shared with the forks is not visited, which would copy it
-    gc.enable()
     words = serve(listener)
     _take_over(lambda: address, _read_at_start(os.environ))
     if words[0] == "-u":

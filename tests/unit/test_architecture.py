@@ -32,10 +32,6 @@ def room(module: str) -> str | None:
     return parts[1] if parts[0] == "comics" and len(parts) > 1 else None
 
 
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def imported_modules(tree: ast.AST) -> list[str]:
     names = []
     for node in ast.walk(tree):
@@ -49,40 +45,32 @@ def imported_modules(tree: ast.AST) -> list[str]:
     return names
 
 
-def test_imports_point_left():
-    for path in MODULES:
-        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if own in ("__init__", "__main__"):
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_left(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own in ("__init__", "__main__"):
+        return
+    for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+        if module.split(".")[0] == "detectron2":
+            assert "integrations/detectron2" in path.as_posix(), f"{path} imports detectron2"
+        other = room(module)
+        if other is None or other.startswith("__") or other == own:
             continue
-        for module in imported_modules(parsed(path)):
-            if module.split(".")[0] == "detectron2":
-                assert "integrations/detectron2" in path.as_posix(), f"{path} imports detectron2"
-            other = room(module)
-            if other is None or other.startswith("__") or other == own:
-                continue
-            assert LEVELS[other] <= LEVELS[own], f"{path} ({own}) imports {module}, further right"
-            assert (own, other) not in FORBIDDEN_PAIRS, f"{path} ({own}) imports {module}"
+        assert LEVELS[other] <= LEVELS[own], f"{path} ({own}) imports {module}, further right"
+        assert (own, other) not in FORBIDDEN_PAIRS, f"{path} ({own}) imports {module}"
 
 
-def test_files_and_functions_stay_short_and_documented():
-    faults = [fault for path in MODULES for fault in untidy(path)]
-    assert not faults, "\n".join(faults)
-
-
-def untidy(path):
-    """What is too long in a file, or undocumented: a sentence each."""
-    tree, lines = parsed(path), path.read_text(encoding="utf-8").count("\n")
-    if path.stem in VAGUE_NAMES:
-        yield f"{path} has a vague name"
-    if not ast.get_docstring(tree):
-        yield f"{path} has no module docstring"
-    if lines > MAX_FILE_LINES:
-        yield f"{path} has {lines} lines"
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_short_and_documented(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert path.stem not in VAGUE_NAMES
+    assert ast.get_docstring(tree), f"{path} has no module docstring"
+    assert text.count("\n") <= MAX_FILE_LINES, f"{path} has {text.count(chr(10))} lines"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = node.end_lineno - node.lineno + 1
-            if length > MAX_FUNCTION_LINES:
-                yield f"{path}:{node.lineno} {node.name} {length} lines"
+            assert length <= MAX_FUNCTION_LINES, f"{path}:{node.lineno} {node.name} {length} lines"
 
 
 def test_setup_imports_nothing_heavy():
@@ -102,7 +90,7 @@ def test_a_detector_uses_only_the_public_names_of_another(package):
     """A package of ``detectors`` imports another one whole, never a module inside it."""
     folder = PACKAGE / "modeling" / "detectors"
     for path in [*folder.glob("*.py"), *(folder / package).glob("*.py")]:
-        for module in imported_modules(parsed(path)):
+        for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
             parts = module.split(".")
             if parts[:3] != ["comics", "modeling", "detectors"] or len(parts) < 5:
                 continue
@@ -114,5 +102,5 @@ def test_shared_parts_of_detectors_know_no_detector():
     for path in folder.glob("*.py"):
         if path.stem == "__init__":
             continue
-        for module in imported_modules(parsed(path)):
+        for module in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
             assert module.split(".")[3:4] == [] or module.split(".")[3] not in DETECTOR_PACKAGES

@@ -31,7 +31,7 @@ FAULTS = {
     "no value": ("SOLVER:\n  BASE_LR:\n", "SOLVER.BASE_LR has no value"),
     "no section": ("SOLVER:\n", "SOLVER has no value"),
     "section as value": ("SOLVER: 3", "SOLVER"),
-    "deep": ("[" * 1_000, "deep"),
+    "deep": ("[" * 100_000, "deep"),
     "deep keys": ("".join(" " * n + "A:\n" for n in range(2 * MAX_DEPTH)), "levels deep"),
     "cycle": ("SEED: &a [*a]", "levels deep"),
     "laughs": (

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.stats import ks_2samp
 
-from comics.data import generate, jobs
+from comics.data import generate
 from comics.data.forgery import METHODS
 from comics.data.generate import SPLITS, Settings, draw_labels, generate_dataset, make_image
 from comics.data.generate_sources import Job, PhotoSource, SyntheticSource
@@ -93,14 +93,6 @@ def test_workers_do_not_change_the_set(small_set, tmp_path):
         tmp_path, SyntheticSource(96), Settings(seed=5), COUNTS, workers=2, progress=False
     )
     assert contents(tmp_path) == contents(small_set)
-
-
-def test_a_few_images_start_no_process(small_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "ProcessPoolExecutor", None)
-    few = dict.fromkeys(COUNTS, 0) | {"train": 2}
-    generate_dataset(tmp_path, SyntheticSource(96), Settings(seed=5), few, 2, progress=False)
-    name = "images/train/000001.jpg"
-    assert (tmp_path / name).read_bytes() == (small_set / name).read_bytes()
 
 
 def test_an_interrupted_set_is_finished_to_the_same_bytes(small_set, tmp_path):

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections import deque
 
 import pytest
@@ -7,6 +5,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import multiprocessing
 
 from comics.modeling.bank import ClassBanks, Prototypes, RingBuffer, gather_rows
 from comics.ops.similarity import unit
@@ -160,10 +159,9 @@ def one_process(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # two interpreters start and import torch
 def test_two_processes_with_unequal_counts_keep_identical_banks(tmp_path):
-    words = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
-    started = [subprocess.Popen(one) for one in words]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    multiprocessing.spawn(one_process, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = banks("own", size=4)
     for step in range(3):
@@ -177,7 +175,3 @@ def test_two_processes_with_unequal_counts_keep_identical_banks(tmp_path):
         assert torch.equal(first["state"][name], value)
         assert torch.equal(second["state"][name], value)
     assert len(alone.rows(0)) == len(alone.rows(1)) == 4
-
-
-if __name__ == "__main__":
-    one_process(int(sys.argv[1]), sys.argv[2])

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 from pathlib import Path
 
 import jsonschema
@@ -23,10 +22,10 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 SCHEMA = json.loads((Path(comics.runs.__file__).parent / "results.schema.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory, make_scene, encode_video):
-    """Twelve pictures of three shapes, and two videos of eight frames; nothing changes them."""
-    folder = tmp_path_factory.mktemp("inputs") / "in"
+@pytest.fixture
+def folder(tmp_path, make_scene, encode_video):
+    """Twelve pictures of three shapes, and two videos of eight frames."""
+    folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)
     for number in range(12):
         shape = [(48, 64), (64, 48), (40, 100)][number % 3]
@@ -38,12 +37,6 @@ def inputs(tmp_path_factory, make_scene, encode_video):
     return folder
 
 
-@pytest.fixture
-def folder(tmp_path, inputs):
-    """A copy of the inputs for tests that change them."""
-    return shutil.copytree(inputs, tmp_path / "in")
-
-
 def go(predictor, folder, output, stop=lambda: False, **options):
     lines = []
     options = {"batch_size": 2} | options
@@ -52,22 +45,6 @@ def go(predictor, folder, output, stop=lambda: False, **options):
     document = json.loads((output / "results.json").read_text())
     jsonschema.validate(document, SCHEMA)
     return outcome, document, lines
-
-
-@pytest.fixture(scope="module")
-def made():
-    """What ``whole`` has made."""
-    return []
-
-
-@pytest.fixture
-def whole(made, inputs, patch_predictor, tmp_path_factory):
-    """The document of a run that nothing stopped, and how many images it saw; made once."""
-    if not made:
-        document = go(patch_predictor, inputs, tmp_path_factory.mktemp("whole"))[1]
-        made.extend((document, sum(patch_predictor.batches)))
-        patch_predictor.batches.clear()
-    return made
 
 
 def without_paths(document):
@@ -98,22 +75,24 @@ def test_the_same_command_again_does_nothing_twice(tmp_path, folder, patch_predi
 
 @pytest.mark.parametrize("batches_before_the_stop", range(0, 14, 2))
 def test_a_stopped_run_goes_on_to_the_results_of_a_whole_one(
-    tmp_path, inputs, patch_predictor, whole, batches_before_the_stop
+    tmp_path, folder, patch_predictor, batches_before_the_stop
 ):
-    expected, images = whole
+    _, whole, _ = go(patch_predictor, folder, tmp_path / "whole")
+    images = sum(patch_predictor.batches)
+    patch_predictor.batches.clear()
 
     def stop():
         return len(patch_predictor.batches) >= batches_before_the_stop
 
-    outcome, part, _ = go(patch_predictor, inputs, tmp_path / "out", stop)
+    outcome, part, _ = go(patch_predictor, folder, tmp_path / "out", stop)
     assert outcome.pending == 14 - len(outcome.files) > 0
     assert part["summary"]["complete"] is False
     assert part["summary"]["pending"] == outcome.pending
     assert len(part["files"]) == len(outcome.files)
     assert not list((tmp_path / "out").rglob("*.part"))
-    outcome, continued, _ = go(patch_predictor, inputs, tmp_path / "out")
+    outcome, continued, _ = go(patch_predictor, folder, tmp_path / "out")
     assert outcome.pending == 0
-    assert without_paths(continued) == without_paths(expected)
+    assert without_paths(continued) == without_paths(whole)
     # A video that was stopped begins again; nothing else is seen twice
     assert sum(patch_predictor.batches) <= images + 8
     if batches_before_the_stop <= 6:
@@ -125,8 +104,10 @@ class Crash(BaseException):
 
 
 @pytest.mark.parametrize("call", [1, 3, 5, 8, 11])
-def test_a_crash_loses_nothing_finished(tmp_path, inputs, patch_predictor, whole, call):
-    (expected, images), plain = whole, patch_predictor.predict
+def test_a_crash_loses_nothing_finished(tmp_path, folder, patch_predictor, call):
+    _, whole, _ = go(patch_predictor, folder, tmp_path / "whole")
+    plain, images = patch_predictor.predict, sum(patch_predictor.batches)
+    patch_predictor.batches.clear()
 
     def crash(images):
         if len(patch_predictor.batches) == call:
@@ -135,11 +116,11 @@ def test_a_crash_loses_nothing_finished(tmp_path, inputs, patch_predictor, whole
 
     patch_predictor.predict = crash
     with pytest.raises(Crash):
-        go(patch_predictor, inputs, tmp_path / "out")
+        go(patch_predictor, folder, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
     patch_predictor.predict = plain
-    _, continued, _ = go(patch_predictor, inputs, tmp_path / "out")
-    assert without_paths(continued) == without_paths(expected)
+    _, continued, _ = go(patch_predictor, folder, tmp_path / "out")
+    assert without_paths(continued) == without_paths(whole)
     assert sum(patch_predictor.batches) <= images + 8
 
 

@@ -1,7 +1,6 @@
 """Every shipped configuration of a face method parses, builds, and is what its table row says."""
 
 import copy
-import functools
 from pathlib import Path
 
 import pytest
@@ -30,29 +29,23 @@ def built_once(name):
     return copy.deepcopy(ENCODERS_BUILT[name])  # a method may change its own
 
 
-@functools.cache
-def prepared(path):
-    """A configuration, and its method, ready to be trained, without memory; made once."""
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_it_builds_and_prepares_its_training(path, monkeypatch):
+    monkeypatch.setattr(base, "build_encoder", built_once)
     cfg = load_config(path)
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        patch.setattr(base, "build_encoder", built_once)
+    with torch.device("meta"):
         method = build_face_method(cfg)
         method.prepare_training()
-    return cfg, method
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER)))
-def test_it_builds_and_prepares_its_training(path):
-    cfg, method = prepared(path)
     assert type(method) is FACE_METHODS.get(cfg.MODEL.FACE.METHOD)
     own = path.relative_to(FOLDER).with_suffix("")
     assert method.crop_size in ((96,) if own.parts[0] == "Quickstart" else PAPER_SIZES)
     assert Path(cfg.OUTPUT_DIR) == Path("output", "Face", own)
 
 
-def loaded_by(path, manifest):
+def loaded_by(cfg, manifest):
     """What a run is, beside its name: the method, the rows and views it takes, its schedule."""
-    cfg, method = prepared(path)
+    with torch.device("meta"):
+        method = build_face_method(cfg)
     settings = {k: v for k, v in vars(method).items() if isinstance(v, (int, float, str, tuple))}
     settings |= {k: v for k, v in vars(method).items() if isinstance(v, dict) and k[0] != "_"}
     given = cfg.clone()
@@ -92,11 +85,14 @@ def levels(tmp_path_factory):
     return str(path)
 
 
-def test_no_two_ablations_are_the_same_run(levels):
+def test_no_two_ablations_are_the_same_run(levels, monkeypatch):
     """Rows that repeat the published run, or each other, are named here: by what is loaded."""
+    monkeypatch.setattr(base, "build_encoder", built_once)
     seen = {}
     for path in CONFIGS:
-        seen.setdefault(loaded_by(path, levels), []).append(str(path.relative_to(FOLDER)))
+        seen.setdefault(loaded_by(load_config(path), levels), []).append(
+            str(path.relative_to(FOLDER))
+        )
     repeated = [names for names in seen.values() if len(names) > 1]
     assert repeated == [
         ["GuideSpace/EN_B4.yaml", "GuideSpace/ablation/EN_B4_theta_120.yaml"],
@@ -137,20 +133,22 @@ def test_published_runs_state_their_epochs_weights_and_validation():
 
 def test_dcl_s_two_settings():
     """docs/methods.md#dcl-total: the paper's, and the authors' code's."""
-    paper, code = (prepared(FOLDER / f"DCL/EN_B4{name}.yaml") for name in ("", "_released"))
-    for (cfg, method), weights, phi, rate in (
+    paper, code = (load_config(FOLDER / f"DCL/EN_B4{name}.yaml") for name in ("", "_released"))
+    for cfg, weights, phi, rate in (
         (paper, (1.0, 1.0, 1.0), [0.1] * 5 + [0.5], 1e-3),
         (code, (1.0, 0.1, 0.001), [0.0] * 3 + [0.5] * 3, 2e-4),
     ):
+        with torch.device("meta"):
+            method = build_face_method(cfg)
+            method.prepare_training()
         assert method.weights == weights and rate == cfg.SOLVER.BASE_LR
         found = []
         for epoch in range(6):
             method.training_only["clock"].epoch = torch.tensor(epoch, device="cpu")
             found.append(method.phi)
         assert found == phi
-    settings = [cfg.MODEL.FACE.DCL for cfg, _ in (paper, code)]
-    assert [one.SELECT for one in settings] == ["threshold", "topk"]
-    assert settings[1].KEY_MOMENTUM == 0.999
+    assert (paper.MODEL.FACE.DCL.SELECT, code.MODEL.FACE.DCL.SELECT) == ("threshold", "topk")
+    assert code.MODEL.FACE.DCL.KEY_MOMENTUM == 0.999
 
 
 @pytest.mark.slow

@@ -1,12 +1,8 @@
 """Two processes with different batches keep one state: banks, prototypes, centres, key encoders."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
+import pytest
 import torch
-from torch import distributed, nn
+from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 METHODS = ["DCL", "RealCentric", "GuideSpace", "CompressionRelation", "MetricLearning"]
@@ -55,10 +51,10 @@ def one_process(rank, folder, make_method, make_batch):
     distributed.destroy_process_group()
 
 
-def test_all_state_is_the_same_on_both_processes(tmp_path):
-    words = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
-    started = [subprocess.Popen(one) for one in words]
-    assert [process.wait(timeout=240) for process in started] == [0, 0]
+@pytest.mark.slow
+def test_all_state_is_the_same_on_both_processes(tmp_path, tiny_method, face_batch):
+    arguments = (str(tmp_path), tiny_method, face_batch)
+    multiprocessing.spawn(one_process, args=arguments, nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in METHODS:
         for key, value in first[name].items():
@@ -74,15 +70,3 @@ def test_all_state_is_the_same_on_both_processes(tmp_path):
     assert {name: int(count) for name, count in held.items()} == {
         "DCL": 5, "GuideSpace": 17, "CompressionRelation": 5,
     }  # fmt: skip
-
-
-def main(rank, folder):
-    """One of the two processes: the methods and batches are those of the fixtures."""
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    one_process(rank, folder, tiny.make_method, tiny.make_batch)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
