@@ -22,7 +22,14 @@ import torch
 from comics.data.custody.credentials import CredentialsReader
 from comics.data.custody.facts import FileFacts, read_facts
 from comics.ops.masks import rle_to_bitmap
-from comics.runs.outputs import FAILED, FileStatus, faces_to_entries, file_entry, image_entry
+from comics.runs.outputs import (
+    FAILED,
+    TOO_LITTLE_MEMORY,
+    FileStatus,
+    faces_to_entries,
+    file_entry,
+    image_entry,
+)
 from comics.runs.run import OUT_OF_MEMORY, VideoPredictor
 from comics.runs.video import Following, VideoOptions, VideoOutputs, judge_video
 from comics.scale.scanner import FaceScanner, Scanned
@@ -75,7 +82,7 @@ def scan_clip(
         # Where the header promises more than there is, nothing is lost: the clip before says so
         failed = None if start_s and error.reason == no_frame(selection) else error.reason
     except OUT_OF_MEMORY:
-        failed = "too little memory for its frames"
+        failed = f"{TOO_LITTLE_MEMORY} for its frames"
     except NotFiniteError as error:
         failed = f"no verdict: {error}"
     facts = None

@@ -250,12 +250,12 @@ def _check(document: dict, limits: ServerLimits) -> None:
             "processing_too_long", f"it was not done within {limits.processing_s:g} seconds"
         )
     (file,) = document["files"]
-    if file["status"] == FAILED and file["reason"].startswith(TOO_LITTLE_MEMORY):
+    if file["status"] == FAILED:
+        if not file["reason"].startswith(TOO_LITTLE_MEMORY):
+            raise ApiError("unreadable_file", file["reason"])
         logger.error("a file could not be looked at: %s", file["reason"])
         text = "the server has too little memory for it now; try again later, or a smaller one"
         raise ApiError("out_of_memory", text, {"Retry-After": "60"})
-    if file["status"] == FAILED:
-        raise ApiError("unreadable_file", file["reason"])
     if any(image.get("time_s", 0) > limits.video_s for image in document["images"]):
         raise _too_long(limits)
 
